@@ -1,0 +1,39 @@
+//! Mechanism parameters, owned: deep copies made in `abi/params.rs` at Init, never read again.
+
+use crate::crypto::hash::Hash;
+
+/// CK_MECHANISM's parameter in our own memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Params {
+    /// NULL or length 0.
+    None,
+    /// CK_RSA_PKCS_PSS_PARAMS
+    Pss {
+        /// hashAlg
+        hash: Hash,
+        /// mgf, as the hash of MGF1
+        mgf: Hash,
+        /// sLen, in bytes
+        salt_length: usize,
+    },
+    /// CK_RSA_PKCS_OAEP_PARAMS
+    Oaep {
+        /// hashAlg
+        hash: Hash,
+        /// mgf, as the hash of MGF1
+        mgf: Hash,
+        /// pSourceData: the label
+        label: Vec<u8>,
+    },
+    /// CK_ECDH1_DERIVE_PARAMS
+    Ecdh {
+        /// kdf as a CKD_ number
+        kdf: u64,
+        /// pSharedData
+        shared: Vec<u8>,
+        /// pPublicData: the other side's point, raw or DER-wrapped
+        public: Vec<u8>,
+    },
+    /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
+    Bytes(Vec<u8>),
+}

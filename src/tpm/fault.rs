@@ -1,0 +1,5 @@
+//! Floor 2.
+
+/// What went wrong below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {}

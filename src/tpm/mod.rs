@@ -1,0 +1,42 @@
+//! Floor 2: the TPM 2.0. Knows no `CK_` type, not even in its errors; everything here is
+//! disposable and rebuilt from the bytes that the store keeps.
+
+pub mod command;
+pub mod execute;
+pub mod fault;
+pub mod key;
+pub mod lease;
+pub mod pin;
+pub mod session;
+pub mod srk;
+pub mod tcti;
+pub mod transport;
+pub mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+pub use fault::Fault;
+pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
+pub use lease::{Settings, Tpm};
+
+/// A TPM Name: the algorithm number and digest of an object's public area (34 bytes for SHA-256).
+/// TPM 2.0 Part 1 §16.
+pub type Name = Vec<u8>;
+
+/// How long one call may take, and how it is stopped from outside.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// When the whole C_ call must have ended.
+    pub deadline: Instant,
+    /// Set by C_SessionCancel or C_Finalize of another thread.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Call {
+    /// A call that may take `limit` from now on and that nobody cancels.
+    pub fn within(limit: Duration) -> Self {
+        Self { deadline: Instant::now() + limit, cancel: Arc::default() }
+    }
+}
