@@ -177,9 +177,9 @@ impl fmt::Display for Error {
             ArgumentsBad(what) => write!(f, "bad arguments: {what}"),
             NotInitialized => f.write_str("C_Initialize was not called in this process"),
             AlreadyInitialized => f.write_str("C_Initialize was called already"),
-            CantLock => f.write_str(
-                "the application's own mutexes cannot be used; pass CKF_OS_LOCKING_OK",
-            ),
+            CantLock => {
+                f.write_str("the application's own mutexes cannot be used; pass CKF_OS_LOCKING_OK")
+            }
             NotSupported(what) => write!(f, "not supported: {what}"),
             NotParallel => f.write_str("functions are not executed in parallel"),
             HostMemory => f.write_str("no memory for a buffer of this size"),

@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod execute;
+pub mod facts;
 pub mod fault;
 pub mod key;
 pub mod lease;
@@ -17,9 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
-pub use lease::{Settings, Tpm};
+pub use lease::{BusProtection, Grant, Key, Leftovers, Settings, Tpm};
 
 /// A TPM Name: the algorithm number and digest of an object's public area (34 bytes for SHA-256).
 /// TPM 2.0 Part 1 §16.
