@@ -1,0 +1,1 @@
+//! Certificate attributes, derived from CKA_VALUE as exact slices of its DER.
