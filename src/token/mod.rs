@@ -21,6 +21,7 @@ pub mod slot;
 #[allow(clippy::module_inception)]
 pub mod token;
 
+pub use crate::object::Template;
 pub use module::Module;
 pub use operation::{Answer, Kind, Room};
 pub use session::Session;
@@ -104,7 +105,3 @@ pub struct MechanismInfo {
     /// CKF_HW, CKF_SIGN, …
     pub flags: u64,
 }
-
-/// A template as the door hands it over: attribute types with values in the library's own encoding.
-/// (A stand-in until `object::template::Template` is there; import it from here.)
-pub type Template = Vec<(u64, zeroize::Zeroizing<Vec<u8>>)>;

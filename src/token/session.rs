@@ -269,7 +269,12 @@ impl Session {
     // ---- keys, §5.18 -----------------------------------------------------------------------
 
     /// C_GenerateKey
-    pub fn generate_key(&self, mechanism: u64, params: &Params, template: &Template) -> Result<u64> {
+    pub fn generate_key(
+        &self,
+        mechanism: u64,
+        params: &Params,
+        template: &Template,
+    ) -> Result<u64> {
         todo!()
     }
     /// C_GenerateKeyPair: the public key's handle and the private key's
