@@ -4,10 +4,13 @@
 
 pub mod params;
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
 use crate::error::Result;
-use crate::tpm::{Call, Tpm};
+use crate::tpm::lease::{Grant, Key};
+use crate::tpm::{Call, KeyBlob, Name, Tpm};
 
 pub use params::Params;
 
@@ -17,6 +20,19 @@ pub struct Chip<'a> {
     pub tpm: &'a Tpm,
     /// Deadline and cancel flag of the C_ call.
     pub call: &'a Call,
+    /// The Name of the storage root key that the token's keys are under.
+    pub srk: &'a Arc<Name>,
+    /// The context-specific login for this operation's key, if there was one.
+    pub grant: Option<&'a Grant>,
+    /// Whether ECDSA signatures are verified in the host before they are returned.
+    pub verify_signatures: bool,
+}
+
+impl Chip<'_> {
+    /// The key as the TPM floor takes it.
+    pub fn key(&self, blob: &Arc<KeyBlob>) -> Key {
+        Key { blob: blob.clone(), srk: self.srk.clone(), grant: self.grant.cloned() }
+    }
 }
 
 /// Signing in progress. PKCS#11 3.2 §5.13.
@@ -35,6 +51,15 @@ pub trait Verify: Send {
     fn update(&mut self, data: &[u8]) -> Result<()>;
     /// Compares.
     fn finish(self: Box<Self>, signature: &[u8]) -> Result<()>;
+}
+
+/// Verification that gives the data back. PKCS#11 3.2 §5.15.6. Never needs the TPM.
+/// (Signing with recovery is [`Sign`].)
+pub trait Recover: Send {
+    /// The most bytes that `finish` may give.
+    fn length(&self) -> usize;
+    /// Compares, and gives the data that was signed.
+    fn finish(self: Box<Self>, signature: &[u8]) -> Result<Vec<u8>>;
 }
 
 /// Digesting in progress. PKCS#11 3.2 §5.12.
