@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::session::Session;
 use super::{MechanismInfo, SlotInfo, TokenInfo};
+use crate::config::{Config, ConfigError};
 use crate::error::Result;
 
 /// Everything that C_Initialize makes and C_Finalize ends.
@@ -11,6 +12,15 @@ pub struct Module {}
 
 #[allow(unused_variables)]
 impl Module {
+    /// C_Initialize. Never fails for what it finds: a broken configuration, store or TPM shows as
+    /// slots that say so. `threads` is false with CKF_LIBRARY_CANT_CREATE_OS_THREADS. Touches no TPM.
+    ///
+    /// # Errors
+    /// `Device` if the operating system gives no random bytes.
+    pub fn new(config: Result<Config, ConfigError>, threads: bool) -> Result<Arc<Self>> {
+        todo!()
+    }
+
     /// The session of a handle. Holds no lock afterwards.
     ///
     /// # Errors
