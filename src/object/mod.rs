@@ -10,6 +10,7 @@ pub mod keyspec;
 #[allow(clippy::module_inception)] // an object is what this floor is named after
 pub mod object;
 pub mod public_key;
+pub mod row;
 pub mod rule;
 pub mod rules;
 pub mod search;
