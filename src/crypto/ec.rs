@@ -1,6 +1,12 @@
 //! Elliptic curves: parameters, points, ECDSA verification, and the digest as ECDSA takes it.
 
-use super::Fault;
+use ecdsa::hazmat::VerifyPrimitive;
+use ecdsa::{PrimeCurve, Signature, SignatureSize};
+use elliptic_curve::generic_array::ArrayLength;
+use elliptic_curve::sec1::{EncodedPoint, FromEncodedPoint, ModulusSize, ToEncodedPoint};
+use elliptic_curve::{AffinePoint, CurveArithmetic, FieldBytes, FieldBytesSize};
+
+use super::{Fault, der};
 
 /// A NIST prime curve (SP 800-186).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,8 +53,24 @@ impl Curve {
 ///
 /// # Errors
 /// [`Fault::UnknownCurve`] if it names a curve that is not ours, [`Fault::Encoding`] if it names none.
-pub fn parse_params(_params: &[u8]) -> Result<Curve, Fault> {
-    todo!()
+pub fn parse_params(params: &[u8]) -> Result<Curve, Fault> {
+    if let Some(curve) = Curve::ALL.into_iter().find(|curve| curve.params() == params) {
+        return Ok(curve);
+    }
+    for tag in [0x06, 0x13, 0x0c] {
+        let Ok((content, rest)) = der::value(tag, params) else { continue };
+        if content.is_empty() || !rest.is_empty() {
+            return Err(Fault::Encoding);
+        }
+        return match (tag, content) {
+            (0x06, _) => Err(Fault::UnknownCurve),
+            (_, b"secp256r1" | b"prime256v1" | b"P-256") => Ok(Curve::P256),
+            (_, b"secp384r1" | b"P-384") => Ok(Curve::P384),
+            (_, b"secp521r1" | b"P-521") => Ok(Curve::P521),
+            (_, _) => Err(Fault::UnknownCurve),
+        };
+    }
+    Err(Fault::Encoding)
 }
 
 /// A point of a curve: on it, and not the point at infinity.
@@ -65,8 +87,52 @@ pub struct Point {
 /// # Errors
 /// [`Fault::Encoding`] for the hybrid forms, a wrong length and anything else unreadable;
 /// [`Fault::NotOnCurve`] for what is no point of the curve, infinity included.
-pub fn parse_point(_curve: Curve, _bytes: &[u8]) -> Result<Point, Fault> {
-    todo!()
+pub fn parse_point(curve: Curve, bytes: &[u8]) -> Result<Point, Fault> {
+    // Both forms may begin with 0x04; their lengths never meet.
+    let bare = [1 + 2 * curve.len(), 1 + curve.len(), 1].contains(&bytes.len());
+    let bytes = if bare {
+        bytes
+    } else {
+        match der::value(0x04, bytes)? {
+            (content, []) => content,
+            _ => return Err(Fault::Encoding),
+        }
+    };
+    let bytes = match (bytes.first(), bytes.len()) {
+        (Some(0x00), 1) => return Err(Fault::NotOnCurve),
+        (Some(0x02 | 0x03), length) if length == 1 + curve.len() => on_curve(curve, bytes)?,
+        (Some(0x04), length) if length == 1 + 2 * curve.len() => on_curve(curve, bytes)?,
+        _ => return Err(Fault::Encoding),
+    };
+    Ok(Point { curve, bytes })
+}
+
+/// Decodes, checks the curve's equation, and gives the uncompressed form.
+fn on_curve(curve: Curve, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+    match curve {
+        Curve::P256 => decode::<p256::NistP256>(bytes).map(|point| encode::<p256::NistP256>(&point)),
+        Curve::P384 => decode::<p384::NistP384>(bytes).map(|point| encode::<p384::NistP384>(&point)),
+        Curve::P521 => decode::<p521::NistP521>(bytes).map(|point| encode::<p521::NistP521>(&point)),
+    }
+}
+
+fn decode<C>(bytes: &[u8]) -> Result<AffinePoint<C>, Fault>
+where
+    C: CurveArithmetic,
+    AffinePoint<C>: FromEncodedPoint<C>,
+    FieldBytesSize<C>: ModulusSize,
+{
+    let encoded = EncodedPoint::<C>::from_bytes(bytes).map_err(|_| Fault::Encoding)?;
+    Option::from(AffinePoint::<C>::from_encoded_point(&encoded)).ok_or(Fault::NotOnCurve)
+}
+
+fn encode<C>(point: &AffinePoint<C>) -> Vec<u8>
+where
+    C: CurveArithmetic,
+    AffinePoint<C>: ToEncodedPoint<C>,
+    FieldBytesSize<C>: ModulusSize,
+{
+    point.to_encoded_point(false).as_bytes().to_vec()
 }
 
 impl Point {
@@ -75,8 +141,14 @@ impl Point {
     ///
     /// # Errors
     /// [`Fault::Length`] if a coordinate is longer than the field; [`Fault::NotOnCurve`].
-    pub fn from_coordinates(_curve: Curve, _x: &[u8], _y: &[u8]) -> Result<Self, Fault> {
-        todo!()
+    pub fn from_coordinates(curve: Curve, x: &[u8], y: &[u8]) -> Result<Self, Fault> {
+        let mut bytes = vec![0x04];
+        for coordinate in [x, y] {
+            let zeros = curve.len().checked_sub(coordinate.len()).ok_or(Fault::Length)?;
+            bytes.resize(bytes.len() + zeros, 0);
+            bytes.extend_from_slice(coordinate);
+        }
+        parse_point(curve, &bytes)
     }
 
     /// Its curve.
@@ -101,22 +173,67 @@ impl Point {
 
     /// CKA_EC_POINT as we store it: the uncompressed form in a DER OCTET STRING.
     pub fn der(&self) -> Vec<u8> {
-        super::der::octet_string(&self.bytes)
+        der::octet_string(&self.bytes)
     }
 }
 
 /// Verifies an ECDSA signature r ‖ s (equal lengths, at most [`Curve::len`] each) over a digest of
-/// any length. FIPS 186-5 §6.4.2.
+/// any length. FIPS 186-5 §6.4.2; PKCS#11 3.2 §6.3.1.
 ///
 /// # Errors
 /// [`Fault::Length`] if the signature cannot be one of this curve by its length, else
 /// [`Fault::Invalid`].
-pub fn verify(_key: &Point, _digest: &[u8], _signature: &[u8]) -> Result<(), Fault> {
-    todo!()
+pub fn verify(key: &Point, digest: &[u8], signature: &[u8]) -> Result<(), Fault> {
+    match key.curve {
+        Curve::P256 => verify_on::<p256::NistP256>(key, digest, signature),
+        Curve::P384 => verify_on::<p384::NistP384>(key, digest, signature),
+        Curve::P521 => verify_on::<p521::NistP521>(key, digest, signature),
+    }
+}
+
+fn verify_on<C>(key: &Point, digest: &[u8], signature: &[u8]) -> Result<(), Fault>
+where
+    C: PrimeCurve + CurveArithmetic,
+    AffinePoint<C>: FromEncodedPoint<C> + VerifyPrimitive<C>,
+    FieldBytesSize<C>: ModulusSize,
+    SignatureSize<C>: ArrayLength<u8>,
+{
+    let half = signature.len() / 2;
+    if signature.len() % 2 != 0 || half == 0 || half > key.curve.len() {
+        return Err(Fault::Length);
+    }
+    let (r, s) = signature.split_at(half);
+    let signature =
+        Signature::<C>::from_scalars(field_bytes::<C>(r), field_bytes::<C>(s))
+            .map_err(|_| Fault::Invalid)?;
+    let digest = field_bytes::<C>(&truncate(key.curve, digest));
+    decode::<C>(key.uncompressed())?
+        .verify_prehashed(&digest, &signature)
+        .map_err(|_| Fault::Invalid)
+}
+
+/// `number`, not longer than a field element, padded on the left.
+fn field_bytes<C: elliptic_curve::Curve>(number: &[u8]) -> FieldBytes<C> {
+    let mut bytes = FieldBytes::<C>::default();
+    for (to, from) in bytes.iter_mut().rev().zip(number.iter().rev()) {
+        *to = *from;
+    }
+    bytes
 }
 
 /// The digest as ECDSA uses it: the leftmost bits, as many as the group order has, as a byte
 /// string of at most [`Curve::len`] bytes. FIPS 186-5 §6.4.1 step 2.
-pub fn truncate(_curve: Curve, _digest: &[u8]) -> Vec<u8> {
-    todo!()
+pub fn truncate(curve: Curve, digest: &[u8]) -> Vec<u8> {
+    let mut leftmost = digest.get(..curve.len()).unwrap_or(digest).to_vec();
+    // P-521: 66 bytes are 528 bits, of which the leftmost 521 count.
+    let excess = (8 * leftmost.len()).saturating_sub(curve.bits());
+    if excess > 0 {
+        let mut carry = 0;
+        for byte in &mut leftmost {
+            let next = *byte << (8 - excess);
+            *byte = *byte >> excess | carry;
+            carry = next;
+        }
+    }
+    leftmost
 }
