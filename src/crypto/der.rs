@@ -20,9 +20,8 @@ pub fn ec_public_key_info(point: &Point) -> Vec<u8> {
 /// CKA_PUBLIC_KEY_INFO of an RSA key: a SubjectPublicKeyInfo with rsaEncryption. RFC 8017 A.1.
 /// Modulus and exponent are big-endian; leading zeros do not matter.
 pub fn rsa_public_key_info(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
-    const RSA_ENCRYPTION: [u8; 15] = [
-        0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-    ];
+    const RSA_ENCRYPTION: [u8; 15] =
+        [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let key = tagged(0x30, &[&unsigned(modulus), &unsigned(exponent)]);
     tagged(0x30, &[&RSA_ENCRYPTION, &tagged(0x03, &[&[0], &key])])
 }

@@ -42,7 +42,9 @@ impl Drbg {
         hash.update(b"tpm11 random");
         hash.update(os.as_ref());
         hash.update(tpm);
-        hash.finalize_into(sha2::digest::generic_array::GenericArray::from_mut_slice(seed.as_mut()));
+        hash.finalize_into(sha2::digest::generic_array::GenericArray::from_mut_slice(
+            seed.as_mut(),
+        ));
         Ok(Self(ChaCha20Rng::from_seed(*seed)))
     }
 

@@ -110,9 +110,15 @@ pub fn parse_point(curve: Curve, bytes: &[u8]) -> Result<Point, Fault> {
 /// Decodes, checks the curve's equation, and gives the uncompressed form.
 fn on_curve(curve: Curve, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     match curve {
-        Curve::P256 => decode::<p256::NistP256>(bytes).map(|point| encode::<p256::NistP256>(&point)),
-        Curve::P384 => decode::<p384::NistP384>(bytes).map(|point| encode::<p384::NistP384>(&point)),
-        Curve::P521 => decode::<p521::NistP521>(bytes).map(|point| encode::<p521::NistP521>(&point)),
+        Curve::P256 => {
+            decode::<p256::NistP256>(bytes).map(|point| encode::<p256::NistP256>(&point))
+        }
+        Curve::P384 => {
+            decode::<p384::NistP384>(bytes).map(|point| encode::<p384::NistP384>(&point))
+        }
+        Curve::P521 => {
+            decode::<p521::NistP521>(bytes).map(|point| encode::<p521::NistP521>(&point))
+        }
     }
 }
 
@@ -177,6 +183,31 @@ impl Point {
     }
 }
 
+/// The signature r ‖ s, each [`Curve::len`] bytes, of two numbers that may be shorter.
+///
+/// # Errors
+/// [`Fault::Range`] unless both are above 0 and below the group order.
+pub fn signature(curve: Curve, r: &[u8], s: &[u8]) -> Result<Vec<u8>, Fault> {
+    match curve {
+        Curve::P256 => signature_on::<p256::NistP256>(curve, r, s),
+        Curve::P384 => signature_on::<p384::NistP384>(curve, r, s),
+        Curve::P521 => signature_on::<p521::NistP521>(curve, r, s),
+    }
+}
+
+fn signature_on<C>(curve: Curve, r: &[u8], s: &[u8]) -> Result<Vec<u8>, Fault>
+where
+    C: PrimeCurve + CurveArithmetic,
+    SignatureSize<C>: ArrayLength<u8>,
+{
+    if r.len() > curve.len() || s.len() > curve.len() {
+        return Err(Fault::Range);
+    }
+    Signature::<C>::from_scalars(field_bytes::<C>(r), field_bytes::<C>(s))
+        .map(|signature| signature.to_vec())
+        .map_err(|_| Fault::Range)
+}
+
 /// Verifies an ECDSA signature r ‖ s (equal lengths, at most [`Curve::len`] each) over a digest of
 /// any length. FIPS 186-5 §6.4.2; PKCS#11 3.2 §6.3.1.
 ///
@@ -203,9 +234,8 @@ where
         return Err(Fault::Length);
     }
     let (r, s) = signature.split_at(half);
-    let signature =
-        Signature::<C>::from_scalars(field_bytes::<C>(r), field_bytes::<C>(s))
-            .map_err(|_| Fault::Invalid)?;
+    let signature = Signature::<C>::from_scalars(field_bytes::<C>(r), field_bytes::<C>(s))
+        .map_err(|_| Fault::Invalid)?;
     let digest = field_bytes::<C>(&truncate(key.curve, digest));
     decode::<C>(key.uncompressed())?
         .verify_prehashed(&digest, &signature)

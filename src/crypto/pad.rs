@@ -46,7 +46,13 @@ pub fn pkcs1_encryption_open(
 ///
 /// # Errors
 /// [`Fault::Length`] if the salt does not fit or the digest has not the hash's length.
-pub fn pss(_hash: Hash, _mgf: Hash, _digest: &[u8], _salt: &[u8], _bits: usize) -> Result<Vec<u8>, Fault> {
+pub fn pss(
+    _hash: Hash,
+    _mgf: Hash,
+    _digest: &[u8],
+    _salt: &[u8],
+    _bits: usize,
+) -> Result<Vec<u8>, Fault> {
     todo!()
 }
 

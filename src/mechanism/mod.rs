@@ -2,15 +2,34 @@
 //! constructors) and their implementation. The mechanism list, its flags, key-type checks and
 //! CKA_ALLOWED_MECHANISMS all read the rows.
 
+mod digest;
+mod ecdh;
+mod ecdsa;
+mod generate;
+mod hashing;
 pub mod params;
+pub mod random;
+mod rsa;
+mod rsa_oaep;
+mod rsa_pkcs1;
+mod rsa_pss;
+mod rsa_raw;
 
 use std::sync::Arc;
 
+use cryptoki_sys::{
+    CKA_DECRYPT, CKA_DERIVE, CKA_ENCRYPT, CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY,
+    CKA_VERIFY_RECOVER, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_COMPRESS, CKF_EC_CURVENAME,
+    CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE_KEY_PAIR, CKF_HW,
+    CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY,
+    CKO_PUBLIC_KEY,
+};
 use zeroize::Zeroizing;
 
-use crate::error::Result;
-use crate::tpm::lease::{Grant, Key};
-use crate::tpm::{Call, KeyBlob, Name, Tpm};
+use crate::crypto::hash::Hash;
+use crate::error::{Error, Result};
+use crate::object::{Material, Object};
+use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
 pub use params::Params;
 
@@ -20,11 +39,13 @@ pub struct Chip<'a> {
     pub tpm: &'a Tpm,
     /// Deadline and cancel flag of the C_ call.
     pub call: &'a Call,
-    /// The Name of the storage root key that the token's keys are under.
+    /// The Name of the storage root key that the token's keys are created under.
     pub srk: &'a Arc<Name>,
-    /// The context-specific login for this operation's key, if there was one.
+    /// What the TPM offers, as far as the store knows.
+    pub facts: Option<&'a Facts>,
+    /// The context-specific login of this operation, if the key asks for one.
     pub grant: Option<&'a Grant>,
-    /// Whether ECDSA signatures are verified in the host before they are returned.
+    /// Check every ECDSA signature in software before it is returned (RSA always is).
     pub verify_signatures: bool,
 }
 
@@ -53,12 +74,12 @@ pub trait Verify: Send {
     fn finish(self: Box<Self>, signature: &[u8]) -> Result<()>;
 }
 
-/// Verification that gives the data back. PKCS#11 3.2 §5.15.6. Never needs the TPM.
-/// (Signing with recovery is [`Sign`].)
+/// Verification that gives back what was signed. PKCS#11 3.2 §5.15 (C_VerifyRecover). Never needs
+/// the TPM.
 pub trait Recover: Send {
-    /// The most bytes that `finish` may give.
+    /// The most that `finish` gives, in bytes.
     fn length(&self) -> usize;
-    /// Compares, and gives the data that was signed.
+    /// What was signed.
     fn finish(self: Box<Self>, signature: &[u8]) -> Result<Vec<u8>>;
 }
 
@@ -82,4 +103,385 @@ pub trait Cipher: Send {
     fn finish_length(&self, input: usize) -> usize;
     /// Gives the rest. (One-shot: `update` of everything, then this; the answers are joined.)
     fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>>;
+}
+
+/// A mechanism: what it is called, which keys it takes, what it needs of the TPM, and the code.
+pub struct Mechanism {
+    /// CK_MECHANISM_TYPE
+    pub id: u64,
+    /// Its name in the specification.
+    pub name: &'static str,
+    /// CKK_ of its keys; `None` where there is no key.
+    pub key_type: Option<u64>,
+    /// Which sizes its keys may have.
+    pub size: Size,
+    /// The hash that is a part of it.
+    pub hash: Option<Hash>,
+    /// The TPM commands without which its private half cannot work.
+    pub chip: &'static [Command],
+    /// What it can do.
+    pub does: Does,
+}
+
+/// Sizes of keys, in the unit in which the specification counts them for this mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// There is no key.
+    None,
+    /// Bits of an RSA modulus or of an elliptic curve's field. The host's limits; the TPM's are
+    /// narrower.
+    Bits(u64, u64),
+    /// Bytes of a secret key.
+    Bytes(u64, u64),
+}
+
+/// A TPM command that a mechanism needs. TPM 2.0 Part 2 §6.5.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// TPM2_Create
+    Create,
+    /// TPM2_ECDH_ZGen
+    EcdhZGen,
+    /// TPM2_RSA_Decrypt
+    RsaDecrypt,
+    /// TPM2_Sign
+    Sign,
+}
+
+impl Command {
+    /// TPM_CC
+    const fn code(self) -> u32 {
+        match self {
+            Command::Create => 0x0000_0153,
+            Command::EcdhZGen => 0x0000_0154,
+            Command::RsaDecrypt => 0x0000_0159,
+            Command::Sign => 0x0000_015D,
+        }
+    }
+}
+
+type Start<T> = Option<fn(&'static Mechanism, &Params, &Object) -> Result<Box<T>>>;
+
+/// What a mechanism can do: the constructor of each operation that it has.
+pub struct Does {
+    /// C_DigestInit
+    pub digest: Option<fn(&'static Mechanism, &Params) -> Result<Box<dyn Digest>>>,
+    /// C_SignInit
+    pub sign: Start<dyn Sign>,
+    /// C_SignRecoverInit
+    pub sign_recover: Start<dyn Sign>,
+    /// C_VerifyInit, C_VerifySignatureInit
+    pub verify: Start<dyn Verify>,
+    /// C_VerifyRecoverInit
+    pub verify_recover: Start<dyn Recover>,
+    /// C_EncryptInit
+    pub encrypt: Start<dyn Cipher>,
+    /// C_DecryptInit
+    pub decrypt: Start<dyn Cipher>,
+    /// C_GenerateKeyPair
+    pub generate_pair: Option<GeneratePair>,
+    /// C_DeriveKey
+    pub derive: Option<Derive>,
+}
+
+/// Creates the key pair of a plan under this authorization and checks what came back.
+pub type GeneratePair =
+    fn(&'static Mechanism, &Params, &KeySpec, &[u8; 32], &Chip<'_>) -> Result<NewKey>;
+
+/// Derives a secret of `length` bytes, where the template or the key type says how long it is.
+pub type Derive = fn(
+    &'static Mechanism,
+    &Params,
+    &Object,
+    length: Option<usize>,
+    &Chip<'_>,
+) -> Result<Zeroizing<Vec<u8>>>;
+
+/// What a row is filled up from.
+const NOTHING: Does = Does {
+    digest: None,
+    sign: None,
+    sign_recover: None,
+    verify: None,
+    verify_recover: None,
+    encrypt: None,
+    decrypt: None,
+    generate_pair: None,
+    derive: None,
+};
+
+/// What C_GetMechanismInfo tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    /// The smallest key, in the unit of the mechanism; 0 where there is no key.
+    pub min_key_size: u64,
+    /// The largest key.
+    pub max_key_size: u64,
+    /// CKF_HW, CKF_SIGN, …
+    pub flags: u64,
+}
+
+/// Every family.
+static FAMILIES: [&[Mechanism]; 8] = [
+    generate::ROWS,
+    rsa_pkcs1::ROWS,
+    rsa_pss::ROWS,
+    rsa_oaep::ROWS,
+    rsa_raw::ROWS,
+    ecdsa::ROWS,
+    ecdh::ROWS,
+    digest::ROWS,
+];
+
+/// Every row.
+fn rows() -> impl Iterator<Item = &'static Mechanism> {
+    FAMILIES.iter().copied().flatten()
+}
+
+/// The mechanism with this CK_MECHANISM_TYPE, whether or not the TPM at hand can do it.
+///
+/// # Errors
+/// [`Error::MechanismInvalid`].
+pub fn lookup(id: u64) -> Result<&'static Mechanism> {
+    rows().find(|row| row.id == id).ok_or(Error::MechanismInvalid(id))
+}
+
+/// C_GetMechanismList: what works with the TPM of these facts; without facts, all that the host
+/// can do.
+pub fn list(facts: Option<&Facts>) -> Vec<&'static Mechanism> {
+    rows().filter(|row| row.flags(facts) & !CKF_HW != 0).collect()
+}
+
+/// C_GetMechanismInfo, for the same mechanisms that [`list`] gives.
+///
+/// # Errors
+/// [`Error::MechanismInvalid`].
+pub fn info(id: u64, facts: Option<&Facts>) -> Result<Info> {
+    let row = lookup(id)?;
+    let flags = row.flags(facts);
+    if flags & !CKF_HW == 0 {
+        return Err(Error::MechanismInvalid(id));
+    }
+    let (min_key_size, max_key_size) = row.sizes(facts);
+    Ok(Info { min_key_size, max_key_size, flags })
+}
+
+impl Mechanism {
+    /// The CKF_ flags: what there are constructors for, less what the TPM of these facts cannot do;
+    /// CKF_HW if the TPM does the work.
+    pub fn flags(&self, facts: Option<&Facts>) -> u64 {
+        let Does {
+            digest,
+            sign,
+            sign_recover,
+            verify,
+            verify_recover,
+            encrypt,
+            decrypt,
+            generate_pair,
+            derive,
+        } = &self.does;
+        let host = [
+            (digest.is_some(), CKF_DIGEST),
+            (verify.is_some(), CKF_VERIFY),
+            (verify_recover.is_some(), CKF_VERIFY_RECOVER),
+            (encrypt.is_some(), CKF_ENCRYPT),
+        ];
+        let chip = [
+            (sign.is_some(), CKF_SIGN),
+            (sign_recover.is_some(), CKF_SIGN_RECOVER),
+            (decrypt.is_some(), CKF_DECRYPT),
+            (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR),
+            (derive.is_some(), CKF_DERIVE),
+            (true, CKF_HW),
+        ];
+        let of = |flags: &[(bool, u64)]| {
+            flags.iter().filter(|(is, _)| *is).fold(0, |sum, (_, flag)| sum | flag)
+        };
+        let mut flags = of(&host);
+        if !self.chip.is_empty() && self.chip_can(facts) {
+            flags |= of(&chip);
+        }
+        if self.key_type == Some(CKK_EC) && flags != 0 {
+            // §6.3, table of mechanism information flags.
+            flags |= CKF_EC_F_P | CKF_EC_OID | CKF_EC_CURVENAME | CKF_EC_UNCOMPRESS;
+            flags |= CKF_EC_COMPRESS;
+        }
+        flags
+    }
+
+    /// Whether the TPM of these facts has the commands, and a key of the type at all.
+    fn chip_can(&self, facts: Option<&Facts>) -> bool {
+        let Some(facts) = facts else { return true };
+        let keys = match self.key_type {
+            Some(CKK_RSA) => !facts.rsa_bits.is_empty(),
+            Some(CKK_EC) => !facts.curves.is_empty(),
+            _ => true,
+        };
+        keys && self.chip.iter().all(|command| facts.has_command(command.code()))
+    }
+
+    /// The smallest and the largest key: the TPM's where it is known, else the host's.
+    fn sizes(&self, facts: Option<&Facts>) -> (u64, u64) {
+        let (min, max) = match self.size {
+            Size::None => return (0, 0),
+            Size::Bytes(min, max) => return (min, max),
+            Size::Bits(min, max) => (min, max),
+        };
+        let offered: Vec<u64> = match (self.key_type, facts) {
+            (Some(CKK_RSA), Some(facts)) => {
+                facts.rsa_bits.iter().map(|bits| u64::from(*bits)).collect()
+            }
+            (Some(CKK_EC), Some(facts)) => {
+                facts.curves.iter().map(|curve| curve.bits() as u64).collect()
+            }
+            _ => Vec::new(),
+        };
+        let offered = offered.into_iter().filter(|bits| (min..=max).contains(bits));
+        offered.clone().min().zip(offered.max()).unwrap_or((min, max))
+    }
+
+    /// C_DigestInit.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it does not digest, [`Error::MechanismParamInvalid`].
+    pub fn digest(&'static self, params: &Params) -> Result<Box<dyn Digest>> {
+        let start = self.does.digest.ok_or(Error::MechanismInvalid(self.id))?;
+        start(self, params)
+    }
+
+    /// C_SignInit: checks that the key is one for this, and begins. No TPM command.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] (also by CKA_ALLOWED_MECHANISMS), [`Error::KeyTypeInconsistent`],
+    /// [`Error::KeyFunctionNotPermitted`], [`Error::KeySizeRange`], [`Error::MechanismParamInvalid`].
+    pub fn sign(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
+        let start = self.does.sign.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PRIVATE_KEY, CKA_SIGN, "CKA_SIGN is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_SignRecoverInit; see [`sign`](Self::sign).
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn sign_recover(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
+        let start = self.does.sign_recover.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PRIVATE_KEY, CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_VerifyInit and C_VerifySignatureInit; see [`sign`](Self::sign). Neither this nor what it
+    /// starts ever needs the TPM.
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn verify(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
+        let start = self.does.verify.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PUBLIC_KEY, CKA_VERIFY, "CKA_VERIFY is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_VerifyRecoverInit; see [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn verify_recover(
+        &'static self,
+        params: &Params,
+        key: &Object,
+    ) -> Result<Box<dyn Recover>> {
+        let start = self.does.verify_recover.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PUBLIC_KEY, CKA_VERIFY_RECOVER, "CKA_VERIFY_RECOVER is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_EncryptInit; see [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn encrypt(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
+        let start = self.does.encrypt.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PUBLIC_KEY, CKA_ENCRYPT, "CKA_ENCRYPT is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_DecryptInit; see [`sign`](Self::sign).
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn decrypt(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
+        let start = self.does.decrypt.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PRIVATE_KEY, CKA_DECRYPT, "CKA_DECRYPT is FALSE")?;
+        start(self, params, key)
+    }
+
+    /// C_GenerateKeyPair, once both templates are checked: has the TPM create the key, and checks
+    /// what came back. `authorization` becomes the key's own.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it generates no pairs, [`Error::MechanismParamInvalid`],
+    /// [`Error::FunctionFailed`] if the TPM made a weak or broken key; the TPM's own.
+    pub fn generate_pair(
+        &'static self,
+        params: &Params,
+        spec: &KeySpec,
+        authorization: &[u8; 32],
+        chip: &Chip<'_>,
+    ) -> Result<NewKey> {
+        let generate = self.does.generate_pair.ok_or(Error::MechanismInvalid(self.id))?;
+        generate(self, params, spec, authorization, chip)
+    }
+
+    /// The CKK_ of the keys that C_GenerateKeyPair makes with this mechanism.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it generates no pairs.
+    pub fn generates(&self) -> Result<u64> {
+        match (self.does.generate_pair, self.key_type) {
+            (Some(_), Some(key_type)) => Ok(key_type),
+            _ => Err(Error::MechanismInvalid(self.id)),
+        }
+    }
+
+    /// C_DeriveKey: the secret, of `length` bytes where the template or the key type says so, else
+    /// of its natural length.
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign); [`Error::MechanismParamInvalid`] for a point that is not on the
+    /// key's curve, without a TPM command; [`Error::TemplateIncomplete`] if the length must be
+    /// known and is not; [`Error::KeySizeRange`] if the secret has not so many bytes.
+    pub fn derive(
+        &'static self,
+        params: &Params,
+        key: &Object,
+        length: Option<usize>,
+        chip: &Chip<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        let derive = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, CKO_PRIVATE_KEY, CKA_DERIVE, "CKA_DERIVE is FALSE")?;
+        derive(self, params, key, length, chip)
+    }
+
+    /// Whether `key` is of the class and type that this needs and permits the use.
+    fn admit(&self, key: &Object, class: u64, usage: u64, refusal: &'static str) -> Result<()> {
+        if self.key_type != key.key_type() {
+            return Err(Error::KeyTypeInconsistent);
+        }
+        if key.class() != class || !key.is(usage) {
+            return Err(Error::KeyFunctionNotPermitted(refusal));
+        }
+        if !key.allows(self.id) {
+            return Err(Error::MechanismInvalid(self.id));
+        }
+        Ok(())
+    }
+}
+
+/// The private half of a key object, as an operation keeps it until its end.
+fn private_half(key: &Object) -> Result<Arc<KeyBlob>> {
+    match &key.material {
+        Material::Key(blob) => Ok(blob.clone()),
+        _ => Err(Error::KeyFunctionNotPermitted("the TPM has no private half of it")),
+    }
 }

@@ -1,6 +1,7 @@
 //! Mechanism parameters, owned: deep copies made in `abi/params.rs` at Init, never read again.
 
 use crate::crypto::hash::Hash;
+use crate::error::{Error, Result};
 
 /// CK_MECHANISM's parameter in our own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,4 +37,17 @@ pub enum Params {
     },
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
     Bytes(Vec<u8>),
+}
+
+impl Params {
+    /// For mechanisms that have no parameter.
+    ///
+    /// # Errors
+    /// [`Error::MechanismParamInvalid`] if there is one.
+    pub fn none(&self) -> Result<()> {
+        match self {
+            Params::None => Ok(()),
+            _ => Err(Error::MechanismParamInvalid("this mechanism has no parameter")),
+        }
+    }
 }

@@ -1,0 +1,1 @@
+pub(super) static ROWS: &[super::Mechanism] = &[];
