@@ -1,0 +1,436 @@
+//! The caller's memory: every pointer that a C_ function is given is followed here and nowhere
+//! else but in `params.rs`.
+//!
+//! The one idea: a value of this file is made from a raw pointer with `unsafe` (the C function's
+//! contract says that the memory is what it claims to be until the call returns), and from then on
+//! reading and writing are safe. Nothing here ever forms a `&T` or `&mut T` to the caller's memory:
+//! it may be misaligned, input and output may be the same place (PKCS#11 3.2 §5.8, §5.10), and
+//! another thread may write to it while we read. Input is copied in once, answers are copied out at
+//! the end.
+//!
+//! NULL with length 0 is an empty input; NULL with any other length makes the call unreadable; NULL
+//! output with a length to write to asks for the length (§5.2).
+
+use std::ptr;
+
+use cryptoki_sys::*;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+
+/// The longest data that one call may carry: 1 GiB.
+const DATA_LIMIT: usize = 1 << 30;
+/// The longest value of one attribute: 16 MiB.
+const VALUE_LIMIT: usize = 16 << 20;
+/// The longest sum of all values of one template: 32 MiB, what one row of the store can hold.
+const TEMPLATE_LIMIT: usize = 32 << 20;
+/// The most attributes in one template.
+const TEMPLATE_COUNT: usize = 1024;
+/// The most handles that one C_FindObjects may ask for; more is taken for this many.
+const HANDLES_LIMIT: usize = 1 << 20;
+
+/// Bytes that the caller gives.
+pub(super) struct Input {
+    name: &'static str,
+    at: *const u8,
+    length: CK_ULONG,
+}
+
+impl Input {
+    /// # Safety
+    /// Until the C_ function returns, `at` is NULL or readable for `length` bytes.
+    pub(super) unsafe fn new(name: &'static str, at: *const CK_BYTE, length: CK_ULONG) -> Self {
+        Self { name, at, length }
+    }
+
+    /// The bytes, at most `limit` of them, else `too_long`.
+    ///
+    /// # Errors
+    /// [`Error::ArgumentsBad`] for NULL with a length, [`Error::HostMemory`] if there is no room
+    /// for a copy.
+    fn copy(&self, limit: usize, too_long: Error) -> Result<Zeroizing<Vec<u8>>> {
+        let mut copy = Zeroizing::new(Vec::new());
+        if self.length == 0 {
+            return Ok(copy);
+        }
+        if self.at.is_null() {
+            return Err(Error::ArgumentsBad(self.name));
+        }
+        let length = match usize::try_from(self.length) {
+            Ok(length) if length <= limit => length,
+            _ => return Err(too_long),
+        };
+        copy.try_reserve_exact(length).map_err(|_| Error::HostMemory)?;
+        // SAFETY: readable for `length` bytes by the contract of `new`; the room was just reserved
+        // and cannot overlap; `set_len` covers exactly what was written.
+        unsafe {
+            ptr::copy_nonoverlapping(self.at, copy.as_mut_ptr(), length);
+            copy.set_len(length);
+        }
+        Ok(copy)
+    }
+
+    /// Data of an operation, up to 1 GiB.
+    pub(super) fn data(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.copy(DATA_LIMIT, Error::DataLenRange("more than 1 GiB in one call"))
+    }
+
+    /// A signature to verify. Longer than any key makes it is a wrong length, not bad data.
+    pub(super) fn signature(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.copy(64 << 10, Error::SignatureLenRange)
+    }
+
+    /// Ciphertext, up to 1 GiB.
+    pub(super) fn ciphertext(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.copy(DATA_LIMIT, Error::EncryptedDataLenRange)
+    }
+
+    /// A PIN, byte-exact, at most 255 bytes. The token decides on the shortest.
+    pub(super) fn pin(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.copy(255, Error::PinLength)
+    }
+}
+
+/// The 32-byte, blank-padded label of C_InitToken.
+///
+/// # Errors
+/// [`Error::ArgumentsBad`] for NULL.
+///
+/// # Safety
+/// `at` is NULL or readable for 32 bytes.
+pub(super) unsafe fn label(at: *const CK_UTF8CHAR) -> Result<[u8; 32]> {
+    if at.is_null() {
+        return Err(Error::ArgumentsBad("pLabel is NULL"));
+    }
+    // SAFETY: readable for 32 bytes by this function's own contract; u8 has no alignment.
+    Ok(unsafe { ptr::read_unaligned(at.cast::<[u8; 32]>()) })
+}
+
+/// Whether the C string at `at` is exactly `text`. Reads no byte beyond the first difference.
+///
+/// # Safety
+/// `at` points to a string that ends with a zero byte.
+pub(super) unsafe fn is_string(at: *const CK_UTF8CHAR, text: &[u8]) -> bool {
+    text.iter().chain([&0]).enumerate().all(|(i, byte)| {
+        // SAFETY: all bytes before this one were equal to `text`, which holds no zero, so the
+        // string has not ended yet.
+        unsafe { ptr::read(at.add(i)) == *byte }
+    })
+}
+
+/// A copy of the structure at `at`.
+///
+/// # Errors
+/// [`Error::ArgumentsBad`] for NULL.
+///
+/// # Safety
+/// `at` is NULL or readable for the size of `T`, aligned or not, and holds a valid `T`.
+pub(super) unsafe fn read<T: Copy>(name: &'static str, at: *const T) -> Result<T> {
+    if at.is_null() {
+        return Err(Error::ArgumentsBad(name));
+    }
+    // SAFETY: readable by this function's own contract.
+    Ok(unsafe { ptr::read_unaligned(at) })
+}
+
+/// Where one value goes: a handle, a number, an info structure.
+pub(super) struct Place<T> {
+    at: *mut T,
+}
+
+impl<T: Copy> Place<T> {
+    /// # Errors
+    /// [`Error::ArgumentsBad`] for NULL: said before anything is done, so that nothing is made
+    /// whose handle could not be told.
+    ///
+    /// # Safety
+    /// Until the C_ function returns, `at` is NULL or writable for the size of `T`.
+    pub(super) unsafe fn new(name: &'static str, at: *mut T) -> Result<Self> {
+        if at.is_null() { Err(Error::ArgumentsBad(name)) } else { Ok(Self { at }) }
+    }
+
+    /// Writes the value.
+    pub(super) fn put(self, value: T) {
+        // SAFETY: writable by the contract of `new`, and not NULL.
+        unsafe { ptr::write_unaligned(self.at, value) }
+    }
+}
+
+/// How much room the caller has for an answer. PKCS#11 3.2 §5.2.
+pub(super) use crate::token::operation::Room;
+
+/// Where an answer of variable length goes. PKCS#11 3.2 §5.2.
+pub(super) struct Output {
+    at: *mut u8,
+    length: *mut CK_ULONG,
+}
+
+impl Output {
+    /// # Safety
+    /// Until the C_ function returns, `length` is NULL or readable and writable, and `at` is NULL
+    /// or writable for `*length` bytes.
+    pub(super) unsafe fn new(at: *mut CK_BYTE, length: *mut CK_ULONG) -> Self {
+        Self { at, length }
+    }
+
+    /// What the caller asks for.
+    ///
+    /// # Errors
+    /// [`Error::ArgumentsBad`] if there is no place for the length, or the room is larger than
+    /// memory can be.
+    pub(super) fn room(&self) -> Result<Room> {
+        if self.length.is_null() {
+            return Err(Error::ArgumentsBad("the pointer to the length is NULL"));
+        }
+        if self.at.is_null() {
+            return Ok(Room::Query);
+        }
+        // SAFETY: readable by the contract of `new`, and not NULL.
+        let length = unsafe { ptr::read_unaligned(self.length) };
+        match usize::try_from(length) {
+            Ok(length) if isize::try_from(length).is_ok() => Ok(Room::Bytes(length)),
+            _ => Err(Error::ArgumentsBad("the buffer is longer than memory can be")),
+        }
+    }
+
+    /// Writes a finished answer, or the length it needs. The length is written last.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooSmall`] if the answer says so.
+    pub(super) fn put(self, answer: crate::token::operation::Answer) -> Result<()> {
+        use crate::token::operation::Answer;
+        match answer {
+            Answer::Done(bytes) => {
+                match self.room()? {
+                    Room::Bytes(room) if room >= bytes.len() => {}
+                    _ => return Err(Error::Bug("an answer is longer than the room it was made for")),
+                }
+                // SAFETY: writable for at least `bytes.len()` bytes, as just checked; `bytes` is
+                // our own memory and overlaps nothing of the caller's.
+                unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at, bytes.len()) };
+                self.say(bytes.len());
+                Ok(())
+            }
+            Answer::Length(length) => {
+                self.say(length);
+                Ok(())
+            }
+            Answer::TooSmall(length) => {
+                self.say(length);
+                Err(Error::BufferTooSmall)
+            }
+        }
+    }
+
+    fn say(&self, length: usize) {
+        // SAFETY: `room` was asked before every answer and refused NULL; writable by the contract
+        // of `new`. A usize fits a CK_ULONG, which is as wide as a pointer here.
+        unsafe { ptr::write_unaligned(self.length, length as CK_ULONG) }
+    }
+}
+
+/// Where a list goes: slots, mechanisms, interfaces. PKCS#11 3.2 §5.5.
+pub(super) struct List<T> {
+    at: *mut T,
+    count: *mut CK_ULONG,
+}
+
+impl<T: Copy> List<T> {
+    /// # Errors
+    /// [`Error::ArgumentsBad`] if there is no place for the count.
+    ///
+    /// # Safety
+    /// Until the C_ function returns, `count` is NULL or readable and writable, and `at` is NULL or
+    /// writable for `*count` elements.
+    pub(super) unsafe fn new(at: *mut T, count: *mut CK_ULONG) -> Result<Self> {
+        if count.is_null() {
+            return Err(Error::ArgumentsBad("pulCount is NULL"));
+        }
+        Ok(Self { at, count })
+    }
+
+    /// Writes the list, or only how long it is.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooSmall`] if the list is longer than the array.
+    pub(super) fn put(self, items: &[T]) -> Result<()> {
+        let mut outcome = Ok(());
+        if !self.at.is_null() {
+            // SAFETY: readable by the contract of `new`, which refused NULL.
+            let room = unsafe { ptr::read_unaligned(self.count) };
+            if (items.len() as CK_ULONG) <= room {
+                for (i, item) in items.iter().enumerate() {
+                    // SAFETY: `i` is below the count that the caller has room for.
+                    unsafe { ptr::write_unaligned(self.at.add(i), *item) };
+                }
+            } else {
+                outcome = Err(Error::BufferTooSmall);
+            }
+        }
+        // SAFETY: writable by the contract of `new`, which refused NULL.
+        unsafe { ptr::write_unaligned(self.count, items.len() as CK_ULONG) };
+        outcome
+    }
+
+    /// Whether the caller only asks for the count.
+    pub(super) fn is_query(&self) -> bool {
+        self.at.is_null()
+    }
+}
+
+/// Where C_FindObjects puts handles: an array and how many of it are filled. PKCS#11 3.2 §5.7.8.
+pub(super) struct Handles {
+    at: *mut CK_OBJECT_HANDLE,
+    room: usize,
+    count: *mut CK_ULONG,
+}
+
+impl Handles {
+    /// # Errors
+    /// [`Error::ArgumentsBad`] if there is no place for the handles or their count.
+    ///
+    /// # Safety
+    /// Until the C_ function returns, `at` is NULL or writable for `room` handles, and `count` is
+    /// NULL or writable.
+    pub(super) unsafe fn new(
+        at: *mut CK_OBJECT_HANDLE,
+        room: CK_ULONG,
+        count: *mut CK_ULONG,
+    ) -> Result<Self> {
+        if count.is_null() || (at.is_null() && room > 0) {
+            return Err(Error::ArgumentsBad("phObject or pulObjectCount is NULL"));
+        }
+        // Far more than any search finds at once: a huge count is no mistake, for nothing beyond
+        // what was found is ever written.
+        let room = usize::try_from(room).unwrap_or(HANDLES_LIMIT).min(HANDLES_LIMIT);
+        Ok(Self { at, room, count })
+    }
+
+    /// How many handles there is room for.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Writes the handles; never more than there is room for.
+    pub(super) fn put(self, handles: &[u64]) {
+        let handles = handles.get(..self.room).unwrap_or(handles);
+        for (i, handle) in handles.iter().enumerate() {
+            // SAFETY: `i` is below the room that the caller has.
+            unsafe { ptr::write_unaligned(self.at.add(i), *handle as CK_OBJECT_HANDLE) };
+        }
+        // SAFETY: writable by the contract of `new`, which refused NULL.
+        unsafe { ptr::write_unaligned(self.count, handles.len() as CK_ULONG) };
+    }
+}
+
+/// The caller's array of CK_ATTRIBUTE, to read values from or to fill with values.
+pub(super) struct Template {
+    at: *mut CK_ATTRIBUTE,
+    count: CK_ULONG,
+}
+
+/// One attribute as C_GetAttributeValue asks for it.
+pub(super) struct Wanted {
+    /// CKA_ number.
+    pub(super) id: CK_ATTRIBUTE_TYPE,
+    at: *mut u8,
+    room: CK_ULONG,
+}
+
+impl Template {
+    /// # Safety
+    /// Until the C_ function returns, `at` is NULL or readable (for C_GetAttributeValue writable)
+    /// for `count` attributes, and each one's `pValue` is NULL or readable (writable) for
+    /// `ulValueLen` bytes.
+    pub(super) unsafe fn new(at: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Self {
+        Self { at, count }
+    }
+
+    /// The attributes' descriptors, copied.
+    fn entries(&self) -> Result<Vec<CK_ATTRIBUTE>> {
+        if self.count == 0 {
+            return Ok(Vec::new());
+        }
+        if self.at.is_null() {
+            return Err(Error::ArgumentsBad("pTemplate is NULL"));
+        }
+        let count = match usize::try_from(self.count) {
+            Ok(count) if count <= TEMPLATE_COUNT => count,
+            _ => return Err(Error::ArgumentsBad("more than 1,024 attributes in a template")),
+        };
+        // SAFETY: readable for `count` attributes by the contract of `new`.
+        Ok((0..count).map(|i| unsafe { ptr::read_unaligned(self.at.add(i)) }).collect())
+    }
+
+    /// Type and raw value of every attribute, in the caller's order.
+    ///
+    /// # Errors
+    /// [`Error::ArgumentsBad`] for NULL or too many, [`Error::AttributeValueInvalid`] for a value
+    /// that is too long or NULL with a length.
+    pub(super) fn values(&self) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>)>> {
+        let mut left = TEMPLATE_LIMIT;
+        let mut values = Vec::new();
+        for entry in self.entries()? {
+            if entry.pValue.is_null() && entry.ulValueLen != 0 {
+                return Err(Error::AttributeValueInvalid(wide(entry.type_), "pValue is NULL"));
+            }
+            // SAFETY: readable for `ulValueLen` bytes by the contract of `new`.
+            let input = unsafe { Input::new("pValue", entry.pValue.cast(), entry.ulValueLen) };
+            let value = input.copy(
+                VALUE_LIMIT.min(left),
+                Error::AttributeValueInvalid(wide(entry.type_), "the value is too long"),
+            )?;
+            left -= value.len();
+            values.push((entry.type_, value));
+        }
+        Ok(values)
+    }
+
+    /// What C_GetAttributeValue is asked for.
+    ///
+    /// # Errors
+    /// [`Error::ArgumentsBad`] for NULL or too many.
+    pub(super) fn wanted(&self) -> Result<Vec<Wanted>> {
+        let entries = self.entries()?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| Wanted {
+                id: entry.type_,
+                at: entry.pValue.cast(),
+                room: entry.ulValueLen,
+            })
+            .collect())
+    }
+
+    /// Answers the `index`th wanted attribute: with its value, or (`None`) that it cannot be had.
+    /// PKCS#11 3.2 §5.7.5.
+    ///
+    /// # Errors
+    /// [`Error::BufferTooSmall`] if there is too little room for the value; the others are
+    /// answered all the same.
+    pub(super) fn answer(&self, index: usize, wanted: &Wanted, value: Option<&[u8]>) -> Result<()> {
+        let (length, outcome) = match value {
+            None => (CK_UNAVAILABLE_INFORMATION, Ok(())),
+            Some(value) if wanted.at.is_null() => (value.len() as CK_ULONG, Ok(())),
+            Some(value) if value.len() as CK_ULONG <= wanted.room => {
+                // SAFETY: writable for `room` bytes by the contract of `new`; `value` is our own.
+                unsafe { ptr::copy_nonoverlapping(value.as_ptr(), wanted.at, value.len()) };
+                (value.len() as CK_ULONG, Ok(()))
+            }
+            Some(_) => (CK_UNAVAILABLE_INFORMATION, Err(Error::BufferTooSmall)),
+        };
+        if index as CK_ULONG >= self.count {
+            return Err(Error::Bug("an attribute is answered that was not asked for"));
+        }
+        // SAFETY: `index` is below the number of attributes, writable by the contract of `new`;
+        // `&raw mut` makes a pointer to the field without a reference.
+        unsafe { ptr::write_unaligned(&raw mut (*self.at.add(index)).ulValueLen, length) };
+        outcome
+    }
+}
+
+/// A CK_ULONG as the library's own 64 bits.
+#[allow(clippy::useless_conversion)] // CK_ULONG has 32 bits on 32-bit hosts
+pub(super) fn wide(number: CK_ULONG) -> u64 {
+    number.into()
+}
