@@ -1,1 +1,298 @@
-//! Floor 6: the C door.
+//! Floor 6: the C door. `CK_` pointers in, `CK_RV` out.
+//!
+//! Every exported function is an ordinary Rust function: its contract, its pointers made into the
+//! values of `ptr.rs`, and one call into floor 5 inside [`enter`], the guard that all of them
+//! share. The files are the chapters of the specification's "Functions" (PKCS#11 3.2 §5), the
+//! functions in its order and with its names.
+//!
+//! The module's state hangs on one atomic pointer. A forked child finds that the state belongs to
+//! another process and hangs up one of its own; the parent's (its locks, its connections, its
+//! secrets) is neither used nor dropped there: a lock that another thread held at the fork would
+//! never be free, and closing the parent's database would roll back its transactions.
+
+#![allow(unsafe_code)]
+#![allow(non_snake_case)] // parameters are called as the specification calls them
+#![allow(clippy::too_many_arguments)] // and are as many
+
+mod decrypt;
+mod digest;
+mod dual;
+mod encrypt;
+mod general;
+mod interface;
+mod key;
+mod legacy;
+mod message;
+mod object;
+mod params;
+mod ptr;
+mod random;
+mod rv;
+mod session;
+mod sign;
+mod slot;
+mod verify;
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::CK_RV;
+
+use crate::error::{Error, Result};
+use crate::token::Module;
+
+/// The state of this process, or of the process that it was forked from. Never freed: one per
+/// process that used the module.
+static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
+
+thread_local! {
+    /// The state that a call of this thread is inside of. Const-initialised and without Drop, so
+    /// that it works in exit handlers and needs no code at unloading.
+    static INSIDE: Cell<*const State> = const { Cell::new(std::ptr::null()) };
+}
+
+/// What one process knows of the module.
+struct State {
+    /// The process that this state belongs to.
+    process: u32,
+    /// Whether the process is a fork of one that had used the module.
+    forked: bool,
+    stage: Mutex<Stage>,
+    /// Told when a stage ends and when the last call leaves.
+    changed: Condvar,
+    /// A panic stopped at the door: locks and data may be half-updated.
+    poisoned: AtomicBool,
+}
+
+/// Between C_Initialize and C_Finalize.
+#[derive(Default)]
+enum Stage {
+    /// Not initialised.
+    #[default]
+    Out,
+    /// A thread is inside C_Initialize.
+    Coming,
+    /// Initialised, with this many calls inside.
+    In { module: Arc<Module>, inside: usize, patience: Duration },
+    /// A thread is inside C_Finalize and waits for this many calls.
+    Going { inside: usize },
+}
+
+/// The state of this process; after a fork a new one.
+fn state() -> &'static State {
+    let process = std::process::id();
+    let mut found = STATE.load(Ordering::Acquire);
+    loop {
+        // SAFETY: what hangs on the pointer came from `Box::into_raw` below and is never freed.
+        if let Some(state) = unsafe { found.as_ref() } {
+            if state.process == process {
+                return state;
+            }
+        }
+        let new = Box::into_raw(Box::new(State {
+            process,
+            forked: !found.is_null(),
+            stage: Mutex::default(),
+            changed: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+        }));
+        match STATE.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: never freed from here on.
+            Ok(_) => return unsafe { &*new },
+            Err(other) => {
+                // SAFETY: made above, and no other thread has seen it.
+                drop(unsafe { Box::from_raw(new) });
+                found = other;
+            }
+        }
+    }
+}
+
+/// Marks the thread as inside; taken back when dropped.
+struct Mark;
+
+impl Mark {
+    /// `None` if the thread is inside a call already: a signal handler, a library that the TPM's
+    /// transport loaded, or a callback calls us again.
+    fn set(state: &'static State) -> Option<Self> {
+        INSIDE.with(|inside| {
+            if std::ptr::eq(inside.get(), state) {
+                return None;
+            }
+            inside.set(state);
+            Some(Self)
+        })
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        INSIDE.with(|inside| inside.set(std::ptr::null()));
+    }
+}
+
+/// A call inside: keeps the module from being freed by C_Finalize.
+struct Visit {
+    state: &'static State,
+    module: Arc<Module>,
+    _mark: Mark,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut stage = self.state.stage();
+        let (Stage::In { inside, .. } | Stage::Going { inside }) = &mut *stage else { return };
+        *inside = inside.saturating_sub(1);
+        if *inside == 0 && matches!(*stage, Stage::Going { .. }) {
+            self.state.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call in.
+    fn arrive(&'static self) -> Result<Visit> {
+        let mut stage = self.stage();
+        let Stage::In { module, inside, .. } = &mut *stage else {
+            return Err(Error::NotInitialized);
+        };
+        if self.poisoned.load(Ordering::Relaxed) {
+            return Err(Error::Bug(
+                "an earlier call panicked; only C_Finalize and C_Initialize help",
+            ));
+        }
+        let mark = Mark::set(self).ok_or_else(|| {
+            Error::FunctionFailed("called from inside another call of the same thread".into())
+        })?;
+        *inside += 1;
+        Ok(Visit { state: self, module: module.clone(), _mark: mark })
+    }
+
+    /// C_Initialize: makes the module with `build`, once. `build` also says for how long
+    /// C_Finalize may have to wait for calls that are still running.
+    fn initialize(
+        &'static self,
+        build: impl FnOnce(bool) -> Result<(Arc<Module>, Duration)>,
+    ) -> Result<()> {
+        let Some(_mark) = Mark::set(self) else { return Err(Error::AlreadyInitialized) };
+        {
+            let mut stage = self.stage();
+            // Another thread's C_Initialize may still fail, another's C_Finalize will end.
+            while matches!(*stage, Stage::Coming | Stage::Going { .. }) {
+                stage = self.changed.wait(stage).unwrap_or_else(PoisonError::into_inner);
+            }
+            if matches!(*stage, Stage::In { .. }) {
+                return Err(Error::AlreadyInitialized);
+            }
+            *stage = Stage::Coming;
+        }
+        let built = caught(|| build(self.forked));
+        self.poisoned.store(false, Ordering::Relaxed);
+        let (next, outcome) = match built {
+            Ok((module, patience)) => (Stage::In { module, inside: 0, patience }, Ok(())),
+            Err(error) => (Stage::Out, Err(error)),
+        };
+        *self.stage() = next;
+        self.changed.notify_all();
+        outcome
+    }
+
+    /// C_Finalize: no call comes in any more, those inside are told to end and waited for, then
+    /// the module is freed.
+    fn finalize(&'static self) -> Result<()> {
+        let Some(_mark) = Mark::set(self) else {
+            return Err(Error::FunctionFailed(
+                "called from inside another call of the same thread".into(),
+            ));
+        };
+        let (module, patience) = {
+            let mut stage = self.stage();
+            match std::mem::take(&mut *stage) {
+                Stage::In { module, inside, patience } => {
+                    *stage = Stage::Going { inside };
+                    (module, patience)
+                }
+                other => {
+                    *stage = other;
+                    return Err(Error::NotInitialized);
+                }
+            }
+        };
+        // A panic in here must not keep the next C_Initialize out; what it leaves is leaked.
+        let outcome = caught(|| {
+            module.finalize();
+            Ok(())
+        });
+        let deadline = Instant::now() + patience;
+        let mut stage = self.stage();
+        while let Stage::Going { inside: 1.. } = *stage {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break; // the last call inside frees the module
+            }
+            stage =
+                self.changed.wait_timeout(stage, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(stage);
+        let poisoned = self.poisoned.swap(false, Ordering::Relaxed);
+        if poisoned || outcome.is_err() {
+            module.leak();
+        } else {
+            let outcome = caught(|| {
+                drop(module);
+                Ok(())
+            });
+            if let Err(error) = outcome {
+                log::error!("C_Finalize: {error}");
+            }
+        }
+        *self.stage() = Stage::Out;
+        self.changed.notify_all();
+        outcome
+    }
+}
+
+/// Runs `body` and makes a panic an error.
+fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(Error::Bug("a panic stopped at the door")))
+}
+
+/// The way in for every exported function that needs C_Initialize: finds the module, runs `body`,
+/// stops a panic, logs, and turns the outcome into the function's return value.
+fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK_RV {
+    let state = state();
+    let outcome = state.arrive().and_then(|visit| {
+        catch_unwind(AssertUnwindSafe(|| body(&visit.module))).unwrap_or_else(|_| {
+            state.poisoned.store(true, Ordering::Relaxed);
+            Err(Error::Bug("a panic stopped at the door"))
+        })
+    });
+    leave(function, outcome)
+}
+
+/// The way in for the few functions that work without C_Initialize.
+fn enter_early(function: &'static str, body: impl FnOnce() -> Result<()>) -> CK_RV {
+    leave(function, caught(body))
+}
+
+/// One line of log per call that failed, and its return value.
+fn leave(function: &'static str, outcome: Result<()>) -> CK_RV {
+    match outcome {
+        Ok(()) => {
+            log::trace!("{function}: done");
+            rv::OK
+        }
+        Err(error) => {
+            let rv = rv::of(&error);
+            log::log!(rv::level(&error), "{function}: {error} ({rv:#x})");
+            rv
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! CK_MECHANISM and the CK_*_PARAMS that it points to, copied once, deeply, at Init: the caller may
+//! free or change them as soon as the call returns. PKCS#11 3.2 §6.
+
+use std::mem::size_of;
+
+use cryptoki_sys::*;
+
+use super::ptr::{self, Input, wide};
+use crate::crypto::hash::Hash;
+use crate::error::{Error, Result};
+use crate::mechanism::Params;
+
+/// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
+const PARAMETER_LIMIT: usize = 64 << 10;
+
+/// A mechanism in our own memory: its number and its parameter.
+pub(super) struct Mechanism {
+    /// CKM_ number.
+    pub(super) id: u64,
+    /// Its parameter.
+    pub(super) params: Params,
+}
+
+/// Copies a mechanism.
+///
+/// # Errors
+/// [`Error::ArgumentsBad`] for NULL, [`Error::MechanismParamInvalid`] for a parameter that is not
+/// what the mechanism takes.
+///
+/// # Safety
+/// `at` is NULL or points to a mechanism whose parameter is what its type and length say: structures
+/// whose pointers are readable for the lengths beside them.
+pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
+    // SAFETY: this function's own contract.
+    let given = unsafe { ptr::read("pMechanism is NULL", at)? };
+    // SAFETY: this function's own contract.
+    let bytes = unsafe { Input::new("pParameter", given.pParameter.cast(), given.ulParameterLen) };
+    let bytes = bytes
+        .at_most(PARAMETER_LIMIT, Error::MechanismParamInvalid("longer than any parameter is"))?;
+    let params = if bytes.is_empty() {
+        Params::None
+    } else {
+        match given.mechanism {
+            CKM_RSA_PKCS_PSS
+            | CKM_SHA1_RSA_PKCS_PSS
+            | CKM_SHA224_RSA_PKCS_PSS
+            | CKM_SHA256_RSA_PKCS_PSS
+            | CKM_SHA384_RSA_PKCS_PSS
+            | CKM_SHA512_RSA_PKCS_PSS
+            | CKM_SHA3_224_RSA_PKCS_PSS
+            | CKM_SHA3_256_RSA_PKCS_PSS
+            | CKM_SHA3_384_RSA_PKCS_PSS
+            | CKM_SHA3_512_RSA_PKCS_PSS => pss(&bytes)?,
+            // SAFETY: the structure's pointers are readable by this function's own contract.
+            CKM_RSA_PKCS_OAEP => unsafe { oaep(&bytes)? },
+            // SAFETY: the structure's pointers are readable by this function's own contract.
+            CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(&bytes)? },
+            _ => Params::Bytes(bytes.to_vec()),
+        }
+    };
+    Ok(Mechanism { id: wide(given.mechanism), params })
+}
+
+/// A structure out of the copied parameter, which must be exactly as long.
+///
+/// # Safety
+/// `T` is a C structure of numbers and pointers: valid for any bytes.
+unsafe fn structure<T: Copy>(bytes: &[u8]) -> Result<T> {
+    if bytes.len() != size_of::<T>() {
+        return Err(Error::MechanismParamInvalid("not the size of the mechanism's structure"));
+    }
+    // SAFETY: long enough, as just checked; any bytes are a valid `T` by this function's contract.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// CK_RSA_PKCS_PSS_PARAMS. PKCS#11 3.2 §6.1.8.
+fn pss(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: three numbers.
+    let given: CK_RSA_PKCS_PSS_PARAMS = unsafe { structure(bytes)? };
+    Ok(Params::Pss {
+        hash: hash(given.hashAlg)?,
+        mgf: mgf(given.mgf)?,
+        salt_length: usize::try_from(given.sLen)
+            .ok()
+            .filter(|length| *length <= PARAMETER_LIMIT)
+            .ok_or(Error::MechanismParamInvalid("sLen is longer than any key"))?,
+    })
+}
+
+/// CK_RSA_PKCS_OAEP_PARAMS. PKCS#11 3.2 §6.1.7.
+///
+/// # Safety
+/// `pSourceData` is NULL or readable for `ulSourceDataLen` bytes.
+unsafe fn oaep(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and a pointer.
+    let given: CK_RSA_PKCS_OAEP_PARAMS = unsafe { structure(bytes)? };
+    // SAFETY: this function's own contract.
+    let label = unsafe { nested(given.pSourceData.cast(), given.ulSourceDataLen)? };
+    // Some callers leave the source 0 where there is no label.
+    if given.source != CKZ_DATA_SPECIFIED && !(given.source == 0 && label.is_empty()) {
+        return Err(Error::MechanismParamInvalid("source is not CKZ_DATA_SPECIFIED"));
+    }
+    Ok(Params::Oaep { hash: hash(given.hashAlg)?, mgf: mgf(given.mgf)?, label })
+}
+
+/// CK_ECDH1_DERIVE_PARAMS. PKCS#11 3.2 §6.3.17.
+///
+/// # Safety
+/// `pSharedData` and `pPublicData` are NULL or readable for the lengths beside them.
+unsafe fn ecdh(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_ECDH1_DERIVE_PARAMS = unsafe { structure(bytes)? };
+    // SAFETY: this function's own contract.
+    let (shared, public) = unsafe {
+        (
+            nested(given.pSharedData, given.ulSharedDataLen)?,
+            nested(given.pPublicData, given.ulPublicDataLen)?,
+        )
+    };
+    Ok(Params::Ecdh { kdf: wide(given.kdf), shared, public })
+}
+
+/// What a parameter points to.
+///
+/// # Safety
+/// `at` is NULL or readable for `length` bytes.
+unsafe fn nested(at: *const CK_BYTE, length: CK_ULONG) -> Result<Vec<u8>> {
+    if at.is_null() && length != 0 {
+        return Err(Error::MechanismParamInvalid("a pointer inside it is NULL"));
+    }
+    // SAFETY: this function's own contract.
+    let input = unsafe { Input::new("mechanism parameter", at, length) };
+    let too_long = Error::MechanismParamInvalid("what it points to is too long");
+    Ok(input.at_most(PARAMETER_LIMIT, too_long)?.to_vec())
+}
+
+/// The hash of a digest mechanism's number.
+fn hash(id: CK_MECHANISM_TYPE) -> Result<Hash> {
+    Ok(match id {
+        CKM_SHA_1 => Hash::Sha1,
+        CKM_SHA224 => Hash::Sha224,
+        CKM_SHA256 => Hash::Sha256,
+        CKM_SHA384 => Hash::Sha384,
+        CKM_SHA512 => Hash::Sha512,
+        CKM_SHA512_224 => Hash::Sha512_224,
+        CKM_SHA512_256 => Hash::Sha512_256,
+        CKM_SHA3_224 => Hash::Sha3_224,
+        CKM_SHA3_256 => Hash::Sha3_256,
+        CKM_SHA3_384 => Hash::Sha3_384,
+        CKM_SHA3_512 => Hash::Sha3_512,
+        _ => return Err(Error::MechanismParamInvalid("hashAlg is no hash of ours")),
+    })
+}
+
+/// The hash inside a mask generation function. PKCS#11 3.2 §6.1.7.
+fn mgf(id: CK_RSA_PKCS_MGF_TYPE) -> Result<Hash> {
+    Ok(match id {
+        CKG_MGF1_SHA1 => Hash::Sha1,
+        CKG_MGF1_SHA224 => Hash::Sha224,
+        CKG_MGF1_SHA256 => Hash::Sha256,
+        CKG_MGF1_SHA384 => Hash::Sha384,
+        CKG_MGF1_SHA512 => Hash::Sha512,
+        CKG_MGF1_SHA3_224 => Hash::Sha3_224,
+        CKG_MGF1_SHA3_256 => Hash::Sha3_256,
+        CKG_MGF1_SHA3_384 => Hash::Sha3_384,
+        CKG_MGF1_SHA3_512 => Hash::Sha3_512,
+        _ => return Err(Error::MechanismParamInvalid("mgf is no function of ours")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::null_mut;
+
+    fn given(id: CK_MECHANISM_TYPE, parameter: &mut [u8]) -> Result<Mechanism> {
+        let mechanism = CK_MECHANISM {
+            mechanism: id,
+            pParameter: parameter.as_mut_ptr().cast(),
+            ulParameterLen: parameter.len() as CK_ULONG,
+        };
+        // SAFETY: the parameter is readable; the tests' structures point to nothing or to a slice.
+        unsafe { super::mechanism(&mechanism) }
+    }
+
+    fn bytes_of<T>(value: &T) -> Vec<u8> {
+        // SAFETY: structures of numbers and pointers without padding.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+            .to_vec()
+    }
+
+    #[test]
+    fn a_parameter_outlives_the_callers_memory() {
+        let label = b"label".to_vec();
+        let mut parameter = bytes_of(&CK_RSA_PKCS_OAEP_PARAMS {
+            hashAlg: CKM_SHA256,
+            mgf: CKG_MGF1_SHA256,
+            source: CKZ_DATA_SPECIFIED,
+            pSourceData: label.as_ptr().cast_mut().cast(),
+            ulSourceDataLen: 5,
+        });
+        let mechanism = given(CKM_RSA_PKCS_OAEP, &mut parameter).unwrap();
+        drop((label, parameter));
+        let Params::Oaep { label, .. } = mechanism.params else { panic!("not OAEP") };
+        assert_eq!(label, b"label");
+    }
+
+    #[test]
+    fn a_misaligned_parameter_is_read_all_the_same() {
+        let plain = bytes_of(&CK_RSA_PKCS_PSS_PARAMS {
+            hashAlg: CKM_SHA384,
+            mgf: CKG_MGF1_SHA384,
+            sLen: 48,
+        });
+        let mut shifted = vec![0; plain.len() + 1];
+        shifted[1..].copy_from_slice(&plain);
+        let mechanism = given(CKM_SHA384_RSA_PKCS_PSS, &mut shifted[1..]).unwrap();
+        let expected = Params::Pss { hash: Hash::Sha384, mgf: Hash::Sha384, salt_length: 48 };
+        assert_eq!(mechanism.params, expected);
+    }
+
+    #[test]
+    fn a_parameter_of_the_wrong_size_or_with_a_null_inside_is_refused() {
+        let invalid = |result: Result<Mechanism>| {
+            assert!(matches!(result.err(), Some(Error::MechanismParamInvalid(_))));
+        };
+        invalid(given(CKM_RSA_PKCS_PSS, &mut [0; 8]));
+        invalid(given(CKM_RSA_PKCS_PSS, &mut [0xff; size_of::<CK_RSA_PKCS_PSS_PARAMS>()]));
+        let mut null = bytes_of(&CK_ECDH1_DERIVE_PARAMS {
+            kdf: CKD_NULL,
+            ulSharedDataLen: 0,
+            pSharedData: null_mut(),
+            ulPublicDataLen: 65,
+            pPublicData: null_mut(),
+        });
+        invalid(given(CKM_ECDH1_DERIVE, &mut null));
+        let mut huge = bytes_of(&CK_ECDH1_DERIVE_PARAMS {
+            kdf: CKD_NULL,
+            ulSharedDataLen: 0,
+            pSharedData: null_mut(),
+            ulPublicDataLen: CK_ULONG::MAX,
+            pPublicData: std::ptr::dangling_mut(),
+        });
+        invalid(given(CKM_ECDH1_DERIVE, &mut huge));
+    }
+
+    #[test]
+    fn no_mechanism_and_an_unreadable_parameter_are_bad_arguments() {
+        // SAFETY: NULL is allowed.
+        let none = unsafe { super::mechanism(std::ptr::null()) };
+        assert!(matches!(none.err(), Some(Error::ArgumentsBad(_))));
+        let mechanism =
+            CK_MECHANISM { mechanism: CKM_ECDSA, pParameter: null_mut(), ulParameterLen: 4 };
+        // SAFETY: NULL is allowed.
+        let null = unsafe { super::mechanism(&mechanism) };
+        assert!(matches!(null.err(), Some(Error::ArgumentsBad(_))));
+    }
+}
