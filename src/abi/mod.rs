@@ -39,10 +39,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cryptoki_sys::CK_RV;
+use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
 
 use crate::error::{Error, Result};
-use crate::token::Module;
+use crate::mechanism::Params;
+use crate::token::{Kind, Module, Session};
+use ptr::wide;
 
 /// The state of this process, or of the process that it was forked from. Never freed: one per
 /// process that used the module.
@@ -137,12 +139,15 @@ impl Drop for Mark {
 /// A call inside: keeps the module from being freed by C_Finalize.
 struct Visit {
     state: &'static State,
-    module: Arc<Module>,
+    /// `None` only while being dropped.
+    module: Option<Arc<Module>>,
     _mark: Mark,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        // First the module, then the count: so that C_Finalize frees it.
+        self.module = None;
         let mut stage = self.state.stage();
         let (Stage::In { inside, .. } | Stage::Going { inside }) = &mut *stage else { return };
         *inside = inside.saturating_sub(1);
@@ -172,7 +177,7 @@ impl State {
             Error::FunctionFailed("called from inside another call of the same thread".into())
         })?;
         *inside += 1;
-        Ok(Visit { state: self, module: module.clone(), _mark: mark })
+        Ok(Visit { state: self, module: Some(module.clone()), _mark: mark })
     }
 
     /// C_Initialize: makes the module with `build`, once. `build` also says for how long
@@ -269,7 +274,8 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK_RV {
     let state = state();
     let outcome = state.arrive().and_then(|visit| {
-        catch_unwind(AssertUnwindSafe(|| body(&visit.module))).unwrap_or_else(|_| {
+        let Some(module) = &visit.module else { return Err(Error::NotInitialized) };
+        catch_unwind(AssertUnwindSafe(|| body(module))).unwrap_or_else(|_| {
             state.poisoned.store(true, Ordering::Relaxed);
             Err(Error::Bug("a panic stopped at the door"))
         })
@@ -280,6 +286,53 @@ fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK
 /// The way in for the few functions that work without C_Initialize.
 fn enter_early(function: &'static str, body: impl FnOnce() -> Result<()>) -> CK_RV {
     leave(function, caught(body))
+}
+
+/// The session and the arguments of a call that ends an operation when it fails. The arguments
+/// were read before: memory that cannot be read is said before a handle that is none, and also
+/// ends the operation of the session.
+fn operation<T>(
+    module: &Module,
+    handle: CK_SESSION_HANDLE,
+    kinds: &[Kind],
+    arguments: Result<T>,
+) -> Result<(Arc<Session>, T)> {
+    let session = module.session(wide(handle));
+    match arguments {
+        Ok(arguments) => Ok((session?, arguments)),
+        Err(error) => {
+            if let Ok(session) = session {
+                kinds.iter().for_each(|kind| session.end(*kind));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The body of all C_XxxInit with a mechanism: copies it and starts the operation, or, if the
+/// mechanism is NULL, ends the one in progress (PKCS#11 3.2 §5.8.1 and the like).
+///
+/// # Safety
+/// As [`params::mechanism`].
+unsafe fn start(
+    module: &Module,
+    handle: CK_SESSION_HANDLE,
+    kind: Kind,
+    mechanism: *const CK_MECHANISM,
+    init: impl FnOnce(&Session, u64, &Params) -> Result<()>,
+) -> Result<()> {
+    if mechanism.is_null() {
+        module.session(wide(handle))?.end(kind);
+        return Ok(());
+    }
+    // SAFETY: this function's own contract.
+    let mechanism = unsafe { params::mechanism(mechanism)? };
+    init(&*module.session(wide(handle))?, mechanism.id, &mechanism.params)
+}
+
+/// The body of all functions without an implementation: they check C_Initialize and say so.
+fn unsupported(function: &'static str) -> CK_RV {
+    enter(function, |_| Err(Error::NotSupported("this version has no such function")))
 }
 
 /// One line of log per call that failed, and its return value.

@@ -17,6 +17,9 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
+use crate::object::value::Kind;
+use crate::object::{self, rules};
+use crate::token::{Answer, Room};
 
 /// The longest data that one call may carry: 1 GiB.
 const DATA_LIMIT: usize = 1 << 30;
@@ -48,7 +51,7 @@ impl Input {
     /// # Errors
     /// [`Error::ArgumentsBad`] for NULL with a length, [`Error::HostMemory`] if there is no room
     /// for a copy.
-    fn copy(&self, limit: usize, too_long: Error) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn at_most(&self, limit: usize, too_long: Error) -> Result<Zeroizing<Vec<u8>>> {
         let mut copy = Zeroizing::new(Vec::new());
         if self.length == 0 {
             return Ok(copy);
@@ -72,22 +75,22 @@ impl Input {
 
     /// Data of an operation, up to 1 GiB.
     pub(super) fn data(&self) -> Result<Zeroizing<Vec<u8>>> {
-        self.copy(DATA_LIMIT, Error::DataLenRange("more than 1 GiB in one call"))
+        self.at_most(DATA_LIMIT, Error::DataLenRange("more than 1 GiB in one call"))
     }
 
     /// A signature to verify. Longer than any key makes it is a wrong length, not bad data.
     pub(super) fn signature(&self) -> Result<Zeroizing<Vec<u8>>> {
-        self.copy(64 << 10, Error::SignatureLenRange)
+        self.at_most(64 << 10, Error::SignatureLenRange)
     }
 
     /// Ciphertext, up to 1 GiB.
     pub(super) fn ciphertext(&self) -> Result<Zeroizing<Vec<u8>>> {
-        self.copy(DATA_LIMIT, Error::EncryptedDataLenRange)
+        self.at_most(DATA_LIMIT, Error::EncryptedDataLenRange)
     }
 
     /// A PIN, byte-exact, at most 255 bytes. The token decides on the shortest.
     pub(super) fn pin(&self) -> Result<Zeroizing<Vec<u8>>> {
-        self.copy(255, Error::PinLength)
+        self.at_most(255, Error::PinLength)
     }
 }
 
@@ -156,9 +159,6 @@ impl<T: Copy> Place<T> {
     }
 }
 
-/// How much room the caller has for an answer. PKCS#11 3.2 §5.2.
-pub(super) use crate::token::operation::Room;
-
 /// Where an answer of variable length goes. PKCS#11 3.2 §5.2.
 pub(super) struct Output {
     at: *mut u8,
@@ -197,8 +197,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Error::BufferTooSmall`] if the answer says so.
-    pub(super) fn put(self, answer: crate::token::operation::Answer) -> Result<()> {
-        use crate::token::operation::Answer;
+    pub(super) fn put(self, answer: Answer) -> Result<()> {
         match answer {
             Answer::Done(bytes) => {
                 match self.room()? {
@@ -323,25 +322,60 @@ impl Handles {
     }
 }
 
+/// A buffer that the caller wants filled to its end. PKCS#11 3.2 §5.19.2.
+pub(super) struct Fill {
+    at: *mut u8,
+    length: usize,
+}
+
+impl Fill {
+    /// # Errors
+    /// [`Error::ArgumentsBad`] for NULL with a length, and for more than `limit` bytes.
+    ///
+    /// # Safety
+    /// Until the C_ function returns, `at` is NULL or writable for `length` bytes.
+    pub(super) unsafe fn new(at: *mut CK_BYTE, length: CK_ULONG, limit: usize) -> Result<Self> {
+        if at.is_null() && length != 0 {
+            return Err(Error::ArgumentsBad("the buffer is NULL"));
+        }
+        match usize::try_from(length) {
+            Ok(length) if length <= limit => Ok(Self { at, length }),
+            _ => Err(Error::ArgumentsBad("more bytes than one call gives")),
+        }
+    }
+
+    /// How many bytes are wanted.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Fills the buffer.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] if these are not as many bytes as wanted.
+    pub(super) fn put(self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != self.length {
+            return Err(Error::Bug("not as many bytes as were wanted"));
+        }
+        if !bytes.is_empty() {
+            // SAFETY: writable for `length` bytes by the contract of `new`, and not NULL.
+            unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at, bytes.len()) };
+        }
+        Ok(())
+    }
+}
+
 /// The caller's array of CK_ATTRIBUTE, to read values from or to fill with values.
 pub(super) struct Template {
     at: *mut CK_ATTRIBUTE,
     count: CK_ULONG,
 }
 
-/// One attribute as C_GetAttributeValue asks for it.
-pub(super) struct Wanted {
-    /// CKA_ number.
-    pub(super) id: CK_ATTRIBUTE_TYPE,
-    at: *mut u8,
-    room: CK_ULONG,
-}
-
 impl Template {
     /// # Safety
     /// Until the C_ function returns, `at` is NULL or readable (for C_GetAttributeValue writable)
     /// for `count` attributes, and each one's `pValue` is NULL or readable (writable) for
-    /// `ulValueLen` bytes.
+    /// `ulValueLen` bytes; so are the attributes in a value that is itself a template.
     pub(super) unsafe fn new(at: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Self {
         Self { at, count }
     }
@@ -362,71 +396,182 @@ impl Template {
         Ok((0..count).map(|i| unsafe { ptr::read_unaligned(self.at.add(i)) }).collect())
     }
 
-    /// Type and raw value of every attribute, in the caller's order.
+    /// Types and values in the caller's order and the library's encoding: what to make, change or
+    /// copy an object with.
     ///
     /// # Errors
     /// [`Error::ArgumentsBad`] for NULL or too many, [`Error::AttributeValueInvalid`] for a value
-    /// that is too long or NULL with a length.
-    pub(super) fn values(&self) -> Result<Vec<(CK_ATTRIBUTE_TYPE, Zeroizing<Vec<u8>>)>> {
-        let mut left = TEMPLATE_LIMIT;
-        let mut values = Vec::new();
+    /// that is too long, NULL with a length, or of a length that its type cannot have.
+    pub(super) fn read(&self) -> Result<object::Template> {
+        self.convert(&mut TEMPLATE_LIMIT.clone(), |id, _| {
+            Err(Error::AttributeValueInvalid(id, "its type has another length"))
+        })
+    }
+
+    /// The same for a search: there a value of an impossible length is no mistake, it matches
+    /// nothing, so it is handed on as it is (no value in the library's encoding is equal to it).
+    ///
+    /// # Errors
+    /// As [`Template::read`], but for the length.
+    pub(super) fn read_search(&self) -> Result<object::Template> {
+        self.convert(&mut TEMPLATE_LIMIT.clone(), |_, value| {
+            let mut nothing = vec![0xff];
+            nothing.extend_from_slice(value);
+            Ok(nothing)
+        })
+    }
+
+    /// Reads all values, `left` bytes at most; `odd` decides on one that its type cannot have.
+    fn convert(
+        &self,
+        left: &mut usize,
+        odd: fn(u64, &[u8]) -> Result<Vec<u8>>,
+    ) -> Result<object::Template> {
+        let mut template = object::Template::new();
         for entry in self.entries()? {
+            let id = wide(entry.type_);
             if entry.pValue.is_null() && entry.ulValueLen != 0 {
-                return Err(Error::AttributeValueInvalid(wide(entry.type_), "pValue is NULL"));
+                return Err(Error::AttributeValueInvalid(id, "pValue is NULL"));
             }
             // SAFETY: readable for `ulValueLen` bytes by the contract of `new`.
             let input = unsafe { Input::new("pValue", entry.pValue.cast(), entry.ulValueLen) };
-            let value = input.copy(
-                VALUE_LIMIT.min(left),
-                Error::AttributeValueInvalid(wide(entry.type_), "the value is too long"),
+            let value = input.at_most(
+                VALUE_LIMIT.min(*left),
+                Error::AttributeValueInvalid(id, "the value is too long"),
             )?;
-            left -= value.len();
-            values.push((entry.type_, value));
+            *left -= value.len();
+            let kind = rules::kind(id);
+            let value = if kind == Kind::Template {
+                // SAFETY: the contract of `new` speaks of nested templates, too.
+                match unsafe { self.nested(&entry, left) } {
+                    Some(value) => value?,
+                    None => odd(id, &value)?,
+                }
+            } else {
+                kind.from_native(&value).map_or_else(|| odd(id, &value), Ok)?
+            };
+            template.push(id, value);
         }
-        Ok(values)
+        Ok(template)
     }
 
-    /// What C_GetAttributeValue is asked for.
+    /// A value that is a template (CKA_WRAP_TEMPLATE and its kind), whose attributes cannot be
+    /// templates again. `None` if it is no whole number of attributes.
+    ///
+    /// # Safety
+    /// The contract of [`Template::new`] for the entry's value.
+    unsafe fn nested(&self, entry: &CK_ATTRIBUTE, left: &mut usize) -> Option<Result<Vec<u8>>> {
+        const SIZE: CK_ULONG = size_of::<CK_ATTRIBUTE>() as CK_ULONG;
+        if entry.ulValueLen % SIZE != 0 {
+            return None;
+        }
+        // SAFETY: this function's own contract.
+        let inner = unsafe { Template::new(entry.pValue.cast(), entry.ulValueLen / SIZE) };
+        let has_template = |entries: Vec<CK_ATTRIBUTE>| {
+            entries.iter().any(|inner| rules::kind(wide(inner.type_)) == Kind::Template)
+        };
+        Some(inner.entries().and_then(|entries| {
+            if has_template(entries) {
+                return Err(Error::AttributeValueInvalid(
+                    wide(entry.type_),
+                    "a template inside a template inside a template",
+                ));
+            }
+            let odd = |id, _: &[u8]| {
+                Err(Error::AttributeValueInvalid(id, "its type has another length"))
+            };
+            Ok(inner.convert(left, odd)?.to_bytes())
+        }))
+    }
+
+    /// The types that C_GetAttributeValue is asked for.
     ///
     /// # Errors
     /// [`Error::ArgumentsBad`] for NULL or too many.
-    pub(super) fn wanted(&self) -> Result<Vec<Wanted>> {
-        let entries = self.entries()?;
-        Ok(entries
-            .into_iter()
-            .map(|entry| Wanted {
-                id: entry.type_,
-                at: entry.pValue.cast(),
-                room: entry.ulValueLen,
-            })
-            .collect())
+    pub(super) fn types(&self) -> Result<Vec<u64>> {
+        Ok(self.entries()?.iter().map(|entry| wide(entry.type_)).collect())
     }
 
-    /// Answers the `index`th wanted attribute: with its value, or (`None`) that it cannot be had.
+    /// Answers all attributes, in the order of [`Template::types`]: with a value in the library's
+    /// encoding, or why there is none. One that cannot be had never spoils the others.
     /// PKCS#11 3.2 §5.7.5.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`] if there is too little room for the value; the others are
-    /// answered all the same.
-    pub(super) fn answer(&self, index: usize, wanted: &Wanted, value: Option<&[u8]>) -> Result<()> {
-        let (length, outcome) = match value {
-            None => (CK_UNAVAILABLE_INFORMATION, Ok(())),
-            Some(value) if wanted.at.is_null() => (value.len() as CK_ULONG, Ok(())),
-            Some(value) if value.len() as CK_ULONG <= wanted.room => {
-                // SAFETY: writable for `room` bytes by the contract of `new`; `value` is our own.
-                unsafe { ptr::copy_nonoverlapping(value.as_ptr(), wanted.at, value.len()) };
-                (value.len() as CK_ULONG, Ok(()))
-            }
-            Some(_) => (CK_UNAVAILABLE_INFORMATION, Err(Error::BufferTooSmall)),
-        };
-        if index as CK_ULONG >= self.count {
-            return Err(Error::Bug("an attribute is answered that was not asked for"));
+    /// The first reason why an attribute was not answered.
+    pub(super) fn answer(&self, values: Vec<Result<Zeroizing<Vec<u8>>>>) -> Result<()> {
+        let mut outcome = Ok(());
+        for (index, (entry, value)) in self.entries()?.iter().zip(values).enumerate() {
+            let kind = rules::kind(wide(entry.type_));
+            let (length, answered) = match value {
+                Err(error) => (CK_UNAVAILABLE_INFORMATION, Err(error)),
+                // SAFETY: the contract of `new` for this entry's value.
+                Ok(value) if kind == Kind::Template => unsafe { answer_nested(entry, &value) },
+                Ok(value) => {
+                    let value = Zeroizing::new(kind.to_native(&value));
+                    // SAFETY: the contract of `new` for this entry's value.
+                    unsafe { answer_one(entry, &value) }
+                }
+            };
+            // SAFETY: `index` is below the number of attributes, writable by the contract of
+            // `new`; `&raw mut` makes a pointer to the field without a reference.
+            unsafe { ptr::write_unaligned(&raw mut (*self.at.add(index)).ulValueLen, length) };
+            outcome = outcome.and(answered);
         }
-        // SAFETY: `index` is below the number of attributes, writable by the contract of `new`;
-        // `&raw mut` makes a pointer to the field without a reference.
-        unsafe { ptr::write_unaligned(&raw mut (*self.at.add(index)).ulValueLen, length) };
         outcome
     }
+}
+
+/// Copies a value to where the caller wants it; the length to tell, and whether there was room.
+///
+/// # Safety
+/// `pValue` is NULL or writable for `ulValueLen` bytes.
+unsafe fn answer_one(entry: &CK_ATTRIBUTE, value: &[u8]) -> (CK_ULONG, Result<()>) {
+    let length = value.len() as CK_ULONG;
+    if entry.pValue.is_null() {
+        return (length, Ok(()));
+    }
+    if length > entry.ulValueLen {
+        return (CK_UNAVAILABLE_INFORMATION, Err(Error::BufferTooSmall));
+    }
+    // SAFETY: writable for `ulValueLen` bytes by this function's contract; `value` is our own.
+    unsafe { ptr::copy_nonoverlapping(value.as_ptr(), entry.pValue.cast(), value.len()) };
+    (length, Ok(()))
+}
+
+/// The same for a value that is a template: fills the caller's array of attributes.
+///
+/// # Safety
+/// `pValue` is NULL or holds attributes for `ulValueLen` bytes, each with a `pValue` that is NULL
+/// or writable for its `ulValueLen` bytes.
+unsafe fn answer_nested(entry: &CK_ATTRIBUTE, value: &[u8]) -> (CK_ULONG, Result<()>) {
+    let Some(template) = object::Template::from_bytes(value) else {
+        return (CK_UNAVAILABLE_INFORMATION, Err(Error::Bug("a kept template is not one")));
+    };
+    let length = (template.len() * size_of::<CK_ATTRIBUTE>()) as CK_ULONG;
+    if entry.pValue.is_null() {
+        return (length, Ok(()));
+    }
+    if length > entry.ulValueLen {
+        return (CK_UNAVAILABLE_INFORMATION, Err(Error::BufferTooSmall));
+    }
+    let at = entry.pValue.cast::<CK_ATTRIBUTE>();
+    let mut outcome = Ok(());
+    for (index, (id, value)) in template.iter().enumerate() {
+        // SAFETY: `index` is below the number of attributes that there is room for.
+        let place = unsafe { at.add(index) };
+        // SAFETY: the same; readable and writable by this function's contract.
+        let inner = unsafe { ptr::read_unaligned(place) };
+        let value = rules::kind(id).to_native(value);
+        // SAFETY: this function's own contract for the inner value.
+        let (length, answered) = unsafe { answer_one(&inner, &value) };
+        let type_ = id as CK_ATTRIBUTE_TYPE;
+        // SAFETY: writable by this function's contract.
+        unsafe {
+            ptr::write_unaligned(place, CK_ATTRIBUTE { type_, ulValueLen: length, ..inner });
+        }
+        outcome = outcome.and(answered);
+    }
+    (length, outcome)
 }
 
 /// A CK_ULONG as the library's own 64 bits.
