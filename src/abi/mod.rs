@@ -162,6 +162,10 @@ impl State {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_initialized(&self) -> bool {
+        matches!(*self.stage(), Stage::In { .. })
+    }
+
     /// Counts a call in.
     fn arrive(&'static self) -> Result<Visit> {
         let mut stage = self.stage();

@@ -202,7 +202,9 @@ impl Output {
             Answer::Done(bytes) => {
                 match self.room()? {
                     Room::Bytes(room) if room >= bytes.len() => {}
-                    _ => return Err(Error::Bug("an answer is longer than the room it was made for")),
+                    _ => {
+                        return Err(Error::Bug("an answer is longer than the room it was made for"));
+                    }
                 }
                 // SAFETY: writable for at least `bytes.len()` bytes, as just checked; `bytes` is
                 // our own memory and overlaps nothing of the caller's.
@@ -477,9 +479,8 @@ impl Template {
                     "a template inside a template inside a template",
                 ));
             }
-            let odd = |id, _: &[u8]| {
-                Err(Error::AttributeValueInvalid(id, "its type has another length"))
-            };
+            let odd =
+                |id, _: &[u8]| Err(Error::AttributeValueInvalid(id, "its type has another length"));
             Ok(inner.convert(left, odd)?.to_bytes())
         }))
     }

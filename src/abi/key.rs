@@ -1,0 +1,216 @@
+//! Key management functions: PKCS#11 3.2 §5.18. Wrapping and encapsulation are not there yet.
+
+use cryptoki_sys::*;
+
+use super::ptr::{Place, Template, wide};
+use super::{enter, params, unsupported};
+
+/// Makes a secret key, or domain parameters.
+///
+/// # Safety
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter.
+/// `pTemplate` is NULL or points to `ulCount` attributes, their values readable; `phKey` is NULL or
+/// writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GenerateKey(
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    pTemplate: CK_ATTRIBUTE_PTR,
+    ulCount: CK_ULONG,
+    phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    enter("C_GenerateKey", |module| {
+        // SAFETY: this function's own contract.
+        let (mechanism, template, place) = unsafe {
+            (
+                params::mechanism(pMechanism)?,
+                Template::new(pTemplate, ulCount),
+                Place::new("phKey is NULL", phKey)?,
+            )
+        };
+        let template = template.read()?;
+        let session = module.session(wide(hSession))?;
+        let key = session.generate_key(mechanism.id, &mechanism.params, &template)?;
+        place.put(key as CK_OBJECT_HANDLE);
+        Ok(())
+    })
+}
+
+/// Makes a key pair; the private half is made in the TPM and never leaves it in clear.
+///
+/// # Safety
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter.
+/// The templates are NULL or point to as many attributes as their counts say, their values
+/// readable; `phPublicKey` and `phPrivateKey` are NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GenerateKeyPair(
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    pPublicKeyTemplate: CK_ATTRIBUTE_PTR,
+    ulPublicKeyAttributeCount: CK_ULONG,
+    pPrivateKeyTemplate: CK_ATTRIBUTE_PTR,
+    ulPrivateKeyAttributeCount: CK_ULONG,
+    phPublicKey: CK_OBJECT_HANDLE_PTR,
+    phPrivateKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    enter("C_GenerateKeyPair", |module| {
+        // SAFETY: this function's own contract.
+        let (mechanism, public, private, public_place, private_place) = unsafe {
+            (
+                params::mechanism(pMechanism)?,
+                Template::new(pPublicKeyTemplate, ulPublicKeyAttributeCount),
+                Template::new(pPrivateKeyTemplate, ulPrivateKeyAttributeCount),
+                Place::new("phPublicKey is NULL", phPublicKey)?,
+                Place::new("phPrivateKey is NULL", phPrivateKey)?,
+            )
+        };
+        let (public, private) = (public.read()?, private.read()?);
+        let session = module.session(wide(hSession))?;
+        let (public, private) =
+            session.generate_key_pair(mechanism.id, &mechanism.params, &public, &private)?;
+        public_place.put(public as CK_OBJECT_HANDLE);
+        private_place.put(private as CK_OBJECT_HANDLE);
+        Ok(())
+    })
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_WrapKey(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hWrappingKey: CK_OBJECT_HANDLE,
+    _hKey: CK_OBJECT_HANDLE,
+    _pWrappedKey: CK_BYTE_PTR,
+    _pulWrappedKeyLen: CK_ULONG_PTR,
+) -> CK_RV {
+    unsupported("C_WrapKey")
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_UnwrapKey(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hUnwrappingKey: CK_OBJECT_HANDLE,
+    _pWrappedKey: CK_BYTE_PTR,
+    _ulWrappedKeyLen: CK_ULONG,
+    _pTemplate: CK_ATTRIBUTE_PTR,
+    _ulAttributeCount: CK_ULONG,
+    _phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    unsupported("C_UnwrapKey")
+}
+
+/// Derives a key from another.
+///
+/// # Safety
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter.
+/// `pTemplate` is NULL or points to `ulAttributeCount` attributes, their values readable; `phKey`
+/// is NULL or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_DeriveKey(
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hBaseKey: CK_OBJECT_HANDLE,
+    pTemplate: CK_ATTRIBUTE_PTR,
+    ulAttributeCount: CK_ULONG,
+    phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    enter("C_DeriveKey", |module| {
+        // SAFETY: this function's own contract.
+        let (mechanism, template, place) = unsafe {
+            (
+                params::mechanism(pMechanism)?,
+                Template::new(pTemplate, ulAttributeCount),
+                Place::new("phKey is NULL", phKey)?,
+            )
+        };
+        let template = template.read()?;
+        let session = module.session(wide(hSession))?;
+        let base = wide(hBaseKey);
+        let key = session.derive_key(mechanism.id, &mechanism.params, base, &template)?;
+        place.put(key as CK_OBJECT_HANDLE);
+        Ok(())
+    })
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_EncapsulateKey(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hPublicKey: CK_OBJECT_HANDLE,
+    _pTemplate: CK_ATTRIBUTE_PTR,
+    _ulAttributeCount: CK_ULONG,
+    _pCiphertext: CK_BYTE_PTR,
+    _pulCiphertextLen: CK_ULONG_PTR,
+    _phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    unsupported("C_EncapsulateKey")
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_DecapsulateKey(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hPrivateKey: CK_OBJECT_HANDLE,
+    _pTemplate: CK_ATTRIBUTE_PTR,
+    _ulAttributeCount: CK_ULONG,
+    _pCiphertext: CK_BYTE_PTR,
+    _ulCiphertextLen: CK_ULONG,
+    _phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    unsupported("C_DecapsulateKey")
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_WrapKeyAuthenticated(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hWrappingKey: CK_OBJECT_HANDLE,
+    _hKey: CK_OBJECT_HANDLE,
+    _pAssociatedData: CK_BYTE_PTR,
+    _ulAssociatedDataLen: CK_ULONG,
+    _pWrappedKey: CK_BYTE_PTR,
+    _pulWrappedKeyLen: CK_ULONG_PTR,
+) -> CK_RV {
+    unsupported("C_WrapKeyAuthenticated")
+}
+
+/// Not implemented.
+///
+/// # Safety
+/// None beyond being called from C: nothing is followed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
+    _hSession: CK_SESSION_HANDLE,
+    _pMechanism: CK_MECHANISM_PTR,
+    _hUnwrappingKey: CK_OBJECT_HANDLE,
+    _pWrappedKey: CK_BYTE_PTR,
+    _ulWrappedKeyLen: CK_ULONG,
+    _pTemplate: CK_ATTRIBUTE_PTR,
+    _ulAttributeCount: CK_ULONG,
+    _pAssociatedData: CK_BYTE_PTR,
+    _ulAssociatedDataLen: CK_ULONG,
+    _phKey: CK_OBJECT_HANDLE_PTR,
+) -> CK_RV {
+    unsupported("C_UnwrapKeyAuthenticated")
+}
