@@ -1,1 +1,22 @@
+//! The test bench of tpm11.
+//!
+//! A test starts a [`Bench`]: a private swtpm, the [`Shim`](shim::Shim) in front of it, a store and
+//! a configuration, all in one directory that goes away with it. The module is used the way
+//! applications use it, through its C door in a process of its own: [`Bench::app`] starts one, and
+//! its calls look like local ones. So a test reads from top to bottom, may run several processes,
+//! kill them, let them fork, and run beside all other tests.
 
+pub mod app;
+pub mod bench;
+pub mod ck;
+pub mod door;
+pub mod shim;
+pub mod spawn;
+pub mod swtpm;
+pub mod wire;
+
+pub use app::App;
+pub use bench::{Bench, Setup};
+pub use ck::{Attribute, Ck};
+pub use shim::Shim;
+pub use swtpm::Swtpm;

@@ -1,0 +1,286 @@
+//! An application: a process of its own that has loaded the module and makes the calls it is told.
+//!
+//! Both ends of the wire are here. The test has an [`App`]; the process runs [`work`]. Calls carry
+//! the number of a *lane*, and each lane is a thread over there, so a test's threads become the
+//! application's threads. A forked child connects by itself and becomes an [`App`] of its own.
+
+#![allow(unsafe_code)] // fork
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::ck::{Ck, Door};
+use crate::door::{Call, Library, arguments_from_bytes, arguments_to_bytes};
+use crate::spawn::Guarded;
+
+const CALL: u8 = 0;
+const FORK: u8 = 1;
+const EXIT: u8 = 2;
+
+fn send(stream: &mut UnixStream, parts: &[&[u8]]) -> std::io::Result<()> {
+    let mut message =
+        (parts.iter().map(|part| part.len()).sum::<usize>() as u32).to_le_bytes().to_vec();
+    message.extend(parts.concat());
+    stream.write_all(&message)
+}
+
+fn receive(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut message = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut message)?;
+    Ok(message)
+}
+
+/// The application's side: loads `module` and serves the test that listens on `socket`, until that
+/// ends.
+pub fn work(module: &Path, socket: &Path) {
+    let library = Arc::new(Library::load(module));
+    let socket = Arc::new(socket.to_owned());
+    serve(&library, &socket);
+}
+
+fn serve(library: &Arc<Library>, socket: &Arc<PathBuf>) {
+    let Ok(mut stream) = UnixStream::connect(socket.as_path()) else { return };
+    if send(&mut stream, &[&std::process::id().to_le_bytes()]).is_err() {
+        return;
+    }
+    let answers = Arc::new(Mutex::new(stream.try_clone().expect("a second descriptor")));
+    let mut lanes: HashMap<u32, Sender<Vec<u8>>> = HashMap::new();
+    while let Ok(message) = receive(&mut stream) {
+        if message[0] == EXIT {
+            // At once, as a killed process would go: no C_Finalize, no destructor.
+            rustix_exit();
+        }
+        let lane = u32::from_le_bytes(message[1..5].try_into().expect("four bytes"));
+        let sender = lanes.entry(lane).or_insert_with(|| {
+            let (sender, jobs) = channel::<Vec<u8>>();
+            let (library, socket, answers) = (library.clone(), socket.clone(), answers.clone());
+            let inherited = stream.as_raw_fd();
+            std::thread::spawn(move || {
+                run_lane(&jobs, lane, &library, &socket, &answers, inherited);
+            });
+            sender
+        });
+        let _ = sender.send(message);
+    }
+}
+
+fn run_lane(
+    jobs: &Receiver<Vec<u8>>,
+    lane: u32,
+    library: &Arc<Library>,
+    socket: &Arc<PathBuf>,
+    answers: &Mutex<UnixStream>,
+    inherited: RawFd,
+) {
+    for job in jobs {
+        let mut answer = lane.to_le_bytes().to_vec();
+        if job[0] == FORK {
+            // SAFETY: the child uses nothing of the other threads but the allocator, which glibc
+            // keeps usable, and this is what the test wants to see the module survive.
+            match unsafe { libc::fork() } {
+                0 => {
+                    // The parent's wire is the parent's: as long as a copy is open, the test
+                    // could not see the parent end.
+                    let copy = answers.lock().map_or(-1, |stream| stream.as_raw_fd());
+                    // SAFETY: the child never uses these two again.
+                    unsafe {
+                        libc::close(copy);
+                        libc::close(inherited);
+                    }
+                    serve(library, socket);
+                    rustix_exit();
+                }
+                child => answer.extend((child as u64).to_le_bytes()),
+            }
+        } else {
+            let mut call = Call::from_bytes(&job[5..]);
+            answer.extend(library.call(&mut call).to_le_bytes());
+            answer.extend(arguments_to_bytes(&call.arguments));
+        }
+        let mut stream = answers.lock().expect("no lane panics");
+        if send(&mut stream, &[&answer]).is_err() {
+            return;
+        }
+    }
+}
+
+fn rustix_exit() -> ! {
+    // SAFETY: it never returns.
+    unsafe { libc::_exit(0) }
+}
+
+type Waiting = Mutex<HashMap<u32, Sender<(u64, Vec<u8>)>>>;
+
+/// The wire to one process.
+#[derive(Debug)]
+struct Wire {
+    process: u32,
+    stream: Mutex<UnixStream>,
+    waiting: Arc<Waiting>,
+    lanes: AtomicU32,
+}
+
+impl Wire {
+    /// Takes the next process that connects.
+    fn accept(listener: &UnixListener) -> Wire {
+        let (mut stream, _) = accept_within(listener, Duration::from_secs(20));
+        let hello = receive(&mut stream).expect("the process says its id");
+        let process = u32::from_le_bytes(hello[..4].try_into().expect("four bytes"));
+        let waiting: Arc<Waiting> = Arc::default();
+        let mut reader = stream.try_clone().expect("a second descriptor");
+        std::thread::spawn({
+            let waiting = waiting.clone();
+            move || {
+                while let Ok(message) = receive(&mut reader) {
+                    let lane = u32::from_le_bytes(message[..4].try_into().expect("four bytes"));
+                    let rv = u64::from_le_bytes(message[4..12].try_into().expect("eight bytes"));
+                    let waiter = waiting.lock().expect("nobody panics").remove(&lane);
+                    if let Some(waiter) = waiter {
+                        let _ = waiter.send((rv, message[12..].to_vec()));
+                    }
+                }
+                // Nobody answers any more: who waits gets a closed channel.
+                waiting.lock().expect("nobody panics").clear();
+            }
+        });
+        Wire { process, stream: Mutex::new(stream), waiting, lanes: AtomicU32::new(1) }
+    }
+
+    fn ask(&self, kind: u8, lane: u32, body: &[u8]) -> Option<(u64, Vec<u8>)> {
+        let (sender, answer) = channel();
+        self.waiting.lock().expect("nobody panics").insert(lane, sender);
+        let mut stream = self.stream.lock().expect("nobody panics");
+        if send(&mut stream, &[&[kind], &lane.to_le_bytes(), body]).is_err() {
+            return None;
+        }
+        drop(stream);
+        answer.recv().ok()
+    }
+}
+
+fn accept_within(
+    listener: &UnixListener,
+    patience: Duration,
+) -> (UnixStream, std::os::unix::net::SocketAddr) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut descriptors = [PollFd::new(listener, PollFlags::IN)];
+    let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
+    let ready = poll(&mut descriptors, Some(&limit)).is_ok_and(|count| count > 0);
+    assert!(ready, "the application did not start within {patience:?}");
+    listener.accept().expect("it connects")
+}
+
+/// One thread of an application.
+#[derive(Debug)]
+struct Lane {
+    wire: Arc<Wire>,
+    number: u32,
+}
+
+impl Door for Lane {
+    fn call(&self, call: &mut Call) -> u64 {
+        let Some((rv, arguments)) = self.wire.ask(CALL, self.number, &call.to_bytes()) else {
+            panic!("process {} died in {}", self.wire.process, call.function);
+        };
+        call.arguments = arguments_from_bytes(&arguments);
+        rv
+    }
+}
+
+/// An application with the module loaded. It is a [`Ck`], whose calls run in its first thread.
+/// Dropping it kills the process.
+#[derive(Debug)]
+pub struct App {
+    process: Option<Guarded>,
+    wire: Arc<Wire>,
+    listener: Arc<UnixListener>,
+    output: PathBuf,
+    ck: Ck,
+}
+
+impl App {
+    /// Starts `command`, which must run [`work`] and connect to `listener`. What it writes to
+    /// standard output and standard error is in the file `output`.
+    pub(crate) fn start(
+        command: std::process::Command,
+        listener: UnixListener,
+        output: PathBuf,
+    ) -> App {
+        let process = Guarded::start(command).expect("the bench's own program starts");
+        let listener = Arc::new(listener);
+        let wire = Arc::new(Wire::accept(&listener));
+        let ck = Ck::new(Arc::new(Lane { wire: wire.clone(), number: 0 }));
+        App { process: Some(process), wire, listener, output, ck }
+    }
+
+    /// A client whose calls run in a further thread of the application.
+    pub fn thread(&self) -> Ck {
+        let number = self.wire.lanes.fetch_add(1, Ordering::SeqCst);
+        Ck::new(Arc::new(Lane { wire: self.wire.clone(), number }))
+    }
+
+    /// fork(2) in the application's first thread: the child, as an application of its own.
+    pub fn fork(&self) -> App {
+        let answer = self.wire.ask(FORK, 0, &[]);
+        assert!(answer.is_some(), "process {} died in fork", self.wire.process);
+        let wire = Arc::new(Wire::accept(&self.listener));
+        let ck = Ck::new(Arc::new(Lane { wire: wire.clone(), number: 0 }));
+        App {
+            process: None,
+            wire,
+            listener: self.listener.clone(),
+            output: self.output.clone(),
+            ck,
+        }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.wire.process
+    }
+
+    /// _exit(2) without C_Finalize.
+    pub fn exit(self) {
+        let _ = self.wire.ask(EXIT, 0, &[]);
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill();
+        }
+    }
+
+    /// What the process, its children included, wrote to standard output and standard error.
+    pub fn noise(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap_or_default()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // A forked child is nobody's child here. It ends with its wire; unless it hangs.
+        let Some(id) = rustix::process::Pid::from_raw(self.wire.process as i32) else { return };
+        if self.process.is_none() {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Deref for App {
+    type Target = Ck;
+
+    fn deref(&self) -> &Ck {
+        &self.ck
+    }
+}

@@ -1,0 +1,346 @@
+//! What one test has to itself: a TPM, the shim in front of it, a store, a configuration.
+
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::app::App;
+use crate::shim::Shim;
+use crate::spawn::spawn;
+use crate::swtpm::Swtpm;
+
+/// The security officer's PIN of [`Bench::token`].
+pub const SO_PIN: &[u8] = b"officer-7351";
+/// The user's PIN of [`Bench::token`].
+pub const PIN: &[u8] = b"user-2468";
+/// The label of [`Bench::token`].
+pub const LABEL: &str = "bench";
+
+/// How a bench is to be, before it starts.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    managed: bool,
+    without_startup: bool,
+    tpm: String,
+    rest: String,
+}
+
+impl Setup {
+    /// The kernel's resource manager between module and TPM.
+    pub fn managed(mut self) -> Setup {
+        self.managed = true;
+        self
+    }
+
+    /// Nobody has sent TPM2_Startup to the TPM.
+    pub fn without_startup(mut self) -> Setup {
+        self.without_startup = true;
+        self
+    }
+
+    /// Further lines of `[[tpm]]` in tpm11.toml.
+    pub fn tpm(mut self, lines: &str) -> Setup {
+        self.tpm += &format!("{lines}\n");
+        self
+    }
+
+    /// Further sections of tpm11.toml.
+    pub fn config(mut self, lines: &str) -> Setup {
+        self.rest += &format!("{lines}\n");
+        self
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Bench {
+        let directory = tempfile::Builder::new()
+            .prefix("tpm11-bench-")
+            .tempdir_in("/tmp")
+            .expect("a directory below /tmp");
+        let tpm =
+            if self.without_startup { Swtpm::start_without_startup() } else { Swtpm::start() };
+        let shim = Shim::start(&directory.path().join("tpm"), &tpm.socket(), self.managed)
+            .expect("the shim listens");
+        let bench = Bench { shim, tpm, directory, setup: self, apps: AtomicU32::new(0) };
+        bench.write_config();
+        bench
+    }
+}
+
+/// One test's world. Everything in it ends and is removed when this is dropped, also by a panic.
+#[derive(Debug)]
+pub struct Bench {
+    // In this order they are dropped: the wire, then the TPM, then the directory.
+    /// The proxy that the module speaks to.
+    pub shim: Shim,
+    /// The TPM behind it.
+    pub tpm: Swtpm,
+    directory: tempfile::TempDir,
+    setup: Setup,
+    apps: AtomicU32,
+}
+
+impl Bench {
+    /// A bare TPM, a new store, the default configuration.
+    pub fn start() -> Bench {
+        Setup::default().start()
+    }
+
+    /// A TPM behind the kernel's resource manager.
+    pub fn managed() -> Bench {
+        Setup::default().managed().start()
+    }
+
+    /// The directory of this test.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The store's directory. It need not exist before the first write.
+    pub fn store(&self) -> PathBuf {
+        self.directory().join("store")
+    }
+
+    /// The module's configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.directory().join("tpm11.toml")
+    }
+
+    /// The module's log, all processes together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory().join("tpm11.log")
+    }
+
+    fn write_config(&self) {
+        let text = format!(
+            "[[tpm]]\ntcti = \"{}\"\nresource_manager = {}\n{}\n{}",
+            self.shim.tcti(),
+            self.setup.managed,
+            self.setup.tpm,
+            self.setup.rest
+        );
+        std::fs::write(self.config(), text).expect("the configuration is written");
+    }
+
+    /// The environment in which a program finds this TPM and this store.
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        vec![
+            ("TPM11_CONFIG", self.config()),
+            ("TPM11_STORE", self.store()),
+            ("TPM11_LOG", PathBuf::from("info")),
+            ("TPM11_LOG_FILE", self.log_path()),
+        ]
+    }
+
+    /// A program in the environment of this bench: its home is the bench's directory, its language
+    /// C, and nothing of the caller's own settings is seen.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if ["TPM11_", "TPM2", "TSS2", "SSH_", "XDG_", "OPENSSL_", "P11_", "LC_"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+            {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("LANG", "C")
+            .env("HOME", self.directory())
+            .envs(self.environment())
+            .current_dir(self.directory())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A tpm2-tools command at this TPM, through the shim's door, so that its commands are in the
+    /// record.
+    pub fn tpm2(&self, tool: &str) -> Command {
+        let mut command = self.command(tool);
+        let pipe = format!("cmd:{} pipe {}", program().display(), self.shim.socket().display());
+        command.env("TPM2TOOLS_TCTI", pipe).env("TSS2_LOG", "all+NONE");
+        command
+    }
+
+    /// Starts an application that has loaded the module. It has called nothing yet.
+    pub fn app(&self) -> App {
+        self.app_with(|_| ())
+    }
+
+    /// As [`Bench::app`], its command changed before it starts: environment, user, limits.
+    pub fn app_with(&self, change: impl FnOnce(&mut Command)) -> App {
+        let number = self.apps.fetch_add(1, Ordering::SeqCst);
+        let socket = self.directory().join(format!("app{number}"));
+        let output = self.directory().join(format!("app{number}.out"));
+        let listener = UnixListener::bind(&socket).expect("a socket of this application");
+        let noise = std::fs::File::create(&output).expect("a file for its output");
+        let mut command = self.command(program());
+        command
+            .arg("work")
+            .arg(module())
+            .arg(&socket)
+            .stdout(noise.try_clone().expect("a second descriptor"))
+            .stderr(noise);
+        change(&mut command);
+        App::start(command, listener, output)
+    }
+
+    /// An application after C_Initialize.
+    pub fn ready(&self) -> App {
+        let app = self.app();
+        app.initialize_with(cryptoki_sys::CKF_OS_LOCKING_OK).expect("C_Initialize");
+        app
+    }
+
+    /// Makes the token [`LABEL`] with [`SO_PIN`] and [`PIN`], in a process of its own.
+    pub fn token(&self) {
+        self.token_named(LABEL);
+    }
+
+    /// As [`Bench::token`], with another label.
+    pub fn token_named(&self, label: &str) {
+        let app = self.ready();
+        let slot = app.empty_slot().expect("an empty slot");
+        app.init_token(slot, SO_PIN, label).expect("C_InitToken");
+        let session = app.open(slot).expect("C_OpenSession");
+        app.login_so(session, SO_PIN).expect("C_Login(SO)");
+        app.init_pin(session, PIN).expect("C_InitPIN");
+        app.finalize().expect("C_Finalize");
+    }
+
+    /// An application with a read-write session at the token [`LABEL`], the user logged in.
+    pub fn logged_in(&self) -> (App, u64) {
+        let app = self.ready();
+        let slot = app.slot_of(LABEL).expect("the token");
+        let session = app.open(slot).expect("C_OpenSession");
+        app.login(session, PIN).expect("C_Login");
+        (app, session)
+    }
+
+    /// Runs a program to its end, at most `limit`, and returns what it wrote.
+    ///
+    /// # Panics
+    /// If it cannot be started or does not end in time.
+    pub fn run(&self, mut command: Command, limit: Duration) -> Output {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        run(command, limit)
+    }
+}
+
+/// As [`Bench::run`], for any command whose output is piped.
+pub fn run(command: Command, limit: Duration) -> Output {
+    let shown = format!("{command:?}");
+    let mut child = spawn(command).unwrap_or_else(|error| panic!("{error}"));
+    let process = rustix::process::Pid::from_child(&child);
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let late = ended.recv_timeout(limit) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
+        late
+    });
+    let output = {
+        // Both pipes at once, then the end.
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let errors = std::thread::spawn(move || read_all(stderr));
+        let stdout = read_all(stdout);
+        let stderr = errors.join().expect("the reader ends");
+        let status = child.wait().expect("the child ends");
+        Output { status, stdout, stderr }
+    };
+    let _ = done.send(());
+    assert!(!watch.join().expect("the watch ends"), "no end within {limit:?}: {shown}");
+    output
+}
+
+fn read_all(pipe: Option<impl std::io::Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+/// The directory in which cargo puts programs and libraries: `target/debug`.
+fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("the test executable has a path");
+    let directory = test.parent().expect("it lies in a directory");
+    if directory.ends_with("deps") {
+        directory.parent().expect("deps lies in one").to_owned()
+    } else {
+        directory.to_owned()
+    }
+}
+
+/// The bench's own program.
+pub fn program() -> PathBuf {
+    let program = target().join("tpm11-bench");
+    assert!(program.exists(), "{} is missing: cargo build --workspace", program.display());
+    program
+}
+
+/// The module as it was last built.
+///
+/// # Panics
+/// If it is missing, or older than its sources: a test must not pass on yesterday's module.
+pub fn module() -> PathBuf {
+    static MODULE: OnceLock<PathBuf> = OnceLock::new();
+    MODULE.get_or_init(find_module).clone()
+}
+
+fn find_module() -> PathBuf {
+    let built = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
+    // A test run builds it into deps (the bench depends on the package), `cargo build` beside it.
+    let newest = [target().join("libtpm11.so"), target().join("deps/libtpm11.so")]
+        .into_iter()
+        .filter_map(|path| built(&path).map(|time| (time, path)))
+        .max();
+    let Some((time, path)) = newest else {
+        panic!("libtpm11.so is missing in {}: cargo build --workspace", target().display());
+    };
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let changed = newest_below(&sources);
+    assert!(
+        changed <= Some(time),
+        "{} is older than its sources: cargo build --workspace",
+        path.display()
+    );
+    path
+}
+
+fn newest_below(directory: &Path) -> Option<SystemTime> {
+    std::fs::read_dir(directory)
+        .ok()?
+        .filter_map(Result::ok)
+        .filter_map(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                newest_below(&path)
+            } else {
+                path.metadata().and_then(|found| found.modified()).ok()
+            }
+        })
+        .max()
+}
+
+/// Tries `job` until it is true, at most for `patience`.
+pub fn wait_until(patience: Duration, mut job: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if job() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,746 @@
+//! PKCS#11 as a test wants to write it: one method per C function, `Err` with the CK_RV as it came.
+//!
+//! Nothing is checked or mended on the way. What a method cannot express, [`Ck::raw`] can.
+
+#![allow(unsafe_code)] // Structures are read out of bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+
+use crate::door::{Argument, Call, Library, Memory};
+
+/// Whatever makes calls: a library in this process, or an application.
+pub trait Door: Send + Sync + fmt::Debug {
+    /// Makes the call; the memory of its arguments is then what the function left there.
+    fn call(&self, call: &mut Call) -> u64;
+}
+
+impl Door for Library {
+    fn call(&self, call: &mut Call) -> u64 {
+        Library::call(self, call)
+    }
+}
+
+/// A CK_RV that is not CKR_OK.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Rv(pub u64);
+
+impl fmt::Debug for Rv {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(code, _)| *code == self.0) {
+            Some((_, name)) => out.write_str(name),
+            None => write!(out, "CK_RV {:#x}", self.0),
+        }
+    }
+}
+
+impl PartialEq<u64> for Rv {
+    fn eq(&self, other: &u64) -> bool {
+        self.0 == *other
+    }
+}
+
+macro_rules! names {
+    ($($name:ident)*) => { &[$(($name, stringify!($name))),*] };
+}
+
+static NAMES: &[(u64, &str)] = names![
+    CKR_CANCEL CKR_HOST_MEMORY CKR_SLOT_ID_INVALID CKR_GENERAL_ERROR CKR_FUNCTION_FAILED
+    CKR_ARGUMENTS_BAD CKR_NEED_TO_CREATE_THREADS CKR_CANT_LOCK CKR_ATTRIBUTE_READ_ONLY
+    CKR_ATTRIBUTE_SENSITIVE CKR_ATTRIBUTE_TYPE_INVALID CKR_ATTRIBUTE_VALUE_INVALID
+    CKR_ACTION_PROHIBITED CKR_DATA_INVALID CKR_DATA_LEN_RANGE CKR_DEVICE_ERROR CKR_DEVICE_MEMORY
+    CKR_DEVICE_REMOVED CKR_ENCRYPTED_DATA_INVALID CKR_ENCRYPTED_DATA_LEN_RANGE
+    CKR_FUNCTION_CANCELED CKR_FUNCTION_NOT_SUPPORTED CKR_KEY_HANDLE_INVALID CKR_KEY_SIZE_RANGE
+    CKR_KEY_TYPE_INCONSISTENT CKR_KEY_FUNCTION_NOT_PERMITTED CKR_KEY_NOT_WRAPPABLE
+    CKR_KEY_UNEXTRACTABLE CKR_MECHANISM_INVALID CKR_MECHANISM_PARAM_INVALID
+    CKR_OBJECT_HANDLE_INVALID CKR_OPERATION_ACTIVE CKR_OPERATION_NOT_INITIALIZED CKR_PIN_INCORRECT
+    CKR_PIN_INVALID CKR_PIN_LEN_RANGE CKR_PIN_EXPIRED CKR_PIN_LOCKED CKR_SESSION_CLOSED
+    CKR_SESSION_COUNT CKR_SESSION_HANDLE_INVALID CKR_SESSION_PARALLEL_NOT_SUPPORTED
+    CKR_SESSION_READ_ONLY CKR_SESSION_EXISTS CKR_SESSION_READ_ONLY_EXISTS
+    CKR_SESSION_READ_WRITE_SO_EXISTS CKR_SIGNATURE_INVALID CKR_SIGNATURE_LEN_RANGE
+    CKR_TEMPLATE_INCOMPLETE CKR_TEMPLATE_INCONSISTENT CKR_TOKEN_NOT_PRESENT
+    CKR_TOKEN_NOT_RECOGNIZED CKR_TOKEN_WRITE_PROTECTED CKR_USER_ALREADY_LOGGED_IN
+    CKR_USER_NOT_LOGGED_IN CKR_USER_PIN_NOT_INITIALIZED CKR_USER_TYPE_INVALID
+    CKR_USER_ANOTHER_ALREADY_LOGGED_IN CKR_USER_TOO_MANY_TYPES CKR_DOMAIN_PARAMS_INVALID
+    CKR_CURVE_NOT_SUPPORTED CKR_BUFFER_TOO_SMALL CKR_CRYPTOKI_NOT_INITIALIZED
+    CKR_CRYPTOKI_ALREADY_INITIALIZED CKR_MUTEX_BAD CKR_FUNCTION_REJECTED CKR_RANDOM_NO_RNG
+    CKR_RANDOM_SEED_NOT_SUPPORTED CKR_STATE_UNSAVEABLE CKR_INFORMATION_SENSITIVE
+];
+
+/// What calls return.
+pub type Answer<T> = Result<T, Rv>;
+
+/// An attribute of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// CKA_x
+    pub kind: u64,
+    /// The value as it lies in memory.
+    pub value: Vec<u8>,
+}
+
+/// CK_TRUE or CK_FALSE.
+pub fn flag(kind: u64, value: bool) -> Attribute {
+    Attribute { kind, value: vec![u8::from(value)] }
+}
+
+/// One CK_ULONG.
+pub fn number(kind: u64, value: u64) -> Attribute {
+    Attribute { kind, value: value.to_ne_bytes().to_vec() }
+}
+
+/// Bytes.
+pub fn bytes(kind: u64, value: impl Into<Vec<u8>>) -> Attribute {
+    Attribute { kind, value: value.into() }
+}
+
+/// DER of the named curve's object identifier, for CKA_EC_PARAMS.
+pub const P256: &[u8] = &[0x06, 8, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7];
+/// As [`P256`].
+pub const P384: &[u8] = &[0x06, 5, 0x2B, 0x81, 4, 0, 0x22];
+/// As [`P256`].
+pub const P521: &[u8] = &[0x06, 5, 0x2B, 0x81, 4, 0, 0x23];
+
+/// A mechanism and its parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mechanism {
+    /// CKM_x
+    pub kind: u64,
+    /// What pParameter points to.
+    pub parameter: Option<Memory>,
+}
+
+impl From<u64> for Mechanism {
+    fn from(kind: u64) -> Mechanism {
+        Mechanism { kind, parameter: None }
+    }
+}
+
+impl Mechanism {
+    /// A mechanism with a parameter.
+    pub fn with(kind: u64, parameter: Memory) -> Mechanism {
+        Mechanism { kind, parameter: Some(parameter) }
+    }
+
+    /// RSA PSS with CK_RSA_PKCS_PSS_PARAMS.
+    pub fn pss(kind: u64, hash: u64, mgf: u64, salt: u64) -> Mechanism {
+        let mut parameter = Memory::default();
+        for word in [hash, mgf, salt] {
+            parameter.push_word(word);
+        }
+        Mechanism::with(kind, parameter)
+    }
+
+    /// RSA OAEP with CK_RSA_PKCS_OAEP_PARAMS.
+    pub fn oaep(hash: u64, mgf: u64, label: &[u8]) -> Mechanism {
+        let mut parameter = Memory::default();
+        for word in [hash, mgf, CKZ_DATA_SPECIFIED] {
+            parameter.push_word(word);
+        }
+        if label.is_empty() {
+            parameter.push_word(0);
+        } else {
+            parameter.push_pointer(Memory::of(label));
+        }
+        parameter.push_word(label.len() as u64);
+        Mechanism::with(CKM_RSA_PKCS_OAEP, parameter)
+    }
+
+    /// CKM_ECDH1_DERIVE with CK_ECDH1_DERIVE_PARAMS.
+    pub fn ecdh(kdf: u64, shared: &[u8], public: &[u8]) -> Mechanism {
+        let mut parameter = Memory::default();
+        parameter.push_word(kdf);
+        parameter.push_word(shared.len() as u64);
+        if shared.is_empty() {
+            parameter.push_word(0);
+        } else {
+            parameter.push_pointer(Memory::of(shared));
+        }
+        parameter.push_word(public.len() as u64);
+        parameter.push_pointer(Memory::of(public));
+        Mechanism::with(CKM_ECDH1_DERIVE, parameter)
+    }
+
+    fn memory(&self) -> Memory {
+        let mut memory = Memory::default();
+        memory.push_word(self.kind);
+        match &self.parameter {
+            Some(parameter) => {
+                memory.push_pointer(parameter.clone());
+                memory.push_word(parameter.bytes.len() as u64);
+            }
+            None => {
+                memory.push_word(0);
+                memory.push_word(0);
+            }
+        }
+        memory
+    }
+}
+
+/// A template as CK_ATTRIBUTE array.
+pub fn template(attributes: &[Attribute]) -> Memory {
+    let mut memory = Memory::default();
+    for attribute in attributes {
+        memory.push_word(attribute.kind);
+        if attribute.value.is_empty() {
+            memory.push_word(0);
+        } else {
+            memory.push_pointer(Memory::of(attribute.value.clone()));
+        }
+        memory.push_word(attribute.value.len() as u64);
+    }
+    memory
+}
+
+fn template_arguments(attributes: &[Attribute]) -> [Argument; 2] {
+    let memory = template(attributes);
+    let pointer = if attributes.is_empty() { Argument::NULL } else { memory.into() };
+    [pointer, Argument::Word(attributes.len() as u64)]
+}
+
+fn input(bytes: &[u8]) -> [Argument; 2] {
+    [Memory::of(bytes).into(), Argument::Word(bytes.len() as u64)]
+}
+
+/// A PKCS#11 client of one thread of one process.
+#[derive(Debug, Clone)]
+pub struct Ck {
+    door: Arc<dyn Door>,
+}
+
+impl Ck {
+    /// A client on a door.
+    pub fn new(door: Arc<dyn Door>) -> Ck {
+        Ck { door }
+    }
+
+    /// Any call: the CK_RV, and the arguments as the function left them.
+    pub fn raw(&self, function: &str, arguments: Vec<Argument>) -> (u64, Vec<Argument>) {
+        let mut call = Call { function: function.to_owned(), arguments };
+        let rv = self.door.call(&mut call);
+        (rv, call.arguments)
+    }
+
+    fn call(&self, function: &str, arguments: Vec<Argument>) -> Answer<Vec<Argument>> {
+        match self.raw(function, arguments) {
+            (CKR_OK, arguments) => Ok(arguments),
+            (rv, _) => Err(Rv(rv)),
+        }
+    }
+
+    /// A call whose last argument points to one CK_ULONG.
+    fn word(&self, function: &str, mut arguments: Vec<Argument>) -> Answer<u64> {
+        arguments.push(Memory::room(8).into());
+        let arguments = self.call(function, arguments)?;
+        Ok(arguments.last().expect("the one above").memory().word_at(0))
+    }
+
+    /// A call whose last argument points to a structure.
+    fn structure<T: Copy>(&self, function: &str, mut arguments: Vec<Argument>) -> Answer<T> {
+        arguments.push(Memory::room(size_of::<T>()).into());
+        let arguments = self.call(function, arguments)?;
+        let bytes = &arguments.last().expect("the one above").memory().bytes;
+        assert_eq!(bytes.len(), size_of::<T>());
+        // SAFETY: T is a plain structure of integers and bytes, and the lengths are equal.
+        Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    /// A call whose last arguments are a buffer and its length: asks for the length, then for the
+    /// bytes.
+    fn output(&self, function: &str, arguments: Vec<Argument>) -> Answer<Vec<u8>> {
+        let mut query = arguments.clone();
+        query.push(Argument::NULL);
+        let length = self.word(function, query)?;
+        self.output_of(function, arguments, length as usize)
+    }
+
+    /// As [`Ck::output`], with a buffer of this many bytes and no question before.
+    fn output_of(
+        &self,
+        function: &str,
+        mut arguments: Vec<Argument>,
+        room: usize,
+    ) -> Answer<Vec<u8>> {
+        arguments.push(Memory::room(room).into());
+        arguments.push(Memory::word(room as u64).into());
+        let arguments = self.call(function, arguments)?;
+        let [.., buffer, length] = arguments.as_slice() else { unreachable!("two were pushed") };
+        let length = length.memory().word_at(0) as usize;
+        Ok(buffer.memory().bytes[..length].to_vec())
+    }
+
+    // ---- general, slots, tokens
+
+    /// C_Initialize(NULL).
+    pub fn initialize(&self) -> Answer<()> {
+        self.call("C_Initialize", vec![Argument::NULL]).map(drop)
+    }
+
+    /// C_Initialize with flags and no mutex functions.
+    pub fn initialize_with(&self, flags: u64) -> Answer<()> {
+        let mut arguments = Memory::of([0; 32]);
+        arguments.push_word(flags);
+        arguments.push_word(0);
+        self.call("C_Initialize", vec![arguments.into()]).map(drop)
+    }
+
+    /// C_Finalize.
+    pub fn finalize(&self) -> Answer<()> {
+        self.call("C_Finalize", vec![Argument::NULL]).map(drop)
+    }
+
+    /// C_GetInfo.
+    pub fn info(&self) -> Answer<CK_INFO> {
+        self.structure("C_GetInfo", vec![])
+    }
+
+    /// C_GetSlotList.
+    pub fn slots(&self, present: bool) -> Answer<Vec<u64>> {
+        let present = Argument::Word(u64::from(present));
+        let count = self.word("C_GetSlotList", vec![present.clone(), Argument::NULL])?;
+        let room = Memory::room(8 * count as usize);
+        let arguments = vec![present, room.into(), Memory::word(count).into()];
+        let arguments = self.call("C_GetSlotList", arguments)?;
+        let count = arguments[2].memory().word_at(0) as usize;
+        Ok((0..count).map(|index| arguments[1].memory().word_at(8 * index)).collect())
+    }
+
+    /// C_GetSlotInfo.
+    pub fn slot_info(&self, slot: u64) -> Answer<CK_SLOT_INFO> {
+        self.structure("C_GetSlotInfo", vec![slot.into()])
+    }
+
+    /// C_GetTokenInfo.
+    pub fn token_info(&self, slot: u64) -> Answer<CK_TOKEN_INFO> {
+        self.structure("C_GetTokenInfo", vec![slot.into()])
+    }
+
+    /// The CKF_ flags of C_GetTokenInfo.
+    pub fn token_flags(&self, slot: u64) -> Answer<u64> {
+        self.token_info(slot).map(|info| info.flags)
+    }
+
+    /// The slot of the token with this label.
+    pub fn slot_of(&self, label: &str) -> Option<u64> {
+        self.slots(true).ok()?.into_iter().find(|slot| {
+            self.token_info(*slot)
+                .is_ok_and(|info| String::from_utf8_lossy(&info.label).trim_end() == label)
+        })
+    }
+
+    /// The slot that C_InitToken takes.
+    pub fn empty_slot(&self) -> Option<u64> {
+        self.slots(true).ok()?.into_iter().find(|slot| {
+            self.token_flags(*slot).is_ok_and(|flags| flags & CKF_TOKEN_INITIALIZED == 0)
+        })
+    }
+
+    /// C_GetMechanismList.
+    pub fn mechanisms(&self, slot: u64) -> Answer<Vec<u64>> {
+        let count = self.word("C_GetMechanismList", vec![slot.into(), Argument::NULL])?;
+        let room = Memory::room(8 * count as usize);
+        let arguments = vec![slot.into(), room.into(), Memory::word(count).into()];
+        let arguments = self.call("C_GetMechanismList", arguments)?;
+        let count = arguments[2].memory().word_at(0) as usize;
+        Ok((0..count).map(|index| arguments[1].memory().word_at(8 * index)).collect())
+    }
+
+    /// C_GetMechanismInfo.
+    pub fn mechanism_info(&self, slot: u64, mechanism: u64) -> Answer<CK_MECHANISM_INFO> {
+        self.structure("C_GetMechanismInfo", vec![slot.into(), mechanism.into()])
+    }
+
+    /// C_InitToken; the label is padded with blanks.
+    pub fn init_token(&self, slot: u64, pin: &[u8], label: &str) -> Answer<()> {
+        let mut arguments = vec![slot.into()];
+        arguments.extend(input(pin));
+        arguments.push(Memory::of(format!("{label:<32}").into_bytes()).into());
+        self.call("C_InitToken", arguments).map(drop)
+    }
+
+    /// C_InitPIN.
+    pub fn init_pin(&self, session: u64, pin: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(pin));
+        self.call("C_InitPIN", arguments).map(drop)
+    }
+
+    /// C_InitPIN(NULL, 0): no user PIN.
+    pub fn init_no_pin(&self, session: u64) -> Answer<()> {
+        self.call("C_InitPIN", vec![session.into(), Argument::NULL, 0.into()]).map(drop)
+    }
+
+    /// C_SetPIN.
+    pub fn set_pin(&self, session: u64, old: &[u8], new: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(old));
+        arguments.extend(input(new));
+        self.call("C_SetPIN", arguments).map(drop)
+    }
+
+    // ---- sessions
+
+    /// C_OpenSession, CKF_SERIAL_SESSION added to the flags.
+    pub fn open_session(&self, slot: u64, flags: u64) -> Answer<u64> {
+        let flags = flags | CKF_SERIAL_SESSION;
+        self.word("C_OpenSession", vec![slot.into(), flags.into(), Argument::NULL, Argument::NULL])
+    }
+
+    /// A read-write session.
+    pub fn open(&self, slot: u64) -> Answer<u64> {
+        self.open_session(slot, CKF_RW_SESSION)
+    }
+
+    /// C_CloseSession.
+    pub fn close_session(&self, session: u64) -> Answer<()> {
+        self.call("C_CloseSession", vec![session.into()]).map(drop)
+    }
+
+    /// C_CloseAllSessions.
+    pub fn close_all_sessions(&self, slot: u64) -> Answer<()> {
+        self.call("C_CloseAllSessions", vec![slot.into()]).map(drop)
+    }
+
+    /// C_GetSessionInfo.
+    pub fn session_info(&self, session: u64) -> Answer<CK_SESSION_INFO> {
+        self.structure("C_GetSessionInfo", vec![session.into()])
+    }
+
+    /// C_Login.
+    pub fn login_as(&self, session: u64, user: u64, pin: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into(), user.into()];
+        arguments.extend(input(pin));
+        self.call("C_Login", arguments).map(drop)
+    }
+
+    /// C_Login(CKU_USER).
+    pub fn login(&self, session: u64, pin: &[u8]) -> Answer<()> {
+        self.login_as(session, CKU_USER, pin)
+    }
+
+    /// C_Login(CKU_SO).
+    pub fn login_so(&self, session: u64, pin: &[u8]) -> Answer<()> {
+        self.login_as(session, CKU_SO, pin)
+    }
+
+    /// C_Logout.
+    pub fn logout(&self, session: u64) -> Answer<()> {
+        self.call("C_Logout", vec![session.into()]).map(drop)
+    }
+
+    // ---- objects
+
+    /// C_CreateObject.
+    pub fn create_object(&self, session: u64, attributes: &[Attribute]) -> Answer<u64> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(template_arguments(attributes));
+        self.word("C_CreateObject", arguments)
+    }
+
+    /// C_CopyObject.
+    pub fn copy_object(&self, session: u64, object: u64, attributes: &[Attribute]) -> Answer<u64> {
+        let mut arguments = vec![session.into(), object.into()];
+        arguments.extend(template_arguments(attributes));
+        self.word("C_CopyObject", arguments)
+    }
+
+    /// C_DestroyObject.
+    pub fn destroy_object(&self, session: u64, object: u64) -> Answer<()> {
+        self.call("C_DestroyObject", vec![session.into(), object.into()]).map(drop)
+    }
+
+    /// C_GetObjectSize.
+    pub fn object_size(&self, session: u64, object: u64) -> Answer<u64> {
+        self.word("C_GetObjectSize", vec![session.into(), object.into()])
+    }
+
+    /// C_GetAttributeValue twice, for lengths and for values. The CK_RV of the second call, and a
+    /// value for each attribute that has one.
+    pub fn attributes(
+        &self,
+        session: u64,
+        object: u64,
+        kinds: &[u64],
+    ) -> (u64, Vec<Option<Vec<u8>>>) {
+        const UNAVAILABLE: u64 = u64::MAX;
+        let mut query = Memory::default();
+        for kind in kinds {
+            query.push_word(*kind);
+            query.push_word(0);
+            query.push_word(0);
+        }
+        let count = kinds.len() as u64;
+        let arguments = vec![session.into(), object.into(), query.into(), count.into()];
+        let (rv, arguments) = self.raw("C_GetAttributeValue", arguments);
+        let partly =
+            [CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL];
+        if !partly.contains(&rv) {
+            return (rv, vec![None; kinds.len()]);
+        }
+        let mut wanted = Memory::default();
+        for (index, kind) in kinds.iter().enumerate() {
+            let length = arguments[2].memory().word_at(24 * index + 16);
+            wanted.push_word(*kind);
+            if length == UNAVAILABLE || length == 0 {
+                wanted.push_word(0);
+                wanted.push_word(0);
+            } else {
+                wanted.push_pointer(Memory::room(length as usize));
+                wanted.push_word(length);
+            }
+        }
+        let arguments = vec![session.into(), object.into(), wanted.into(), count.into()];
+        let (rv, arguments) = self.raw("C_GetAttributeValue", arguments);
+        let memory = arguments[2].memory();
+        let values = (0..kinds.len())
+            .map(|index| {
+                let length = memory.word_at(24 * index + 16);
+                let at = 24 * index + 8;
+                let pointer = memory.pointers.iter().find(|(offset, _)| *offset == at);
+                match (length, pointer) {
+                    (UNAVAILABLE, _) => None,
+                    (length, Some((_, value))) => Some(value.bytes[..length as usize].to_vec()),
+                    (0, None) => Some(Vec::new()),
+                    (_, None) => None,
+                }
+            })
+            .collect();
+        (rv, values)
+    }
+
+    /// One attribute.
+    pub fn attribute(&self, session: u64, object: u64, kind: u64) -> Answer<Vec<u8>> {
+        match self.attributes(session, object, &[kind]) {
+            (CKR_OK, mut values) => Ok(values.remove(0).expect("CKR_OK means a value")),
+            (rv, _) => Err(Rv(rv)),
+        }
+    }
+
+    /// One attribute that is a CK_BBOOL.
+    pub fn attribute_flag(&self, session: u64, object: u64, kind: u64) -> Answer<bool> {
+        let value = self.attribute(session, object, kind)?;
+        assert!(value == [0] || value == [1], "attribute {kind:#x} is {value:?}, no CK_BBOOL");
+        Ok(value == [1])
+    }
+
+    /// C_SetAttributeValue.
+    pub fn set_attributes(
+        &self,
+        session: u64,
+        object: u64,
+        attributes: &[Attribute],
+    ) -> Answer<()> {
+        let mut arguments = vec![session.into(), object.into()];
+        arguments.extend(template_arguments(attributes));
+        self.call("C_SetAttributeValue", arguments).map(drop)
+    }
+
+    /// C_FindObjectsInit, C_FindObjects until there are no more, C_FindObjectsFinal.
+    pub fn find(&self, session: u64, attributes: &[Attribute]) -> Answer<Vec<u64>> {
+        const AT_ONCE: u64 = 64;
+        let mut arguments = vec![session.into()];
+        arguments.extend(template_arguments(attributes));
+        self.call("C_FindObjectsInit", arguments)?;
+        let mut found = Vec::new();
+        loop {
+            let room = Memory::room(8 * AT_ONCE as usize);
+            let arguments =
+                vec![session.into(), room.into(), AT_ONCE.into(), Memory::room(8).into()];
+            let arguments = self.call("C_FindObjects", arguments)?;
+            let count = arguments[3].memory().word_at(0) as usize;
+            found.extend((0..count).map(|index| arguments[1].memory().word_at(8 * index)));
+            if count == 0 {
+                break;
+            }
+        }
+        self.call("C_FindObjectsFinal", vec![session.into()])?;
+        Ok(found)
+    }
+
+    // ---- keys
+
+    /// C_GenerateKeyPair: public, private.
+    pub fn generate_pair(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Answer<(u64, u64)> {
+        let mut arguments = vec![session.into(), mechanism.into().memory().into()];
+        arguments.extend(template_arguments(public));
+        arguments.extend(template_arguments(private));
+        arguments.push(Memory::room(8).into());
+        arguments.push(Memory::room(8).into());
+        let arguments = self.call("C_GenerateKeyPair", arguments)?;
+        Ok((arguments[6].memory().word_at(0), arguments[7].memory().word_at(0)))
+    }
+
+    /// An EC pair on the token, with a label.
+    pub fn generate_ec(&self, session: u64, curve: &[u8], label: &str) -> Answer<(u64, u64)> {
+        self.generate_pair(
+            session,
+            CKM_EC_KEY_PAIR_GEN,
+            &[bytes(CKA_EC_PARAMS, curve), flag(CKA_TOKEN, true), bytes(CKA_LABEL, label)],
+            &[flag(CKA_TOKEN, true), bytes(CKA_LABEL, label)],
+        )
+    }
+
+    /// An RSA pair on the token, with a label.
+    pub fn generate_rsa(&self, session: u64, bits: u64, label: &str) -> Answer<(u64, u64)> {
+        self.generate_pair(
+            session,
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            &[number(CKA_MODULUS_BITS, bits), flag(CKA_TOKEN, true), bytes(CKA_LABEL, label)],
+            &[flag(CKA_TOKEN, true), bytes(CKA_LABEL, label)],
+        )
+    }
+
+    /// C_DeriveKey.
+    pub fn derive(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        attributes: &[Attribute],
+    ) -> Answer<u64> {
+        let mut arguments = vec![session.into(), mechanism.into().memory().into(), key.into()];
+        arguments.extend(template_arguments(attributes));
+        self.word("C_DeriveKey", arguments)
+    }
+
+    // ---- operations
+
+    fn init(
+        &self,
+        function: &str,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+    ) -> Answer<()> {
+        let arguments = vec![session.into(), mechanism.into().memory().into(), key.into()];
+        self.call(function, arguments).map(drop)
+    }
+
+    fn one_shot(&self, function: &str, session: u64, data: &[u8]) -> Answer<Vec<u8>> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(data));
+        self.output(function, arguments)
+    }
+
+    /// C_SignInit.
+    pub fn sign_init(&self, session: u64, mechanism: impl Into<Mechanism>, key: u64) -> Answer<()> {
+        self.init("C_SignInit", session, mechanism, key)
+    }
+
+    /// C_Sign with a buffer that is large enough, without asking for the length.
+    pub fn sign_now(&self, session: u64, data: &[u8]) -> Answer<Vec<u8>> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(data));
+        self.output_of("C_Sign", arguments, 1024)
+    }
+
+    /// C_SignInit and C_Sign.
+    pub fn sign(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        self.sign_init(session, mechanism, key)?;
+        self.sign_now(session, data)
+    }
+
+    /// C_SignUpdate.
+    pub fn sign_update(&self, session: u64, data: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(data));
+        self.call("C_SignUpdate", arguments).map(drop)
+    }
+
+    /// C_SignFinal.
+    pub fn sign_final(&self, session: u64) -> Answer<Vec<u8>> {
+        self.output("C_SignFinal", vec![session.into()])
+    }
+
+    /// C_VerifyInit and C_Verify.
+    pub fn verify(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        data: &[u8],
+        signature: &[u8],
+    ) -> Answer<()> {
+        self.init("C_VerifyInit", session, mechanism, key)?;
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(data));
+        arguments.extend(input(signature));
+        self.call("C_Verify", arguments).map(drop)
+    }
+
+    /// C_EncryptInit and C_Encrypt.
+    pub fn encrypt(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        self.init("C_EncryptInit", session, mechanism, key)?;
+        self.one_shot("C_Encrypt", session, data)
+    }
+
+    /// C_DecryptInit.
+    pub fn decrypt_init(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+    ) -> Answer<()> {
+        self.init("C_DecryptInit", session, mechanism, key)
+    }
+
+    /// C_DecryptInit and C_Decrypt.
+    pub fn decrypt(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        self.decrypt_init(session, mechanism, key)?;
+        self.one_shot("C_Decrypt", session, data)
+    }
+
+    /// C_DigestInit and C_Digest.
+    pub fn digest(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        let arguments = vec![session.into(), mechanism.into().memory().into()];
+        self.call("C_DigestInit", arguments)?;
+        self.one_shot("C_Digest", session, data)
+    }
+
+    /// C_GenerateRandom.
+    pub fn random(&self, session: u64, count: usize) -> Answer<Vec<u8>> {
+        let arguments =
+            vec![session.into(), Memory::room(count).into(), Argument::Word(count as u64)];
+        let arguments = self.call("C_GenerateRandom", arguments)?;
+        Ok(arguments[1].memory().bytes.clone())
+    }
+
+    /// C_SeedRandom.
+    pub fn seed_random(&self, session: u64, seed: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(seed));
+        self.call("C_SeedRandom", arguments).map(drop)
+    }
+}
