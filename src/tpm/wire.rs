@@ -1,1 +1,168 @@
-//! Floor 2.
+//! Write a command, read a response, nothing else: integers big-endian, buffers with a 16-bit length
+//! before them (TPM2B). The reader is strict: what is not read to its last byte is an error.
+//!
+//! TPM 2.0 Part 1 §18 (command and response structure).
+
+use super::fault::{Fault, Trouble};
+use zeroize::Zeroize;
+
+/// TPM_ST_NO_SESSIONS
+pub const NO_SESSIONS: u16 = 0x8001;
+/// TPM_ST_SESSIONS
+pub const SESSIONS: u16 = 0x8002;
+
+/// Bytes on their way to the TPM. Wiped when dropped: parameters may be secret until encrypted.
+#[derive(Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    too_long: bool,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.bytes.zeroize();
+    }
+}
+
+impl Writer {
+    /// An empty writer with room for most commands, so that secrets are not left in memory by growing.
+    pub fn new() -> Self {
+        Self { bytes: Vec::with_capacity(1024), too_long: false }
+    }
+
+    /// UINT8
+    pub fn u8(&mut self, value: u8) -> &mut Self {
+        self.bytes.push(value);
+        self
+    }
+
+    /// UINT16
+    pub fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// UINT32
+    pub fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// UINT64
+    pub fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_be_bytes())
+    }
+
+    /// Bytes as they are.
+    pub fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        if self.bytes.len() + value.len() > self.bytes.capacity() {
+            // Grows by hand: the old memory may hold a secret.
+            let mut larger = Vec::with_capacity(2 * (self.bytes.len() + value.len()));
+            larger.extend_from_slice(&self.bytes);
+            self.bytes.zeroize();
+            self.bytes = larger;
+        }
+        self.bytes.extend_from_slice(value);
+        self
+    }
+
+    /// TPM2B: length in 16 bits, then the bytes. What is longer than 65,535 bytes fails at [`Writer::finish`].
+    pub fn sized(&mut self, value: &[u8]) -> &mut Self {
+        match u16::try_from(value.len()) {
+            Ok(length) => self.u16(length).bytes(value),
+            Err(_) => {
+                self.too_long = true;
+                self
+            }
+        }
+    }
+
+    /// What was written so far.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What was written so far, to be encrypted in place.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// Fails if something did not fit its length field.
+    pub fn check(&self) -> Result<(), Fault> {
+        if self.too_long {
+            return Err(Fault::bug("a parameter longer than its length field"));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes from the TPM.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+fn short() -> Fault {
+    Fault::new(Trouble::Tampered("a response shorter than its content"))
+}
+
+impl<'a> Reader<'a> {
+    /// Reads from these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// The next `count` bytes.
+    pub fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
+        let (head, tail) = self.rest.split_at_checked(count).ok_or_else(short)?;
+        self.rest = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+        self.take(N)?.try_into().map_err(|_| short())
+    }
+
+    /// UINT8
+    pub fn u8(&mut self) -> Result<u8, Fault> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    /// UINT16
+    pub fn u16(&mut self) -> Result<u16, Fault> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// UINT32
+    pub fn u32(&mut self) -> Result<u32, Fault> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// UINT64
+    pub fn u64(&mut self) -> Result<u64, Fault> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// TPM2B
+    pub fn sized(&mut self) -> Result<&'a [u8], Fault> {
+        let length = self.u16()?;
+        self.take(length.into())
+    }
+
+    /// What was not read yet; reads it.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
+    /// Nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Fails unless everything was read.
+    pub fn end(self) -> Result<(), Fault> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Fault::new(Trouble::Tampered("a response longer than its content")))
+        }
+    }
+}
