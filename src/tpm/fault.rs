@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tss_esapi::constants::tss::*;
 
+use super::transport::{Broken, BrokenKind};
 use crate::error::Error;
 
 /// Something went wrong below: what, at which command, and whether that command carried a PIN.
@@ -105,18 +106,8 @@ pub enum Trouble {
     // ---- the host --------------------------------------------------------------------------
     /// A response whose HMAC, size, tag or content is wrong; says what.
     Tampered(&'static str),
-    /// There is no TPM where the configuration says: refused, absent, gone; says what the system said.
-    Absent(String),
-    /// The way to the TPM is not permitted to this user; says what and to whom it is.
-    Forbidden(String),
-    /// Somebody else holds the TPM (EBUSY, or a connection that is not accepted); says what.
-    Busy(String),
-    /// The connection broke: EPIPE, EOF, ECONNRESET, EIO, ETIME, short read; says what.
-    Broken(String),
-    /// No answer before the deadline.
-    Deadline,
-    /// C_SessionCancel or C_Finalize of another thread.
-    Interrupted,
+    /// The transport could not carry the command.
+    Broken(Broken),
     /// The storage root key is not the one whose Name was pinned.
     ForeignTpm,
     /// Something in the TPM is not what the token needs; says what.
@@ -187,7 +178,9 @@ impl Trouble {
         use Remedy::*;
         match self {
             Trouble::Retry => row(Wait(RETRY_LIMIT), true, "the TPM keeps asking to try again"),
-            Trouble::Yielded => row(Wait(RETRY_LIMIT), false, "the TPM keeps interrupting the command"),
+            Trouble::Yielded => {
+                row(Wait(RETRY_LIMIT), false, "the TPM keeps interrupting the command")
+            }
             Trouble::Canceled => row(Again, false, "the command was canceled in the TPM"),
             Trouble::Testing => row(Wait(SLOW_LIMIT), true, "the TPM's self-test does not end"),
             Trouble::NvRate => row(
@@ -214,11 +207,15 @@ impl Trouble {
                 "an idle session of another program blocks the TPM's sessions; `tpm11 doctor` finds it",
             ),
             Trouble::Initialize => row(Startup, true, "the TPM was not started (TPM2_Startup)"),
-            Trouble::Failure => row(GiveUp, false, "the TPM is in failure mode; a restart may help"),
+            Trouble::Failure => {
+                row(GiveUp, false, "the TPM is in failure mode; a restart may help")
+            }
             Trouble::Reference => {
                 row(Rebuild, true, "the TPM keeps losing what was loaded into it")
             }
-            Trouble::Handle => row(FindAgain, false, "the TPM has no object or index of this number"),
+            Trouble::Handle => {
+                row(FindAgain, false, "the TPM has no object or index of this number")
+            }
             Trouble::Integrity => row(
                 Reload,
                 false,
@@ -259,12 +256,16 @@ impl Trouble {
                 false,
                 "a response of the TPM was altered on its way or belongs to another command",
             ),
-            Trouble::Absent(_) => row(Reconnect, false, "no TPM answers"),
-            Trouble::Forbidden(_) => row(GiveUp, false, "the TPM may not be opened"),
-            Trouble::Busy(_) => row(Reconnect, false, "another program holds the TPM"),
-            Trouble::Broken(_) => row(Rebuild, false, "the connection to the TPM broke"),
-            Trouble::Deadline => row(Drop, false, "the TPM did not answer in time"),
-            Trouble::Interrupted => row(Drop, false, "canceled"),
+            Trouble::Broken(broken) => match broken.kind {
+                BrokenKind::Settings => row(GiveUp, false, "the TPM's address cannot be used"),
+                BrokenKind::Absent => row(Reconnect, false, "no TPM answers"),
+                BrokenKind::Denied => row(GiveUp, false, "the TPM may not be opened"),
+                BrokenKind::Busy => row(Reconnect, false, "another program holds the TPM"),
+                BrokenKind::Closed => row(Rebuild, false, "the connection to the TPM broke"),
+                BrokenKind::Gap => Trouble::ContextGap.row(),
+                BrokenKind::Late => row(Drop, false, "the TPM did not answer in time"),
+                BrokenKind::Canceled => row(Drop, false, "canceled"),
+            },
             Trouble::ForeignTpm => row(GiveUp, false, "the TPM was cleared or replaced"),
             Trouble::Unsound(_) => row(GiveUp, false, "the TPM does not hold what the token needs"),
             Trouble::Malformed(_) => row(GiveUp, false, "the store's bytes cannot be understood"),
@@ -394,16 +395,7 @@ impl Fault {
 
     /// Whether the connection is of no further use.
     pub fn breaks_the_line(&self) -> bool {
-        matches!(
-            self.trouble,
-            Trouble::Tampered(_)
-                | Trouble::Absent(_)
-                | Trouble::Forbidden(_)
-                | Trouble::Busy(_)
-                | Trouble::Broken(_)
-                | Trouble::Deadline
-                | Trouble::Interrupted
-        )
+        matches!(self.trouble, Trouble::Tampered(_) | Trouble::Broken(_))
     }
 }
 
@@ -420,11 +412,8 @@ impl fmt::Display for Fault {
             Trouble::Tampered(what) | Trouble::Malformed(what) | Trouble::Bug(what) => {
                 write!(f, ": {what}")?
             }
-            Trouble::Absent(what)
-            | Trouble::Forbidden(what)
-            | Trouble::Busy(what)
-            | Trouble::Broken(what)
-            | Trouble::Unsound(what) => write!(f, ": {what}")?,
+            Trouble::Unsound(what) => write!(f, ": {what}")?,
+            Trouble::Broken(broken) => write!(f, ": {}", broken.what)?,
             _ => {}
         }
         match (self.command, self.code()) {
@@ -438,12 +427,19 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        let sent = broken.sent;
+        Self { sent, ..Self::new(Trouble::Broken(broken)) }
+    }
+}
+
 impl From<Fault> for Error {
     /// What a person is told. A wrong PIN never comes this way: `pin.rs` decides that, where it knows
     /// that the authorization was made from one.
     fn from(fault: Fault) -> Self {
         match fault.kind() {
-            Trouble::Interrupted => Error::Canceled,
+            Trouble::Broken(Broken { kind: BrokenKind::Canceled, .. }) => Error::Canceled,
             Trouble::ForeignTpm => Error::ForeignTpm,
             Trouble::Bug(what) => Error::Bug(what),
             Trouble::ObjectMemory | Trouble::SessionMemory | Trouble::NvSpace => {
@@ -476,11 +472,7 @@ impl From<Fault> for Error {
             | Trouble::OldTpm
             | Trouble::Other
             | Trouble::Tampered(_)
-            | Trouble::Absent(_)
-            | Trouble::Forbidden(_)
-            | Trouble::Busy(_)
             | Trouble::Broken(_)
-            | Trouble::Deadline
             | Trouble::Unsound(_)
             | Trouble::Malformed(_)
             | Trouble::Code(..) => Error::Device(fault.to_string()),

@@ -1,10 +1,29 @@
 //! Keys as the TPM sees them: what to create (`KeySpec`), what comes back and is kept (`KeyBlob`).
 //! CKA_* become a `KeySpec` in `object/keyspec.rs`.
 
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
+use tss_esapi::constants::tss::{
+    TPM2_ALG_SHA1, TPM2_ALG_SHA256, TPM2_ALG_SHA384, TPM2_ALG_SHA512, TPM2_CC_Duplicate,
+    TPM2_CC_PolicyAuthValue, TPM2_CC_PolicyCommandCode, TPM2_CC_PolicyOR, TPM2_CC_PolicySecret,
+};
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
+use tss_esapi::structures::{
+    Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
+    PublicBuilder, PublicEccParameters, PublicKeyRsa, PublicKeyedHashParameters,
+    PublicRsaParameters, RsaExponent, RsaScheme, SymmetricDefinitionObject,
+};
+use tss_esapi::traits::{Marshall, UnMarshall};
 use zeroize::Zeroizing;
 
 use super::Name;
+use super::fault::{Fault, Trouble};
+use super::session::sha256;
 use crate::crypto::ec::Curve;
+use crate::crypto::hash::Hash;
 
 /// A hash as the TPM names it (TPM_ALG_ID of the Algorithm Registry).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +36,57 @@ pub enum HashAlgorithm {
     Sha384,
     /// 64 bytes
     Sha512,
+}
+
+impl HashAlgorithm {
+    /// All, by their size.
+    pub const ALL: [HashAlgorithm; 4] =
+        [HashAlgorithm::Sha1, HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512];
+
+    /// TPM_ALG_ID
+    pub fn id(self) -> u16 {
+        match self {
+            HashAlgorithm::Sha1 => TPM2_ALG_SHA1,
+            HashAlgorithm::Sha256 => TPM2_ALG_SHA256,
+            HashAlgorithm::Sha384 => TPM2_ALG_SHA384,
+            HashAlgorithm::Sha512 => TPM2_ALG_SHA512,
+        }
+    }
+
+    /// The hash with this TPM_ALG_ID, if it is one of ours.
+    pub fn of_id(id: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|hash| hash.id() == id)
+    }
+
+    /// The digest's size in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            HashAlgorithm::Sha1 => 20,
+            HashAlgorithm::Sha256 => 32,
+            HashAlgorithm::Sha384 => 48,
+            HashAlgorithm::Sha512 => 64,
+        }
+    }
+
+    fn digest(self, data: &[u8]) -> Vec<u8> {
+        match self {
+            HashAlgorithm::Sha1 => Sha1::digest(data).to_vec(),
+            HashAlgorithm::Sha256 => Sha256::digest(data).to_vec(),
+            HashAlgorithm::Sha384 => Sha384::digest(data).to_vec(),
+            HashAlgorithm::Sha512 => Sha512::digest(data).to_vec(),
+        }
+    }
+}
+
+impl From<HashAlgorithm> for Hash {
+    fn from(hash: HashAlgorithm) -> Self {
+        match hash {
+            HashAlgorithm::Sha1 => Hash::Sha1,
+            HashAlgorithm::Sha256 => Hash::Sha256,
+            HashAlgorithm::Sha384 => Hash::Sha384,
+            HashAlgorithm::Sha512 => Hash::Sha512,
+        }
+    }
 }
 
 /// What a key does in the chip.
@@ -78,4 +148,270 @@ pub struct NewKey {
     pub public: Vec<u8>,
     /// Content of TPM2B_PRIVATE.
     pub private: Vec<u8>,
+}
+
+// ---- public areas ------------------------------------------------------------------------------
+
+/// The public key inside a TPMT_PUBLIC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicKey {
+    /// Big-endian numbers.
+    Rsa {
+        /// As long as the key is.
+        modulus: Vec<u8>,
+        /// Without leading zeros.
+        exponent: Vec<u8>,
+    },
+    /// A point; both coordinates are as long as the field, big-endian.
+    Ec {
+        /// Its curve.
+        curve: Curve,
+        /// x
+        x: Vec<u8>,
+        /// y
+        y: Vec<u8>,
+    },
+}
+
+fn strange(what: &'static str) -> Fault {
+    Fault::new(Trouble::Malformed(what))
+}
+
+/// Reads a marshalled TPMT_PUBLIC, to its last byte.
+pub(super) fn parse(public: &[u8]) -> Result<Public, Fault> {
+    let parsed = Public::unmarshall(public).map_err(|_| strange("a public area"))?;
+    // The library does not look at what follows; written again it must be the same bytes.
+    match parsed.marshall() {
+        Ok(bytes) if bytes == public => Ok(parsed),
+        _ => Err(strange("a public area with something after it")),
+    }
+}
+
+/// The nameAlg and the public key inside a marshalled TPMT_PUBLIC.
+///
+/// # Errors
+/// [`Trouble::Malformed`] if it is no public area of an RSA or EC key on a curve that we know.
+pub fn public_key(public: &[u8]) -> Result<(HashAlgorithm, PublicKey), Fault> {
+    let parsed = parse(public)?;
+    let hash = HashAlgorithm::of_id(parsed.name_hashing_algorithm().into())
+        .ok_or_else(|| strange("a public area with an unknown nameAlg"))?;
+    let key = match parsed {
+        Public::Rsa { parameters, unique, .. } => {
+            let exponent = match parameters.exponent().value() {
+                0 => 65537u32,
+                exponent => exponent,
+            };
+            let exponent = exponent.to_be_bytes();
+            let first = exponent.iter().position(|byte| *byte != 0).unwrap_or(0);
+            PublicKey::Rsa {
+                modulus: unique.value().to_vec(),
+                exponent: exponent.get(first..).unwrap_or_default().to_vec(),
+            }
+        }
+        Public::Ecc { parameters, unique, .. } => {
+            let curve = match parameters.ecc_curve() {
+                EccCurve::NistP256 => Curve::P256,
+                EccCurve::NistP384 => Curve::P384,
+                EccCurve::NistP521 => Curve::P521,
+                _ => return Err(strange("a public area on an unknown curve")),
+            };
+            PublicKey::Ec {
+                curve,
+                x: padded(unique.x().value(), curve)?,
+                y: padded(unique.y().value(), curve)?,
+            }
+        }
+        Public::KeyedHash { .. } | Public::SymCipher { .. } => {
+            return Err(strange("a public area without a public key"));
+        }
+    };
+    Ok((hash, key))
+}
+
+/// A coordinate as long as the field: some TPMs cut leading zeros.
+fn padded(coordinate: &[u8], curve: Curve) -> Result<Vec<u8>, Fault> {
+    let bytes = field_bytes(curve);
+    let zeros = bytes.checked_sub(coordinate.len()).ok_or_else(|| strange("a long coordinate"))?;
+    let mut padded = vec![0; zeros];
+    padded.extend_from_slice(coordinate);
+    Ok(padded)
+}
+
+fn field_bytes(curve: Curve) -> usize {
+    match curve {
+        Curve::P256 => 32,
+        Curve::P384 => 48,
+        Curve::P521 => 66,
+    }
+}
+
+/// The Name of an object: its nameAlg and the digest of its marshalled TPMT_PUBLIC. Part 1 §16.
+///
+/// # Errors
+/// [`Trouble::Malformed`] if the nameAlg is none that we know.
+pub fn name_of(public: &[u8]) -> Result<Name, Fault> {
+    let id: [u8; 2] = public
+        .get(2..4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| strange("a public area"))?;
+    let hash = HashAlgorithm::of_id(u16::from_be_bytes(id))
+        .ok_or_else(|| strange("a public area with an unknown nameAlg"))?;
+    let mut name = id.to_vec();
+    name.extend_from_slice(&hash.digest(public));
+    Ok(name)
+}
+
+fn impossible<E>(_: E) -> Fault {
+    Fault::bug("a public area that cannot be built")
+}
+
+impl KeySpec {
+    /// The marshalled TPMT_PUBLIC for TPM2_Create.
+    ///
+    /// # Errors
+    /// [`Trouble::KeySize`] for an RSA size that no TPM has.
+    pub fn template(&self) -> Result<Vec<u8>, Fault> {
+        let (sign, decrypt) = match self.usage {
+            KeyUse::Rsa { .. } => (true, true),
+            KeyUse::Ec { sign, derive, .. } => (sign, derive),
+        };
+        let attributes = ObjectAttributesBuilder::new()
+            .with_fixed_tpm(!self.extractable)
+            .with_fixed_parent(!self.extractable)
+            .with_sensitive_data_origin(true)
+            .with_user_with_auth(self.always_authenticate.is_none())
+            .with_no_da(true)
+            .with_sign_encrypt(sign)
+            .with_decrypt(decrypt)
+            .build()
+            .map_err(impossible)?;
+        let builder = PublicBuilder::new()
+            .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+            .with_object_attributes(attributes)
+            .with_auth_policy(policy_digest(&self.policy())?);
+        let builder = match self.usage {
+            KeyUse::Rsa { bits, exponent } => {
+                let bits = RsaKeyBits::try_from(bits).map_err(|_| Fault::new(Trouble::KeySize))?;
+                // 0 is how every TPM understands 65537.
+                let exponent = if exponent == 65537 { 0 } else { exponent };
+                builder
+                    .with_public_algorithm(PublicAlgorithm::Rsa)
+                    .with_rsa_parameters(PublicRsaParameters::new(
+                        SymmetricDefinitionObject::Null,
+                        RsaScheme::Null,
+                        bits,
+                        RsaExponent::create(exponent).map_err(impossible)?,
+                    ))
+                    .with_rsa_unique_identifier(PublicKeyRsa::default())
+            }
+            KeyUse::Ec { curve, .. } => {
+                let curve = match curve {
+                    Curve::P256 => EccCurve::NistP256,
+                    Curve::P384 => EccCurve::NistP384,
+                    Curve::P521 => EccCurve::NistP521,
+                };
+                builder
+                    .with_public_algorithm(PublicAlgorithm::Ecc)
+                    .with_ecc_parameters(PublicEccParameters::new(
+                        SymmetricDefinitionObject::Null,
+                        EccScheme::Null,
+                        curve,
+                        KeyDerivationFunctionScheme::Null,
+                    ))
+                    .with_ecc_unique_identifier(EccPoint::default())
+            }
+        };
+        builder.build().map_err(impossible)?.marshall().map_err(impossible)
+    }
+
+    /// The policy in the public area; empty if there is none.
+    fn policy(&self) -> Vec<u8> {
+        match (&self.always_authenticate, self.extractable) {
+            (None, false) => Vec::new(),
+            (Some(pin), false) => policy_secret(&ZERO, pin).to_vec(),
+            (None, true) => duplication_policy().to_vec(),
+            (Some(pin), true) => policy_or(&use_branches(pin)).to_vec(),
+        }
+    }
+}
+
+/// The two branches of a key that asks for the PIN at each use *and* may be duplicated: it is used with
+/// PolicySecret(PIN index), then PolicyOR of these.
+pub fn use_branches(pin: &[u8]) -> [[u8; 32]; 2] {
+    [policy_secret(&ZERO, pin), duplication_policy()]
+}
+
+/// The Name or number of nothing yet: where every policy begins.
+pub(super) const ZERO: [u8; 32] = [0; 32];
+
+/// Whoever knows the authorization may duplicate, and do nothing else this way. Without PolicyAuthValue
+/// anyone who has the blobs could.
+fn duplication_policy() -> [u8; 32] {
+    policy_command_code(&policy_auth_value(&ZERO), TPM2_CC_Duplicate)
+}
+
+fn policy_digest(digest: &[u8]) -> Result<Digest, Fault> {
+    Digest::try_from(digest).map_err(impossible)
+}
+
+/// The digest after TPM2_PolicySecret without policyRef. Part 3 §23.4.
+pub(super) fn policy_secret(before: &[u8; 32], name: &[u8]) -> [u8; 32] {
+    sha256(&[&sha256(&[before, &TPM2_CC_PolicySecret.to_be_bytes(), name])])
+}
+
+/// The digest after TPM2_PolicyCommandCode. Part 3 §23.11.
+pub(super) fn policy_command_code(before: &[u8; 32], code: u32) -> [u8; 32] {
+    sha256(&[before, &TPM2_CC_PolicyCommandCode.to_be_bytes(), &code.to_be_bytes()])
+}
+
+/// The digest after TPM2_PolicyAuthValue. Part 3 §23.17.
+pub(super) fn policy_auth_value(before: &[u8; 32]) -> [u8; 32] {
+    sha256(&[before, &TPM2_CC_PolicyAuthValue.to_be_bytes()])
+}
+
+/// The digest after TPM2_PolicyOR. Part 3 §23.6.
+pub(super) fn policy_or(branches: &[[u8; 32]]) -> [u8; 32] {
+    let code = TPM2_CC_PolicyOR.to_be_bytes();
+    let mut parts: Vec<&[u8]> = vec![&ZERO, &code];
+    parts.extend(branches.iter().map(|branch| branch.as_slice()));
+    sha256(&parts)
+}
+
+/// How a sealed object may be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seal {
+    /// By its authorization value, tries not counted by the TPM: the value is random.
+    Value,
+    /// By its authorization value, in any number of tries, none of it secret: an empty value.
+    Policy([u8; 32]),
+    /// By this policy, under the TPM-wide dictionary attack protection.
+    Protected([u8; 32]),
+}
+
+/// The marshalled TPMT_PUBLIC of a sealed object.
+pub(super) fn sealed(seal: Seal) -> Result<Vec<u8>, Fault> {
+    let (policy, protected) = match &seal {
+        Seal::Value => (&[][..], false),
+        Seal::Policy(policy) => (&policy[..], false),
+        Seal::Protected(policy) => (&policy[..], true),
+    };
+    let attributes: ObjectAttributes = ObjectAttributesBuilder::new()
+        .with_fixed_tpm(true)
+        .with_fixed_parent(true)
+        .with_user_with_auth(seal == Seal::Value)
+        .with_admin_with_policy(seal != Seal::Value)
+        .with_no_da(!protected)
+        .build()
+        .map_err(impossible)?;
+    PublicBuilder::new()
+        .with_public_algorithm(PublicAlgorithm::KeyedHash)
+        .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+        .with_object_attributes(attributes)
+        .with_auth_policy(policy_digest(policy)?)
+        .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+        .with_keyed_hash_unique_identifier(Digest::default())
+        .build()
+        .map_err(impossible)?
+        .marshall()
+        .map_err(impossible)
 }

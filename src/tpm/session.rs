@@ -1,1 +1,391 @@
-//! Floor 2.
+//! Authorization sessions: HMAC sessions, salted to the storage root key or not, and policy sessions.
+//! This file holds what one session knows (handle, key, nonces) and its arithmetic (KDFa, KDFe, the
+//! HMAC, AES-128-CFB); what all sessions of one command have to do with each other is in `execute.rs`.
+//!
+//! TPM 2.0 Part 1 §11.4.10 (KDFa, KDFe), §19 (authorizations and sessions), §21 (parameter encryption),
+//! Annexes B.10.2 and C.6.1 (salts).
+
+use aes::Aes128;
+use cfb_mode::cipher::{AsyncStreamCipher, KeyIvInit};
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
+use sha2::digest::{Digest, FixedOutputReset};
+use sha2::{Sha256, Sha384, Sha512};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::command::{
+    FlushContext, PolicyAuthValue, PolicyCommandCode, PolicyOr, StartAuthSession,
+};
+use super::command::{SESSION_HMAC, SESSION_POLICY};
+use super::execute::{Entity, execute};
+use super::fault::{Fault, Trouble};
+use super::key::{HashAlgorithm, PublicKey, public_key};
+use super::srk::Pinned;
+use super::transport::Transport;
+use super::{Call, Name};
+use crate::crypto::drbg::os_random;
+use crate::crypto::{hash::Hash, rsa};
+
+/// Bytes in our nonces, and so in the TPM's. Part 1 §19.6.2 asks for at least 16.
+pub const NONCE_BYTES: usize = 16;
+
+/// The session hash is always SHA-256: nonces, HMACs, policies. (Part 1 §19.6.4)
+pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        Digest::update(&mut hash, part);
+    }
+    hash.finalize().into()
+}
+
+/// HMAC-SHA256 of the parts.
+pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut block = Zeroizing::new([0; 64]);
+    if key.len() > 64 {
+        block[..32].copy_from_slice(&sha256(&[key]));
+    } else {
+        block[..key.len()].copy_from_slice(key);
+    }
+    // A key of exactly one block is what HMAC pads any shorter key to, so this cannot differ from it.
+    let mut mac = Hmac::<Sha256>::new((&*block).into());
+    for part in parts {
+        Mac::update(&mut mac, part);
+    }
+    Zeroizing::new(mac.finalize().into_bytes().into())
+}
+
+/// KDFa with HMAC-SHA256: SP 800-108 in counter mode. `bytes` at most 64. Part 1 §11.4.10.2.
+pub(super) fn kdfa(
+    key: &[u8],
+    label: &str,
+    u: &[u8],
+    v: &[u8],
+    bytes: usize,
+) -> Zeroizing<Vec<u8>> {
+    let bits = (bytes as u32 * 8).to_be_bytes();
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes + 32));
+    let mut counter = 0u32;
+    while out.len() < bytes {
+        counter += 1;
+        let parts: [&[u8]; 6] = [&counter.to_be_bytes(), label.as_bytes(), &[0], u, v, &bits];
+        out.extend_from_slice(&*hmac_sha256(key, &parts));
+    }
+    out.as_mut_slice()[bytes..].zeroize();
+    out.truncate(bytes);
+    out
+}
+
+fn kdfe_with<D: Digest + FixedOutputReset>(
+    z: &[u8],
+    label: &str,
+    u: &[u8],
+    v: &[u8],
+    bytes: usize,
+) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes + 64));
+    let mut hash = D::new();
+    let mut counter = 0u32;
+    while out.len() < bytes {
+        counter += 1;
+        for part in [&counter.to_be_bytes(), z, label.as_bytes(), &[0], u, v] {
+            Digest::update(&mut hash, part);
+        }
+        out.extend_from_slice(&hash.finalize_reset());
+    }
+    out.as_mut_slice()[bytes..].zeroize();
+    out.truncate(bytes);
+    out
+}
+
+/// KDFe: SP 800-56A's concatenation KDF, as many bytes as `hash` has. Part 1 §11.4.10.3.
+pub(super) fn kdfe(
+    hash: HashAlgorithm,
+    z: &[u8],
+    label: &str,
+    u: &[u8],
+    v: &[u8],
+) -> Zeroizing<Vec<u8>> {
+    let bytes = hash.bytes();
+    match hash {
+        HashAlgorithm::Sha1 => kdfe_with::<Sha1>(z, label, u, v, bytes),
+        HashAlgorithm::Sha256 => kdfe_with::<Sha256>(z, label, u, v, bytes),
+        HashAlgorithm::Sha384 => kdfe_with::<Sha384>(z, label, u, v, bytes),
+        HashAlgorithm::Sha512 => kdfe_with::<Sha512>(z, label, u, v, bytes),
+    }
+}
+
+/// An authorization value without the zero bytes at its end, which the TPM does not keep either: they
+/// are cut before the value becomes part of an HMAC or CFB key. Part 1 §19.6.5.
+pub(super) fn trimmed(value: &[u8]) -> &[u8] {
+    let end = value.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    value.get(..end).unwrap_or_default()
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Fault> {
+    let mut bytes = [0; N];
+    os_random(&mut bytes).map_err(|_| Fault::bug("the operating system gave no random bytes"))?;
+    Ok(bytes)
+}
+
+/// What any session knows of itself. Wiped when dropped.
+pub(super) struct Session {
+    pub(super) handle: u32,
+    /// From the salt; empty for an unsalted session.
+    pub(super) key: Zeroizing<Vec<u8>>,
+    pub(super) nonce_tpm: Vec<u8>,
+    pub(super) nonce_caller: [u8; NONCE_BYTES],
+    /// Started with AES-128-CFB, so that it can encrypt parameters.
+    pub(super) encrypts: bool,
+    /// The TPM has flushed it.
+    pub(super) ended: bool,
+}
+
+/// A shared secret for the TPM's eyes, and how it travels.
+struct Salt {
+    value: Zeroizing<Vec<u8>>,
+    encrypted: Vec<u8>,
+}
+
+/// Makes a salt for the storage root key: ECDH with a one-time key and KDFe, or RSA OAEP; both with the
+/// key's nameAlg and the label SECRET.
+fn salt_for(root: &Pinned) -> Result<Salt, Fault> {
+    const LABEL: &str = "SECRET";
+    let (hash, key) = public_key(root.public())?;
+    match key {
+        PublicKey::Rsa { modulus, exponent } => {
+            let mut value = Zeroizing::new(vec![0; hash.bytes()]);
+            os_random(&mut value)
+                .map_err(|_| Fault::bug("the operating system gave no random bytes"))?;
+            let hash = Hash::from(hash);
+            let key = rsa::PublicKey::new(&modulus, &exponent).map_err(|_| bad_root())?;
+            let encrypted =
+                key.encrypt_oaep(hash, hash, b"SECRET\0", &value).map_err(|_| bad_root())?;
+            Ok(Salt { value, encrypted })
+        }
+        PublicKey::Ec { curve, x, y } => {
+            let (z, our_x, our_y) = agree(curve, &x, &y).ok_or_else(bad_root)?;
+            let value = kdfe(hash, &z, LABEL, &our_x, &x);
+            let mut encrypted = Vec::with_capacity(4 + our_x.len() + our_y.len());
+            for coordinate in [&our_x, &our_y] {
+                encrypted.extend_from_slice(&(coordinate.len() as u16).to_be_bytes());
+                encrypted.extend_from_slice(coordinate);
+            }
+            Ok(Salt { value, encrypted })
+        }
+    }
+}
+
+fn bad_root() -> Fault {
+    Fault::new(Trouble::Unsound("the storage root key is no usable public key".to_owned()))
+}
+
+/// ECDH with a one-time key: the shared x coordinate, and our point. Coordinates are as long as the field.
+fn agree(
+    curve: crate::crypto::ec::Curve,
+    x: &[u8],
+    y: &[u8],
+) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>, Vec<u8>)> {
+    use crate::crypto::ec::Curve;
+
+    macro_rules! on {
+        ($curve:ident) => {{
+            use $curve::elliptic_curve::sec1::{FromEncodedPoint, ToEncodedPoint};
+            let field = |bytes: &[u8]| {
+                let mut field = $curve::FieldBytes::default();
+                let at = field.len().checked_sub(bytes.len())?;
+                field.get_mut(at..)?.copy_from_slice(bytes);
+                Some(field)
+            };
+            let point =
+                $curve::EncodedPoint::from_affine_coordinates(&field(x)?, &field(y)?, false);
+            let theirs =
+                Option::<$curve::PublicKey>::from($curve::PublicKey::from_encoded_point(&point))?;
+            let ours = $curve::ecdh::EphemeralSecret::random(&mut rand_core::OsRng);
+            let shared = ours.diffie_hellman(&theirs);
+            let z = Zeroizing::new(shared.raw_secret_bytes().to_vec());
+            let point = ours.public_key().to_encoded_point(false);
+            Some((z, point.x()?.to_vec(), point.y()?.to_vec()))
+        }};
+    }
+    match curve {
+        Curve::P256 => on!(p256),
+        Curve::P384 => on!(p384),
+        Curve::P521 => on!(p521),
+    }
+}
+
+impl Session {
+    /// TPM2_StartAuthSession, never bound.
+    fn start(
+        link: &mut dyn Transport,
+        kind: u8,
+        root: Option<&Pinned>,
+        encrypts: bool,
+        call: &Call,
+    ) -> Result<Self, Fault> {
+        let salt = root.map(salt_for).transpose()?;
+        let nonce_caller = random()?;
+        let command = StartAuthSession {
+            salt_key: root.map(Pinned::handle),
+            nonce_caller: &nonce_caller,
+            encrypted_salt: salt.as_ref().map_or(&[], |salt| &salt.encrypted),
+            kind,
+            encrypts,
+        };
+        let started = execute(link, &command, &mut [], call)?;
+        let key = match &salt {
+            Some(salt) => kdfa(&salt.value, "ATH", &started.nonce_tpm, &nonce_caller, 32),
+            None => Zeroizing::default(),
+        };
+        Ok(Self {
+            handle: started.handle,
+            key,
+            nonce_tpm: started.nonce_tpm,
+            nonce_caller,
+            encrypts,
+            ended: false,
+        })
+    }
+
+    /// A fresh nonce of ours for the next command.
+    pub(super) fn roll(&mut self) -> Result<(), Fault> {
+        self.nonce_caller = random()?;
+        Ok(())
+    }
+
+    /// The key of this session's HMAC when it authorizes with `value`. Part 1 §19.6.5.
+    pub(super) fn keyed(&self, value: &[u8]) -> Zeroizing<Vec<u8>> {
+        let value = trimmed(value);
+        let mut key = Zeroizing::new(Vec::with_capacity(self.key.len() + value.len()));
+        key.extend_from_slice(&self.key);
+        key.extend_from_slice(value);
+        key
+    }
+
+    fn cfb(key: &[u8], newer: &[u8], older: &[u8]) -> Zeroizing<Vec<u8>> {
+        kdfa(key, "CFB", newer, older, 32)
+    }
+
+    /// Encrypts the first parameter of a command in place. Part 1 §21.3.
+    pub(super) fn encrypt(&self, key: &[u8], data: &mut [u8]) {
+        let mut material = Self::cfb(key, &self.nonce_caller, &self.nonce_tpm);
+        let (key, iv) = material.split_at_mut(16);
+        if let Ok(cfb) = cfb_mode::Encryptor::<Aes128>::new_from_slices(key, iv) {
+            cfb.encrypt(data);
+        }
+    }
+
+    /// Decrypts the first parameter of a response in place; `nonce_tpm` is that of the response.
+    pub(super) fn decrypt(&self, key: &[u8], data: &mut [u8]) {
+        let mut material = Self::cfb(key, &self.nonce_tpm, &self.nonce_caller);
+        let (key, iv) = material.split_at_mut(16);
+        if let Ok(cfb) = cfb_mode::Decryptor::<Aes128>::new_from_slices(key, iv) {
+            cfb.decrypt(data);
+        }
+    }
+}
+
+/// An HMAC session: proves to the TPM that we know an authorization value without sending it, and
+/// encrypts the first parameter both ways.
+pub struct HmacSession(pub(super) Session);
+
+impl HmacSession {
+    /// Starts a session that is keyed by the authorization values used in it alone: one command, no
+    /// public-key operation in the chip. Protects and encrypts as well as that value is secret.
+    pub fn unsalted(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
+        Session::start(link, SESSION_HMAC, None, true, call).map(Self)
+    }
+
+    /// Starts a session keyed by a secret that only the TPM with this storage root key can read.
+    pub fn salted(link: &mut dyn Transport, root: &Pinned, call: &Call) -> Result<Self, Fault> {
+        Session::start(link, SESSION_HMAC, Some(root), true, call).map(Self)
+    }
+
+    /// Its handle in the TPM.
+    pub fn handle(&self) -> u32 {
+        self.0.handle
+    }
+
+    /// Whether the TPM still has it: a command that was marked as its last ends it.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended
+    }
+
+    /// Flushes it, unless its last command did already.
+    pub fn end(self, link: &mut dyn Transport, call: &Call) -> Result<(), Fault> {
+        if self.0.ended {
+            return Ok(());
+        }
+        execute(link, &FlushContext { handle: self.0.handle }, &mut [], call)
+    }
+}
+
+/// A policy session: collects what was proven, until the TPM accepts it as an object's policy.
+pub struct PolicySession(pub(super) Session);
+
+impl PolicySession {
+    /// Starts a session whose policy has no secret in its HMAC.
+    pub fn unsalted(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
+        Session::start(link, SESSION_POLICY, None, false, call).map(Self)
+    }
+
+    /// Starts a session for PolicyAuthValue: its HMAC is keyed by the salt and the authorization value,
+    /// so that what is seen on the bus gives nothing to guess a PIN with.
+    pub fn salted(link: &mut dyn Transport, root: &Pinned, call: &Call) -> Result<Self, Fault> {
+        Session::start(link, SESSION_POLICY, Some(root), true, call).map(Self)
+    }
+
+    /// Its handle in the TPM.
+    pub fn handle(&self) -> u32 {
+        self.0.handle
+    }
+
+    /// It as a command's handle: a session's Name is its handle.
+    pub fn entity(&self) -> Entity {
+        Entity::permanent(self.0.handle)
+    }
+
+    /// TPM2_PolicyCommandCode
+    pub fn command_code(
+        &self,
+        code: u32,
+        link: &mut dyn Transport,
+        call: &Call,
+    ) -> Result<(), Fault> {
+        execute(link, &PolicyCommandCode { session: &self.entity(), code }, &mut [], call)
+    }
+
+    /// TPM2_PolicyAuthValue
+    pub fn auth_value(&self, link: &mut dyn Transport, call: &Call) -> Result<(), Fault> {
+        execute(link, &PolicyAuthValue { session: &self.entity() }, &mut [], call)
+    }
+
+    /// TPM2_PolicyOR
+    pub fn or(
+        &self,
+        branches: &[[u8; 32]],
+        link: &mut dyn Transport,
+        call: &Call,
+    ) -> Result<(), Fault> {
+        execute(link, &PolicyOr { session: &self.entity(), branches }, &mut [], call)
+    }
+
+    /// Whether the TPM still has it.
+    pub fn has_ended(&self) -> bool {
+        self.0.ended
+    }
+
+    /// Flushes it, unless its last command did already.
+    pub fn end(self, link: &mut dyn Transport, call: &Call) -> Result<(), Fault> {
+        if self.0.ended {
+            return Ok(());
+        }
+        execute(link, &FlushContext { handle: self.0.handle }, &mut [], call)
+    }
+}
+
+impl From<&Pinned> for Entity {
+    fn from(root: &Pinned) -> Self {
+        Entity { handle: root.handle(), name: Name::clone(root.name()) }
+    }
+}
