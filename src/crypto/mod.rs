@@ -7,6 +7,7 @@ pub mod drbg;
 pub mod ec;
 pub mod hash;
 pub mod kdf;
+mod montgomery;
 pub mod pad;
 pub mod rsa;
 pub mod secret;

@@ -1,74 +1,243 @@
 //! RSA paddings of RFC 8017, made and taken off in the host.
 
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _, ConstantTimeLess as _};
 use zeroize::Zeroizing;
 
 use super::Fault;
-use super::hash::Hash;
+use super::drbg::os_random;
+use super::hash::{Hash, Hasher};
+
+/// What PKCS#1 v1.5 adds to the data at least: 00, the block type, eight bytes of padding, 00.
+pub const PKCS1_OVERHEAD: usize = 11;
 
 /// EMSA-PKCS1-v1_5 without the hashing, block type 1: 00 01 FF..FF 00 ‖ data, `k` bytes.
 /// RFC 8017 §9.2.
 ///
 /// # Errors
 /// [`Fault::Length`] if data is longer than k - 11 bytes.
-pub fn pkcs1_signature(_data: &[u8], _k: usize) -> Result<Vec<u8>, Fault> {
-    todo!()
+pub fn pkcs1_signature(data: &[u8], k: usize) -> Result<Vec<u8>, Fault> {
+    if data.len() + PKCS1_OVERHEAD > k {
+        return Err(Fault::Length);
+    }
+    let mut encoded = Vec::with_capacity(k);
+    encoded.extend_from_slice(&[0x00, 0x01]);
+    encoded.resize(k - data.len() - 1, 0xff);
+    encoded.push(0x00);
+    encoded.extend_from_slice(data);
+    Ok(encoded)
 }
 
 /// What [`pkcs1_signature`] padded: for recovery from a signature, whose content is public.
 ///
 /// # Errors
 /// [`Fault::Invalid`].
-pub fn pkcs1_signature_open(_encoded: &[u8]) -> Result<&[u8], Fault> {
-    todo!()
+pub fn pkcs1_signature_open(encoded: &[u8]) -> Result<&[u8], Fault> {
+    let padded = encoded.strip_prefix(&[0x00, 0x01]).ok_or(Fault::Invalid)?;
+    let padding = padded.iter().take_while(|byte| **byte == 0xff).count();
+    match padded.get(padding..) {
+        Some([0x00, data @ ..]) if padding >= 8 => Ok(data),
+        _ => Err(Fault::Invalid),
+    }
 }
 
 /// Block type 2: 00 02 ‖ random nonzero bytes ‖ 00 ‖ data, `k` bytes. RFC 8017 §7.2.1.
 ///
 /// # Errors
 /// [`Fault::Length`] if data is longer than k - 11 bytes; [`Fault::NoEntropy`].
-pub fn pkcs1_encryption(_data: &[u8], _k: usize) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    todo!()
+pub fn pkcs1_encryption(data: &[u8], k: usize) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    if data.len() + PKCS1_OVERHEAD > k {
+        return Err(Fault::Length);
+    }
+    let padding = k - data.len() - 3;
+    let mut encoded = Zeroizing::new(Vec::with_capacity(k));
+    encoded.extend_from_slice(&[0x00, 0x02]);
+    let mut random = Zeroizing::new(vec![0; padding]);
+    while encoded.len() < 2 + padding {
+        os_random(&mut random)?;
+        let missing = 2 + padding - encoded.len();
+        encoded.extend(random.iter().filter(|byte| **byte != 0).take(missing));
+    }
+    encoded.push(0x00);
+    encoded.extend_from_slice(data);
+    Ok(encoded)
 }
 
 /// Takes block type 2 off, in time that does not depend on the content. Where the padding is not
 /// valid, the answer is pseudo-random with a pseudo-random length, always the same for the same
-/// `ciphertext` and `secret` (implicit rejection, draft-irtf-cfrg-rsa-guidance), so that there is
-/// no error to observe. `secret` belongs to the key and is known to nobody else.
+/// `ciphertext` and `secret` (implicit rejection, draft-irtf-cfrg-rsa-guidance §7), so that there
+/// is no error to observe. `secret` belongs to the key and is known to nobody else; it stands where
+/// the draft has a hash of the private exponent, which only the chip knows.
 pub fn pkcs1_encryption_open(
-    _encoded: &[u8],
-    _ciphertext: &[u8],
-    _secret: &[u8; 32],
+    encoded: &[u8],
+    ciphertext: &[u8],
+    secret: &[u8; 32],
 ) -> Zeroizing<Vec<u8>> {
-    todo!()
+    let k = encoded.len();
+    // Data of this length or more leaves no room for eight bytes of padding.
+    let limit = k.saturating_sub(PKCS1_OVERHEAD - 1) as u64;
+
+    let key = Zeroizing::new(<[u8; 32]>::from(prf(secret, &[ciphertext])));
+    let replacement = expand(&key, b"message", k);
+    let mut replacement_length = 0u64;
+    let mask = limit.next_power_of_two() - 1;
+    for candidate in expand(&key, b"length", 256).chunks_exact(2) {
+        let candidate = candidate.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)) & mask;
+        replacement_length.conditional_assign(&candidate, candidate.ct_lt(&limit));
+    }
+
+    let mut valid = Choice::from(1);
+    let mut separator = 0u64;
+    let mut found = Choice::from(0);
+    for (at, byte) in (0u64..).zip(encoded) {
+        match at {
+            0 => valid &= byte.ct_eq(&0x00),
+            1 => valid &= byte.ct_eq(&0x02),
+            _ => {
+                let here = byte.ct_eq(&0x00) & !found;
+                separator.conditional_assign(&at, here);
+                found |= here;
+            }
+        }
+    }
+    // Covers "none found" too: the place is 0 then.
+    valid &= !separator.ct_lt(&(PKCS1_OVERHEAD as u64 - 1));
+
+    let length = u64::conditional_select(
+        &replacement_length,
+        &(k as u64).wrapping_sub(1 + separator),
+        valid,
+    ) as usize;
+    let mut chosen = Zeroizing::new(vec![0; k]);
+    for ((to, padded), replaced) in chosen.iter_mut().zip(encoded).zip(replacement.iter()) {
+        *to = u8::conditional_select(replaced, padded, valid);
+    }
+    // From here on only the length shows, which the caller learns anyway.
+    Zeroizing::new(chosen.get(k - length..).unwrap_or_default().to_vec())
 }
 
-/// EMSA-PSS-ENCODE with a given salt. `bits` is the modulus's length. RFC 8017 §9.1.1.
+/// HMAC-SHA-256 over the concatenated `parts`.
+fn prf(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
+    // HMAC fills a short key up with zeros to the hash's block.
+    let mut block = Zeroizing::new([0; 64]);
+    for (to, from) in block.iter_mut().zip(key) {
+        *to = *from;
+    }
+    let mut mac = <Hmac<Sha256> as hmac::digest::KeyInit>::new((&*block).into());
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// The draft's IRPRF: `length` bytes, at most 8191.
+fn expand(key: &[u8; 32], label: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
+    let bits = (8 * length as u16).to_be_bytes();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 32));
+    for counter in 0u16.. {
+        if bytes.len() >= length {
+            break;
+        }
+        let block = Zeroizing::new(prf(key, &[&counter.to_be_bytes(), label, &bits]));
+        bytes.extend_from_slice(block.as_ref());
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+/// The longest salt that PSS can take with this hash under a modulus of `bits` bits, in bytes.
+pub fn pss_salt_limit(hash: Hash, bits: usize) -> Option<usize> {
+    bits.saturating_sub(1).div_ceil(8).checked_sub(hash.len() + 2)
+}
+
+/// EMSA-PSS-ENCODE with a given salt, as long as the modulus of `bits` bits. RFC 8017 §9.1.1.
 ///
 /// # Errors
 /// [`Fault::Length`] if the salt does not fit or the digest has not the hash's length.
 pub fn pss(
-    _hash: Hash,
-    _mgf: Hash,
-    _digest: &[u8],
-    _salt: &[u8],
-    _bits: usize,
+    hash: Hash,
+    mgf: Hash,
+    digest: &[u8],
+    salt: &[u8],
+    bits: usize,
 ) -> Result<Vec<u8>, Fault> {
-    todo!()
+    let limit = pss_salt_limit(hash, bits).ok_or(Fault::Length)?;
+    if digest.len() != hash.len() || salt.len() > limit {
+        return Err(Fault::Length);
+    }
+    let h = pss_hash(hash, digest, salt);
+    // In front one zero byte if the encoded message is a byte shorter than the modulus.
+    let spare = bits.div_ceil(8) - (bits - 1).div_ceil(8);
+    let mut encoded = vec![0; spare + limit - salt.len()];
+    encoded.push(0x01);
+    encoded.extend_from_slice(salt);
+    mask(mgf, &h, encoded.get_mut(spare..).unwrap_or_default());
+    if let Some(first) = encoded.get_mut(spare) {
+        *first &= pss_top(bits);
+    }
+    encoded.extend_from_slice(&h);
+    encoded.push(0xbc);
+    Ok(encoded)
 }
 
-/// EMSA-PSS-VERIFY. `encoded` is as long as the modulus. RFC 8017 §9.1.2.
+/// EMSA-PSS-VERIFY, with exactly this salt length. `encoded` is as long as the modulus of `bits`
+/// bits. RFC 8017 §9.1.2.
 ///
 /// # Errors
 /// [`Fault::Invalid`].
 pub fn pss_verify(
-    _hash: Hash,
-    _mgf: Hash,
-    _digest: &[u8],
-    _salt_length: usize,
-    _encoded: &[u8],
-    _bits: usize,
+    hash: Hash,
+    mgf: Hash,
+    digest: &[u8],
+    salt_length: usize,
+    encoded: &[u8],
+    bits: usize,
 ) -> Result<(), Fault> {
-    todo!()
+    let limit = pss_salt_limit(hash, bits).ok_or(Fault::Invalid)?;
+    let spare = bits.div_ceil(8) - (bits - 1).div_ceil(8);
+    let zeros = limit.checked_sub(salt_length).ok_or(Fault::Invalid)?;
+    let (front, encoded) = encoded.split_at_checked(spare).ok_or(Fault::Invalid)?;
+    let (masked, rest) = encoded.split_at_checked(limit + 1).ok_or(Fault::Invalid)?;
+    let (h, trailer) = rest.split_at_checked(hash.len()).ok_or(Fault::Invalid)?;
+    let top = masked.first().copied().unwrap_or_default() & !pss_top(bits);
+    if front.iter().any(|byte| *byte != 0) || trailer != [0xbc] || top != 0 {
+        return Err(Fault::Invalid);
+    }
+    let mut db = masked.to_vec();
+    mask(mgf, h, &mut db);
+    if let Some(first) = db.first_mut() {
+        *first &= pss_top(bits);
+    }
+    let (padding, salt) = db.split_at_checked(zeros + 1).ok_or(Fault::Invalid)?;
+    let right = matches!(padding, [zeros @ .., 0x01] if zeros.iter().all(|byte| *byte == 0));
+    if right && digest.len() == hash.len() && *pss_hash(hash, digest, salt) == *h {
+        Ok(())
+    } else {
+        Err(Fault::Invalid)
+    }
+}
+
+/// H of EMSA-PSS: the hash over eight zero bytes, digest and salt.
+fn pss_hash(hash: Hash, digest: &[u8], salt: &[u8]) -> super::hash::Digest {
+    let mut hasher = Hasher::new(hash);
+    hasher.update(&[0; 8]);
+    hasher.update(digest);
+    hasher.update(salt);
+    hasher.finish()
+}
+
+/// Which bits of the encoded message's first byte may be set.
+const fn pss_top(bits: usize) -> u8 {
+    match (bits - 1) % 8 {
+        0 => 0xff,
+        used => 0xff >> (8 - used),
+    }
+}
+
+/// The most data that OAEP can take with this hash under a modulus of `k` bytes, in bytes.
+pub fn oaep_limit(hash: Hash, k: usize) -> Option<usize> {
+    k.checked_sub(2 * hash.len() + 2)
 }
 
 /// EME-OAEP, `k` bytes. RFC 8017 §7.1.1.
@@ -76,13 +245,39 @@ pub fn pss_verify(
 /// # Errors
 /// [`Fault::Length`] if data is longer than k - 2 - 2 hLen bytes; [`Fault::NoEntropy`].
 pub fn oaep(
-    _hash: Hash,
-    _mgf: Hash,
-    _label: &[u8],
-    _data: &[u8],
-    _k: usize,
+    hash: Hash,
+    mgf: Hash,
+    label: &[u8],
+    data: &[u8],
+    k: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    todo!()
+    let mut seed = Zeroizing::new(vec![0; hash.len()]);
+    os_random(&mut seed)?;
+    oaep_seeded(hash, mgf, label, data, k, &mut seed)
+}
+
+fn oaep_seeded(
+    hash: Hash,
+    mgf: Hash,
+    label: &[u8],
+    data: &[u8],
+    k: usize,
+    seed: &mut [u8],
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    let limit = oaep_limit(hash, k).ok_or(Fault::Length)?;
+    let zeros = limit.checked_sub(data.len()).ok_or(Fault::Length)?;
+    let mut db = Zeroizing::new(Vec::with_capacity(k));
+    db.extend_from_slice(&hash.digest(label));
+    db.resize(hash.len() + zeros, 0);
+    db.push(0x01);
+    db.extend_from_slice(data);
+    mask(mgf, seed, &mut db);
+    mask(mgf, &db, seed);
+    let mut encoded = Zeroizing::new(Vec::with_capacity(k));
+    encoded.push(0x00);
+    encoded.extend_from_slice(seed);
+    encoded.extend_from_slice(&db);
+    Ok(encoded)
 }
 
 /// Takes OAEP off, in time that does not depend on the content but for whether it is valid, and
@@ -91,10 +286,48 @@ pub fn oaep(
 /// # Errors
 /// [`Fault::Invalid`].
 pub fn oaep_open(
-    _hash: Hash,
-    _mgf: Hash,
-    _label: &[u8],
-    _encoded: &[u8],
+    hash: Hash,
+    mgf: Hash,
+    label: &[u8],
+    encoded: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    todo!()
+    // These lengths are public.
+    oaep_limit(hash, encoded.len()).ok_or(Fault::Invalid)?;
+    let (first, rest) = encoded.split_first().ok_or(Fault::Invalid)?;
+    let (seed, db) = rest.split_at_checked(hash.len()).ok_or(Fault::Invalid)?;
+    let mut seed = Zeroizing::new(seed.to_vec());
+    let mut db = Zeroizing::new(db.to_vec());
+    mask(mgf, &db, &mut seed);
+    mask(mgf, &seed, &mut db);
+
+    let (label_hash, padded) = db.split_at_checked(hash.len()).ok_or(Fault::Invalid)?;
+    let mut valid = first.ct_eq(&0x00) & label_hash.ct_eq(&hash.digest(label));
+    // After the label's hash: zeros, one 01, the data.
+    let mut separator = 0u64;
+    let mut looking = Choice::from(1);
+    for (at, byte) in (0u64..).zip(padded) {
+        let one = byte.ct_eq(&0x01);
+        separator.conditional_assign(&at, looking & one);
+        valid &= !looking | one | byte.ct_eq(&0x00);
+        looking &= !one;
+    }
+    valid &= !looking;
+    if !bool::from(valid) {
+        return Err(Fault::Invalid);
+    }
+    let data = padded.get(separator as usize + 1..).unwrap_or_default();
+    Ok(Zeroizing::new(data.to_vec()))
+}
+
+/// MGF1 of `seed`, exclusive-ored over `target`. RFC 8017 appendix B.2.1.
+fn mask(hash: Hash, seed: &[u8], target: &mut [u8]) {
+    let mut seeded = Hasher::new(hash);
+    seeded.update(seed);
+    for (counter, chunk) in (0u32..).zip(target.chunks_mut(hash.len())) {
+        let mut hasher = seeded.clone();
+        hasher.update(&counter.to_be_bytes());
+        for (to, from) in chunk.iter_mut().zip(hasher.finish().iter()) {
+            *to ^= *from;
+        }
+    }
 }

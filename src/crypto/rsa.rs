@@ -1,30 +1,53 @@
 //! RSA with the public exponent: verification, encryption, and the check of what a chip computed.
 //! No private key is ever used here.
 
-use super::Fault;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
 use super::hash::Hash;
+use super::montgomery::Modulus;
+use super::{Fault, pad};
+
+/// The sizes of a modulus that are taken, in bits.
+pub const BITS: std::ops::RangeInclusive<usize> = 512..=8192;
 
 /// A public key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
-    n: rsa::BigUint,
-    e: rsa::BigUint,
+    /// Big-endian, no leading zeros.
+    modulus: Vec<u8>,
+    n: Modulus,
+    e: u64,
 }
 
 impl PublicKey {
-    /// From modulus and public exponent, big-endian, leading zeros allowed. 512 to 8192 bits.
+    /// From modulus and public exponent, big-endian, leading zeros allowed. The modulus has 512 to
+    /// 8192 bits.
     ///
     /// # Errors
     /// [`Fault::BadKey`] for an even modulus, one outside the sizes, an exponent that is even,
-    /// below 3, longer than 64 bits or not below the modulus.
-    pub fn new(_modulus: &[u8], _exponent: &[u8]) -> Result<Self, Fault> {
-        todo!()
+    /// below 3 or longer than 64 bits.
+    pub fn new(modulus: &[u8], exponent: &[u8]) -> Result<Self, Fault> {
+        let modulus = without_zeros(modulus);
+        let exponent = without_zeros(exponent);
+        if modulus.len() > BITS.end() / 8 || modulus.last().is_none_or(|low| low % 2 == 0) {
+            return Err(Fault::BadKey);
+        }
+        if modulus.len() < BITS.start() / 8 || exponent.len() > 8 {
+            return Err(Fault::BadKey);
+        }
+        let e = exponent.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let n = Modulus::new(modulus);
+        if !BITS.contains(&n.bits()) || e < 3 || e % 2 == 0 {
+            return Err(Fault::BadKey);
+        }
+        Ok(Self { modulus: modulus.to_vec(), n, e })
     }
 
     /// The modulus's length in bytes, k.
     #[expect(clippy::len_without_is_empty, reason = "a key is not a container")]
     pub fn len(&self) -> usize {
-        self.bits().div_ceil(8)
+        self.n.len()
     }
 
     /// The modulus's length in bits.
@@ -36,16 +59,38 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`Fault::Length`], [`Fault::Range`].
-    pub fn fits(&self, _input: &[u8]) -> Result<(), Fault> {
-        todo!()
+    pub fn fits(&self, input: &[u8]) -> Result<(), Fault> {
+        if input.len() != self.modulus.len() {
+            return Err(Fault::Length);
+        }
+        // Byte strings of one length compare as the numbers do.
+        if input < self.modulus.as_slice() { Ok(()) } else { Err(Fault::Range) }
     }
 
     /// input^e mod n, k bytes. RFC 8017 §5.1.1, §5.2.2.
     ///
     /// # Errors
     /// As [`fits`](Self::fits).
-    pub fn raw(&self, _input: &[u8]) -> Result<Vec<u8>, Fault> {
-        todo!()
+    pub fn raw(&self, input: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.fits(input)?;
+        Ok(self.n.power(input, self.e))
+    }
+
+    /// Whether `output` is the private operation's answer to `input`: output^e mod n = input. Takes
+    /// a time that does not depend on `output`, which may be a plaintext. RFC 8017 §5.1.2, §5.2.1.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`].
+    pub fn check(&self, input: &[u8], output: &[u8]) -> Result<(), Fault> {
+        if output.len() != self.len() {
+            return Err(Fault::Invalid);
+        }
+        let back = self.n.power(output, self.e);
+        if bool::from(self.n.exceeds(output) & back.ct_eq(input)) {
+            Ok(())
+        } else {
+            Err(Fault::Invalid)
+        }
     }
 
     /// RSASSA-PKCS1-v1_5 over whatever bytes were padded (a DigestInfo, or anything else of at most
@@ -53,8 +98,10 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`Fault::Length`] if the signature is not k bytes long, else [`Fault::Invalid`].
-    pub fn verify_pkcs1(&self, _data: &[u8], _signature: &[u8]) -> Result<(), Fault> {
-        todo!()
+    pub fn verify_pkcs1(&self, data: &[u8], signature: &[u8]) -> Result<(), Fault> {
+        let encoded = self.opened(signature)?;
+        let expected = pad::pkcs1_signature(data, self.len()).map_err(|_| Fault::Invalid)?;
+        if *encoded == expected { Ok(()) } else { Err(Fault::Invalid) }
     }
 
     /// RSASSA-PSS with exactly this salt length, in bytes. RFC 8017 §8.1.2.
@@ -63,21 +110,34 @@ impl PublicKey {
     /// [`Fault::Length`] if the signature is not k bytes long, else [`Fault::Invalid`].
     pub fn verify_pss(
         &self,
-        _hash: Hash,
-        _mgf: Hash,
-        _salt_length: usize,
-        _digest: &[u8],
-        _signature: &[u8],
+        hash: Hash,
+        mgf: Hash,
+        salt_length: usize,
+        digest: &[u8],
+        signature: &[u8],
     ) -> Result<(), Fault> {
-        todo!()
+        let encoded = self.opened(signature)?;
+        pad::pss_verify(hash, mgf, digest, salt_length, &encoded, self.bits())
+    }
+
+    /// A signature with the public exponent applied: what the signer had padded.
+    ///
+    /// # Errors
+    /// [`Fault::Length`] if the signature is not k bytes long; [`Fault::Invalid`] if it is not
+    /// below the modulus.
+    pub fn opened(&self, signature: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.raw(signature).map_err(|fault| match fault {
+            Fault::Length => Fault::Length,
+            _ => Fault::Invalid,
+        })
     }
 
     /// RSAES-PKCS1-v1_5. `data` is at most k - 11 bytes long. RFC 8017 §7.2.1.
     ///
     /// # Errors
     /// [`Fault::Length`], [`Fault::NoEntropy`].
-    pub fn encrypt_pkcs1(&self, _data: &[u8]) -> Result<Vec<u8>, Fault> {
-        todo!()
+    pub fn encrypt_pkcs1(&self, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.raw(&pad::pkcs1_encryption(data, self.len())?)
     }
 
     /// RSAES-OAEP. `data` is at most k - 2 - 2 hLen bytes long. RFC 8017 §7.1.1.
@@ -86,11 +146,22 @@ impl PublicKey {
     /// [`Fault::Length`], [`Fault::NoEntropy`].
     pub fn encrypt_oaep(
         &self,
-        _hash: Hash,
-        _mgf: Hash,
-        _label: &[u8],
-        _data: &[u8],
-    ) -> Result<Vec<u8>, Fault> {
-        todo!()
+        hash: Hash,
+        mgf: Hash,
+        label: &[u8],
+        data: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        self.raw(&pad::oaep(hash, mgf, label, data, self.len())?)
     }
+}
+
+impl std::fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublicKey").field("bits", &self.bits()).field("e", &self.e).finish()
+    }
+}
+
+fn without_zeros(number: &[u8]) -> &[u8] {
+    let start = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    number.get(start..).unwrap_or_default()
 }

@@ -1,1 +1,112 @@
-pub(super) static ROWS: &[super::Mechanism] = &[];
+//! RSAES-OAEP: any hash, any MGF1, any label. PKCS#11 3.2 §6.1.8.
+
+use cryptoki_sys::{CKK_RSA, CKM_RSA_PKCS_OAEP};
+use zeroize::Zeroizing;
+
+use super::rsa::{self, Collected, Private};
+use super::{Chip, Cipher, Command, Does, Mechanism, NOTHING, Params};
+use crate::crypto::hash::Hash;
+use crate::crypto::pad;
+use crate::crypto::rsa::PublicKey;
+use crate::error::{Error, Result};
+use crate::object::Object;
+
+pub(super) static ROWS: &[Mechanism] = &[Mechanism {
+    id: CKM_RSA_PKCS_OAEP,
+    name: "CKM_RSA_PKCS_OAEP",
+    key_type: Some(CKK_RSA),
+    size: rsa::SIZE,
+    hash: None,
+    chip: &[Command::RsaDecrypt],
+    does: Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING },
+}];
+
+/// CK_RSA_PKCS_OAEP_PARAMS, and the most data that fits the key with them.
+struct Oaep {
+    hash: Hash,
+    mgf: Hash,
+    label: Vec<u8>,
+    limit: usize,
+}
+
+impl Oaep {
+    fn of(params: &Params, key: &PublicKey) -> Result<Self> {
+        let Params::Oaep { hash, mgf, label } = params else {
+            return Err(Error::MechanismParamInvalid("CK_RSA_PKCS_OAEP_PARAMS is missing"));
+        };
+        let limit = pad::oaep_limit(*hash, key.len())
+            .ok_or_else(|| Error::KeySizeRange("the modulus is too short for this hash".into()))?;
+        Ok(Self { hash: *hash, mgf: *mgf, label: label.clone(), limit })
+    }
+}
+
+const TOO_LONG: Error =
+    Error::DataLenRange("at most 2 bytes and two digests less than the modulus");
+
+fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
+    let key = rsa::public(key)?;
+    let oaep = Oaep::of(params, &key)?;
+    let data = Collected::new(oaep.limit);
+    Ok(Box::new(Encrypting { key, oaep, data }))
+}
+
+fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
+    let key = Private::of(key)?;
+    let oaep = Oaep::of(params, &key.public)?;
+    let data = Collected::new(key.public.len());
+    Ok(Box::new(Decrypting { key, oaep, data }))
+}
+
+struct Encrypting {
+    key: PublicKey,
+    oaep: Oaep,
+    data: Collected,
+}
+
+impl Cipher for Encrypting {
+    fn update_length(&self, _input: usize) -> usize {
+        0
+    }
+
+    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        self.data.update(data, TOO_LONG)?;
+        Ok(Zeroizing::default())
+    }
+
+    fn finish_length(&self, _input: usize) -> usize {
+        self.key.len()
+    }
+
+    fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let Oaep { hash, mgf, label, .. } = &self.oaep;
+        Ok(self.key.encrypt_oaep(*hash, *mgf, label, &self.data)?)
+    }
+}
+
+struct Decrypting {
+    key: Private,
+    oaep: Oaep,
+    data: Collected,
+}
+
+impl Cipher for Decrypting {
+    fn update_length(&self, _input: usize) -> usize {
+        0
+    }
+
+    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        self.data.update(data, Error::EncryptedDataLenRange)?;
+        Ok(Zeroizing::default())
+    }
+
+    fn finish_length(&self, _input: usize) -> usize {
+        self.oaep.limit
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let Oaep { hash, mgf, label, .. } = &self.oaep;
+        rsa::ciphertext(&self.key.public, &self.data)?;
+        let encoded = self.key.apply(&self.data, chip)?;
+        pad::oaep_open(*hash, *mgf, label, &encoded).map_err(|_| Error::EncryptedDataInvalid)
+    }
+}
