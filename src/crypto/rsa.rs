@@ -136,8 +136,8 @@ impl PublicKey {
     ///
     /// # Errors
     /// [`Fault::Length`], [`Fault::NoEntropy`].
-    pub fn encrypt_pkcs1(&self, data: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        self.raw(&pad::pkcs1_encryption(data, self.len())?)
+    pub fn encrypt_pkcs1(&self, data: &[u8]) -> Result<Vec<u8>, Fault> {
+        Ok(self.raw(&pad::pkcs1_encryption(data, self.len())?)?.to_vec())
     }
 
     /// RSAES-OAEP. `data` is at most k - 2 - 2 hLen bytes long. RFC 8017 §7.1.1.
@@ -150,8 +150,8 @@ impl PublicKey {
         mgf: Hash,
         label: &[u8],
         data: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        self.raw(&pad::oaep(hash, mgf, label, data, self.len())?)
+    ) -> Result<Vec<u8>, Fault> {
+        Ok(self.raw(&pad::oaep(hash, mgf, label, data, self.len())?)?.to_vec())
     }
 }
 

@@ -93,8 +93,7 @@ fn derive(
         Error::MechanismParamInvalid("the other side's public key is no point of this curve")
     })?;
     let key = super::private_half(key)?;
-    let z =
-        chip.tpm.ecdh(chip.call, &chip.key(&key), point.x(), point.y()).map_err(super::later)?;
+    let z = chip.tpm.ecdh(chip.call, &chip.key(&key), point.x(), point.y())?;
     finish(kdf, curve.len(), &z, shared, length)
 }
 

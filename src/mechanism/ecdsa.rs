@@ -112,8 +112,7 @@ impl Sign for Signing {
     fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
         let Leading { curve, bytes } = &self.digest;
         let (hash, digest) = for_the_chip(*curve, &ec::truncate(*curve, bytes), chip.facts)?;
-        let (r, s) =
-            chip.tpm.sign(chip.call, &chip.key(&self.key), hash, &digest).map_err(super::later)?;
+        let (r, s) = chip.tpm.sign(chip.call, &chip.key(&self.key), hash, &digest)?;
         let signature = ec::signature(*curve, &r, &s).map_err(|_| broken())?;
         if chip.verify_signatures {
             ec::verify(&point(&self.object)?, bytes, &signature).map_err(|_| broken())?;

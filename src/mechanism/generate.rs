@@ -32,5 +32,5 @@ fn generate(
     chip: &Chip<'_>,
 ) -> Result<NewKey> {
     params.none()?;
-    Ok(chip.tpm.create(chip.call, chip.srk, spec, authorization).map_err(super::later)?)
+    Ok(chip.tpm.create(chip.call, chip.srk, spec, authorization)?)
 }

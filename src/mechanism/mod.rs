@@ -485,8 +485,3 @@ fn private_half(key: &Object) -> Result<Arc<KeyBlob>> {
         _ => Err(Error::KeyFunctionNotPermitted("the TPM has no private half of it")),
     }
 }
-
-/// Until the TPM floor says it in words itself.
-fn later(fault: crate::tpm::Fault) -> Error {
-    Error::Device(format!("{fault:?}"))
-}

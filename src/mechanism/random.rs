@@ -16,8 +16,7 @@ const FROM_THE_CHIP: usize = 32;
 /// The TPM's; [`Error::FunctionFailed`](crate::error::Error::FunctionFailed) if the operating
 /// system has none.
 pub fn generate(chip: &Chip<'_>, length: usize) -> Result<Zeroizing<Vec<u8>>> {
-    let from_chip =
-        chip.tpm.random(chip.call, Some(chip.srk), FROM_THE_CHIP).map_err(super::later)?;
+    let from_chip = chip.tpm.random(chip.call, Some(chip.srk), FROM_THE_CHIP)?;
     if from_chip.len() < FROM_THE_CHIP || from_chip.iter().all(|byte| *byte == 0) {
         log::warn!(
             "the TPM's random generator looks broken ({} bytes instead of {FROM_THE_CHIP}, or all \

@@ -45,8 +45,7 @@ impl Private {
         self.public
             .fits(input)
             .map_err(|_| Error::Bug("an RSA input that does not fit the key"))?;
-        let answer =
-            chip.tpm.rsa_decrypt(chip.call, &chip.key(&self.blob), input).map_err(super::later)?;
+        let answer = chip.tpm.rsa_decrypt(chip.call, &chip.key(&self.blob), input)?;
         self.public.check(input, &answer).map_err(|_| {
             Error::Device("the TPM answered with a wrong RSA result; it was discarded".into())
         })?;

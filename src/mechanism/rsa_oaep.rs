@@ -79,7 +79,7 @@ impl Cipher for Encrypting {
 
     fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let Oaep { hash, mgf, label, .. } = &self.oaep;
-        Ok(self.key.encrypt_oaep(*hash, *mgf, label, &self.data)?)
+        Ok(self.key.encrypt_oaep(*hash, *mgf, label, &self.data)?.into())
     }
 }
 

@@ -170,7 +170,7 @@ impl Cipher for Encrypting {
     }
 
     fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(self.key.encrypt_pkcs1(&self.data)?)
+        Ok(self.key.encrypt_pkcs1(&self.data)?.into())
     }
 }
 
