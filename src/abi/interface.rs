@@ -280,12 +280,21 @@ mod tests {
         assert_eq!((V2_40.version.major, V2_40.version.minor), (2, 40));
         assert_eq!((V3_0.version.major, V3_0.version.minor), (3, 0));
         assert_eq!((V3_2.version.major, V3_2.version.minor), (3, 2));
-        assert_eq!(V2_40.C_Sign.map(|f| f as usize), Some(C_Sign as usize));
-        assert_eq!(V2_40.C_WaitForSlotEvent.map(|f| f as usize), Some(C_WaitForSlotEvent as usize));
-        assert_eq!(V3_0.C_SessionCancel.map(|f| f as usize), Some(C_SessionCancel as usize));
         assert_eq!(
-            V3_0.C_MessageVerifyFinal.map(|f| f as usize),
-            Some(C_MessageVerifyFinal as usize)
+            V2_40.C_Sign.map(|f| f as *const () as usize),
+            Some(C_Sign as *const () as usize)
+        );
+        assert_eq!(
+            V2_40.C_WaitForSlotEvent.map(|f| f as *const () as usize),
+            Some(C_WaitForSlotEvent as *const () as usize)
+        );
+        assert_eq!(
+            V3_0.C_SessionCancel.map(|f| f as *const () as usize),
+            Some(C_SessionCancel as *const () as usize)
+        );
+        assert_eq!(
+            V3_0.C_MessageVerifyFinal.map(|f| f as *const () as usize),
+            Some(C_MessageVerifyFinal as *const () as usize)
         );
     }
 

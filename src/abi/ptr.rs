@@ -203,7 +203,9 @@ impl Output {
                 match self.room()? {
                     Room::Bytes(room) if room >= bytes.len() => {}
                     _ => {
-                        return Err(Error::Bug("an answer is longer than the room it was made for"));
+                        return Err(Error::Bug(
+                            "an answer is longer than the room it was made for",
+                        ));
                     }
                 }
                 // SAFETY: writable for at least `bytes.len()` bytes, as just checked; `bytes` is
