@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use swtpm_tests::library;
+use swtpm_tests::bench::module;
 
 /// Everything that may be loaded with us. No libtss2-esys, no libcrypto: an application that uses
 /// OpenSSL with us as its provider must not meet OpenSSL again inside us.
@@ -16,7 +16,7 @@ const ALLOWED: &[&str] = &["ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
-        .arg(library())
+        .arg(module())
         .env("LC_ALL", "C")
         .output()
         .unwrap_or_else(|error| panic!("{program} (package binutils): {error}"));
