@@ -1,0 +1,182 @@
+//! The test program inside the virtual machine of `tests/kernel.rs`: uses the module over the
+//! kernel's own /dev/tpmrm0 and prints what it found. `tpm11-guest MODULE` runs everything.
+//!
+//! Marks between the steps are commands on /dev/tpm0, which the resource manager does not touch:
+//! the host finds them in swtpm's log and counts what the chip executed in between.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use cryptoki_sys::*;
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
+use swtpm_tests::ck::{Ck, P256, P384, bytes, flag};
+use swtpm_tests::door::Library;
+use swtpm_tests::wire;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let module = arguments.get(1).expect("usage: tpm11-guest MODULE [STEP]").clone();
+    match arguments.get(2).map(String::as_str) {
+        None => everything(&module),
+        Some("cold") => cold(&client(&module)),
+        Some("sign") => many(&client(&module)),
+        Some(step) => panic!("no step {step}"),
+    }
+}
+
+fn everything(module: &str) {
+    let ck = client(module);
+    prepare(&ck);
+    keys_of_every_kind(&ck);
+    // A process that has never seen the TPM, from C_Initialize to its end.
+    mark(1);
+    child(module, "cold").wait().map(expect_success).expect("the child ends");
+    mark(2);
+    in_turn(&ck);
+    side_by_side(&ck, module);
+    ck.finalize().expect("C_Finalize");
+    for (name, first) in
+        [("transient", 0x8000_0000), ("loaded", 0x0200_0000), ("saved", 0x0300_0000)]
+    {
+        println!("tpm11-guest: left-{name} {}", handles(first));
+    }
+    println!("tpm11-guest: done");
+}
+
+fn client(module: &str) -> Ck {
+    let ck = Ck::new(Arc::new(Library::load(Path::new(module))));
+    ck.initialize_with(CKF_OS_LOCKING_OK).expect("C_Initialize");
+    ck
+}
+
+fn child(module: &str, step: &str) -> std::process::Child {
+    let own = std::env::current_exe().expect("/proc is mounted");
+    Command::new(own).args([module, step]).spawn().expect("a process can be started")
+}
+
+fn expect_success(status: std::process::ExitStatus) {
+    assert!(status.success(), "{status}");
+}
+
+fn prepare(ck: &Ck) {
+    let slot = ck.empty_slot().expect("an empty slot");
+    ck.init_token(slot, SO_PIN, LABEL).expect("C_InitToken");
+    let session = ck.open(slot).expect("C_OpenSession");
+    ck.login_so(session, SO_PIN).expect("C_Login(SO)");
+    ck.init_pin(session, PIN).expect("C_InitPIN");
+    ck.close_session(session).expect("C_CloseSession");
+}
+
+fn logged_in(ck: &Ck) -> u64 {
+    let slot = ck.slot_of(LABEL).expect("the token");
+    let session = ck.open(slot).expect("C_OpenSession");
+    match ck.login(session, PIN) {
+        Ok(()) => session,
+        Err(rv) if rv.0 == CKR_USER_ALREADY_LOGGED_IN => session,
+        Err(rv) => panic!("C_Login: {rv:?}"),
+    }
+}
+
+fn keys_of_every_kind(ck: &Ck) {
+    let session = logged_in(ck);
+    let digest = [0x5A; 32];
+    let (public, private) = ck.generate_rsa(session, 2048, "rsa").expect("RSA-2048");
+    let signature = ck.sign(session, CKM_SHA256_RSA_PKCS, private, b"text").expect("RSA signature");
+    ck.verify(session, CKM_SHA256_RSA_PKCS, public, b"text", &signature).expect("it verifies");
+    let secret = ck.encrypt(session, CKM_RSA_PKCS, public, b"secret").expect("encryption");
+    assert_eq!(ck.decrypt(session, CKM_RSA_PKCS, private, &secret).expect("decryption"), b"secret");
+    for (curve, label) in [(P256, "cold"), (P384, "p384")] {
+        let (public, private) = ck.generate_ec(session, curve, label).expect("an EC pair");
+        let signature = ck.sign(session, CKM_ECDSA, private, &digest).expect("ECDSA");
+        ck.verify(session, CKM_ECDSA, public, &digest, &signature).expect("it verifies");
+    }
+    // A session key leaves nothing on disk and works the same.
+    let (public, private) = ck
+        .generate_pair(
+            session,
+            CKM_EC_KEY_PAIR_GEN,
+            &[bytes(CKA_EC_PARAMS, P256)],
+            &[flag(CKA_TOKEN, false)],
+        )
+        .expect("a session pair");
+    let signature = ck.sign(session, CKM_ECDSA, private, &digest).expect("ECDSA");
+    ck.verify(session, CKM_ECDSA, public, &digest, &signature).expect("it verifies");
+    assert_eq!(ck.random(session, 32).expect("random bytes").len(), 32);
+    ck.close_session(session).expect("C_CloseSession");
+}
+
+fn key(ck: &Ck, session: u64, label: &str) -> u64 {
+    let template = [bytes(CKA_LABEL, label), swtpm_tests::ck::number(CKA_CLASS, CKO_PRIVATE_KEY)];
+    *ck.find(session, &template).expect("a search").first().expect("the key")
+}
+
+fn cold(ck: &Ck) {
+    let session = logged_in(ck);
+    let private = key(ck, session, "cold");
+    ck.sign(session, CKM_ECDSA, private, &[1; 32]).expect("the first signature");
+    ck.finalize().expect("C_Finalize");
+}
+
+/// One warm key, then sixteen in turn, all warm.
+fn in_turn(ck: &Ck) {
+    let session = logged_in(ck);
+    let keys: Vec<u64> = (0..16)
+        .map(|n| ck.generate_ec(session, P256, &format!("turn-{n}")).expect("an EC pair").1)
+        .collect();
+    let sign = |key: u64| {
+        ck.sign(session, CKM_ECDSA, key, &[2; 32]).expect("ECDSA");
+    };
+    sign(keys[0]);
+    mark(3);
+    (0..10).for_each(|_| sign(keys[0]));
+    mark(4);
+    keys.iter().for_each(|key| sign(*key));
+    mark(5);
+    (0..2).for_each(|_| keys.iter().for_each(|key| sign(*key)));
+    mark(6);
+    ck.close_session(session).expect("C_CloseSession");
+}
+
+/// Two processes that sign while this one idles, logged in.
+fn side_by_side(ck: &Ck, module: &str) {
+    let session = logged_in(ck);
+    let children = [child(module, "sign"), child(module, "sign")];
+    for mut child in children {
+        child.wait().map(expect_success).expect("the child ends");
+    }
+    ck.sign(session, CKM_ECDSA, key(ck, session, "cold"), &[3; 32]).expect("still there");
+    println!("tpm11-guest: side-by-side 1");
+}
+
+fn many(ck: &Ck) {
+    let session = logged_in(ck);
+    let private = key(ck, session, "cold");
+    for round in 0..25u8 {
+        ck.sign(session, CKM_ECDSA, private, &[round; 32]).expect("ECDSA");
+    }
+    // The end of the process, without C_Finalize, must leave nothing either.
+}
+
+/// One command on /dev/tpm0, past the resource manager.
+fn raw(command: &[u8]) -> Vec<u8> {
+    let mut tpm = File::options().read(true).write(true).open("/dev/tpm0").expect("/dev/tpm0");
+    tpm.write_all(command).expect("the TPM takes a command");
+    let mut response = vec![0; 4096];
+    let length = tpm.read(&mut response).expect("the TPM answers");
+    response.truncate(length);
+    response
+}
+
+/// A command that does nothing, with a number in it.
+fn mark(number: u32) {
+    raw(&wire::get_capability(6, 0x0BEE_0000 + number, 1));
+}
+
+/// How many handles the TPM has from `first` on.
+fn handles(first: u32) -> u32 {
+    let response = raw(&wire::get_capability(1, first, 64));
+    wire::u32_at(&response, 15)
+}
