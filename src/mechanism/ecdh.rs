@@ -11,12 +11,13 @@ use cryptoki_sys::{
 };
 use zeroize::Zeroizing;
 
-use super::{Chip, Command, Does, Mechanism, NOTHING, Params, Size, ecdsa};
+use super::{Chip, Does, Mechanism, NOTHING, Params, Size, ecdsa};
 use crate::crypto::ec;
 use crate::crypto::hash::Hash;
 use crate::crypto::kdf;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::tpm::command::{Command as _, EcdhZGen};
 
 pub(super) static ROWS: &[Mechanism] = &[
     row(CKM_ECDH1_DERIVE, "CKM_ECDH1_DERIVE"),
@@ -30,7 +31,7 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
         key_type: Some(CKK_EC),
         size: Size::Bits(256, 521),
         hash: None,
-        chip: &[Command::EcdhZGen],
+        chip: &[EcdhZGen::CODE],
         does: Does { derive: Some(derive), ..NOTHING },
     }
 }

@@ -9,12 +9,13 @@ use cryptoki_sys::{
 };
 
 use super::hashing::{self, Form};
-use super::{Chip, Command, Does, Mechanism, NOTHING, Params, Sign, Size, Verify};
+use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Size, Verify};
 use crate::crypto::Fault;
 use crate::crypto::ec::{self, Curve, Point};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::tpm::command::{Command as _, SignEcdsa};
 use crate::tpm::{Facts, HashAlgorithm, KeyBlob};
 
 pub(super) static ROWS: &[Mechanism] = &[
@@ -38,7 +39,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
         key_type: Some(CKK_EC),
         size: Size::Bits(256, 521),
         hash,
-        chip: &[Command::Sign],
+        chip: &[SignEcdsa::CODE],
         does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
     }
 }

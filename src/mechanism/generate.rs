@@ -3,8 +3,9 @@
 
 use cryptoki_sys::{CKK_EC, CKK_RSA, CKM_EC_KEY_PAIR_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN};
 
-use super::{Chip, Command, Does, Mechanism, NOTHING, Params, Size};
+use super::{Chip, Does, Mechanism, NOTHING, Params, Size};
 use crate::error::Result;
+use crate::tpm::command::{Command as _, Create};
 use crate::tpm::{KeySpec, NewKey};
 
 pub(super) static ROWS: &[Mechanism] = &[
@@ -19,7 +20,7 @@ const fn row(id: u64, name: &'static str, key_type: u64, size: Size) -> Mechanis
         key_type: Some(key_type),
         size,
         hash: None,
-        chip: &[Command::Create],
+        chip: &[Create::CODE],
         does: Does { generate_pair: Some(generate), ..NOTHING },
     }
 }

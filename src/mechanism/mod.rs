@@ -117,8 +117,8 @@ pub struct Mechanism {
     pub size: Size,
     /// The hash that is a part of it.
     pub hash: Option<Hash>,
-    /// The TPM commands without which its private half cannot work.
-    pub chip: &'static [Command],
+    /// The TPM commands (TPM_CC) without which its private half cannot work.
+    pub chip: &'static [u32],
     /// What it can do.
     pub does: Does,
 }
@@ -133,31 +133,6 @@ pub enum Size {
     Bits(u64, u64),
     /// Bytes of a secret key.
     Bytes(u64, u64),
-}
-
-/// A TPM command that a mechanism needs. TPM 2.0 Part 2 §6.5.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// TPM2_Create
-    Create,
-    /// TPM2_ECDH_ZGen
-    EcdhZGen,
-    /// TPM2_RSA_Decrypt
-    RsaDecrypt,
-    /// TPM2_Sign
-    Sign,
-}
-
-impl Command {
-    /// TPM_CC
-    const fn code(self) -> u32 {
-        match self {
-            Command::Create => 0x0000_0153,
-            Command::EcdhZGen => 0x0000_0154,
-            Command::RsaDecrypt => 0x0000_0159,
-            Command::Sign => 0x0000_015D,
-        }
-    }
 }
 
 type Start<T> = Option<fn(&'static Mechanism, &Params, &Object) -> Result<Box<T>>>;
@@ -318,7 +293,7 @@ impl Mechanism {
             Some(CKK_EC) => !facts.curves.is_empty(),
             _ => true,
         };
-        keys && self.chip.iter().all(|command| facts.has_command(command.code()))
+        keys && self.chip.iter().all(|command| facts.has_command(*command))
     }
 
     /// The smallest and the largest key: the TPM's where it is known, else the host's.

@@ -10,12 +10,13 @@ use zeroize::Zeroizing;
 
 use super::hashing::{self, Form};
 use super::rsa::{self, Collected, Private};
-use super::{Chip, Cipher, Command, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::hash::Hash;
 use crate::crypto::pad::{self, PKCS1_OVERHEAD};
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::tpm::command::{Command as _, RsaDecrypt};
 
 pub(super) static ROWS: &[Mechanism] = &[
     Mechanism {
@@ -48,7 +49,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
         key_type: Some(CKK_RSA),
         size: rsa::SIZE,
         hash,
-        chip: &[Command::RsaDecrypt],
+        chip: &[RsaDecrypt::CODE],
         does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
     }
 }

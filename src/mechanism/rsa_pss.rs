@@ -10,13 +10,14 @@ use cryptoki_sys::{
 
 use super::hashing::{self, Form};
 use super::rsa::{self, Collected, Private};
-use super::{Chip, Command, Does, Mechanism, NOTHING, Params, Sign, Verify};
+use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::crypto::drbg::os_random;
 use crate::crypto::hash::Hash;
 use crate::crypto::pad;
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::tpm::command::{Command as _, RsaDecrypt};
 
 pub(super) static ROWS: &[Mechanism] = &[
     row(CKM_RSA_PKCS_PSS, "CKM_RSA_PKCS_PSS", None),
@@ -38,7 +39,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
         key_type: Some(CKK_RSA),
         size: rsa::SIZE,
         hash,
-        chip: &[Command::RsaDecrypt],
+        chip: &[RsaDecrypt::CODE],
         does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
     }
 }

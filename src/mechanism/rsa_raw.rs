@@ -5,11 +5,12 @@ use cryptoki_sys::{CKK_RSA, CKM_RSA_X_509};
 use zeroize::Zeroizing;
 
 use super::rsa::{self, Collected, Private};
-use super::{Chip, Cipher, Command, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::Fault;
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::tpm::command::{Command as _, RsaDecrypt};
 
 pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     id: CKM_RSA_X_509,
@@ -17,7 +18,7 @@ pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     key_type: Some(CKK_RSA),
     size: rsa::SIZE,
     hash: None,
-    chip: &[Command::RsaDecrypt],
+    chip: &[RsaDecrypt::CODE],
     does: Does {
         sign: Some(sign),
         sign_recover: Some(sign),
