@@ -1,14 +1,24 @@
-//! Templates of C_GenerateKeyPair and C_DeriveKey -> what to create; what came back -> attributes.
+//! Keys that the token makes: the templates of C_GenerateKeyPair and C_DeriveKey, checked and completed
+//! before anything is made, and what came back, as attributes.
+
+use std::sync::Arc;
+
+use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::object::Material;
-use super::rule::Setting;
+use super::public_key;
+use super::rule::{self, Making, Origin, Setting};
+use super::rules;
 use super::template::Template;
 use super::value::Attributes;
-use crate::error::Result;
-use crate::tpm::{KeySpec, Name, NewKey};
+use crate::crypto::ec::Point;
+use crate::error::{Error, Result};
+use crate::tpm::public::{self, PublicKey};
+use crate::tpm::{KeySpec, KeyUse, Name, NewKey};
 
 /// A key pair that may be created: both templates are checked and completed before the TPM is asked.
+#[derive(Debug, Clone)]
 pub struct Pair {
     /// What the TPM shall create.
     pub spec: KeySpec,
@@ -18,42 +28,218 @@ pub struct Pair {
     pub private: Attributes,
 }
 
+/// 65537
+const F4: &[u8] = &[1, 0, 1];
+
 impl Pair {
     /// C_GenerateKeyPair: checks both templates. `key_type` is the mechanism's CKK_; `pin` is the Name of
-    /// the user's PIN index if the token has one (for CKA_ALWAYS_AUTHENTICATE).
+    /// the user's PIN index if the token has one (for CKA_ALWAYS_AUTHENTICATE). Whether the chip has
+    /// the size or curve is not judged here.
+    ///
+    /// # Errors
+    /// As [`rule::create`]; NotLoggedIn without `setting.user`, because private keys are private;
+    /// TemplateInconsistent for an exponent other than 65537, for a private key that could be read,
+    /// and for CKA_ALWAYS_AUTHENTICATE on a token without PIN.
     pub fn plan(
-        _mechanism: u64,
-        _key_type: u64,
-        _public: &Template,
-        _private: &Template,
-        _setting: &Setting,
-        _pin: Option<&Name>,
+        mechanism: u64,
+        key_type: u64,
+        public: &Template,
+        private: &Template,
+        setting: &Setting,
+        pin: Option<&Name>,
     ) -> Result<Self> {
-        todo!()
+        let known = known(CKO_PUBLIC_KEY, key_type);
+        let mut public = making(rules::PUBLIC, key_type, setting, &known).complete(public)?;
+        let mut known = self::known(CKO_PRIVATE_KEY, key_type);
+        match key_type {
+            CKK_RSA => {
+                if !public.has(CKA_PUBLIC_EXPONENT) {
+                    public.set(CKA_PUBLIC_EXPONENT, F4);
+                }
+                known.set(CKA_PUBLIC_EXPONENT, public.get(CKA_PUBLIC_EXPONENT).unwrap_or_default());
+            }
+            CKK_EC => known.set(CKA_EC_PARAMS, public.get(CKA_EC_PARAMS).unwrap_or_default()),
+            _ => return Err(Error::MechanismInvalid(mechanism)),
+        }
+        let mut private = making(rules::PRIVATE, key_type, setting, &known).complete(private)?;
+        rule::private_keys_are_sensitive(&mut private)?;
+        rule::is_ours(&mut public, mechanism);
+        rule::is_ours(&mut private, mechanism);
+        let always_authenticate = match (private.is(CKA_ALWAYS_AUTHENTICATE), pin) {
+            (false, _) => None,
+            (true, Some(pin)) => Some(pin.clone()),
+            (true, None) => {
+                return Err(Error::TemplateInconsistent(
+                    "CKA_ALWAYS_AUTHENTICATE: the token has no PIN that the TPM could ask for",
+                ));
+            }
+        };
+        let spec = KeySpec {
+            usage: usage(key_type, &public, &private)?,
+            extractable: private.is(CKA_EXTRACTABLE),
+            always_authenticate,
+        };
+        Ok(Self { spec, public, private })
     }
 
-    /// Both halves' attributes (public, private) once the TPM has made the key.
-    pub fn finish(self, _made: &NewKey) -> Result<(Attributes, Attributes)> {
-        todo!()
+    /// Both halves' attributes (public, private) once the TPM has made the key: the public key in each
+    /// of them, and one CKA_ID for both where a template did not say it.
+    ///
+    /// # Errors
+    /// Device if what the TPM made is not what was planned.
+    pub fn finish(self, made: &NewKey) -> Result<(Attributes, Attributes)> {
+        let Self { spec, mut public, mut private } = self;
+        let wrong = || Error::Device("the TPM created another key than it was asked for".into());
+        let key = public::public_key(&made.public).ok_or_else(wrong)?;
+        match (spec.usage, key) {
+            (KeyUse::Rsa { bits, exponent }, PublicKey::Rsa { modulus, exponent: made })
+                if exponent == made && modulus.len() * 8 == usize::from(bits) =>
+            {
+                for half in [&mut public, &mut private] {
+                    half.set(CKA_MODULUS, modulus.as_slice());
+                }
+            }
+            (KeyUse::Ec { curve, .. }, PublicKey::Ec { curve: made, x, y }) if curve == made => {
+                let point = Point::from_coordinates(curve, &x, &y).map_err(|_| wrong())?.der();
+                for half in [&mut public, &mut private] {
+                    half.set(CKA_EC_POINT, point.as_slice());
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        match (public.get(CKA_ID), private.get(CKA_ID)) {
+            (Some(id), None) => private.set(CKA_ID, id),
+            (None, Some(id)) => public.set(CKA_ID, id),
+            _ => {}
+        }
+        for half in [&mut public, &mut private] {
+            public_key::complete(half).map_err(|_| wrong())?;
+        }
+        Ok((public, private))
     }
 }
 
+/// What a mechanism contributes to every key it makes.
+fn known(class: u64, key_type: u64) -> Attributes {
+    let mut known = Attributes::new();
+    known.set_ulong(CKA_CLASS, class);
+    known.set_ulong(CKA_KEY_TYPE, key_type);
+    known
+}
+
+fn making<'a>(
+    class: rules::Classes,
+    key_type: u64,
+    setting: &'a Setting,
+    known: &'a Attributes,
+) -> Making<'a> {
+    Making { origin: Origin::Generate, class, key_type: Some(key_type), setting, known }
+}
+
+/// What the chip's key shall be able to do. RSA keys do everything in the chip (every padding is ours,
+/// over one raw operation), so there the attributes alone decide; EC keys are made for signing, for
+/// key agreement or for both.
+fn usage(key_type: u64, public: &Attributes, private: &Attributes) -> Result<KeyUse> {
+    if key_type == CKK_EC {
+        let curve = public_key::curve(public.get(CKA_EC_PARAMS).unwrap_or_default())?;
+        let derive = private.is(CKA_DERIVE);
+        // A key must be made for something, even one whose owner forbids everything.
+        return Ok(KeyUse::Ec { curve, sign: private.is(CKA_SIGN) || !derive, derive });
+    }
+    if public.get(CKA_PUBLIC_EXPONENT) != Some(F4) {
+        return Err(Error::TemplateInconsistent("the public exponent can only be 65537"));
+    }
+    public
+        .ulong(CKA_MODULUS_BITS)
+        .and_then(|bits| u16::try_from(bits).ok())
+        .filter(|bits| (1024..=4096).contains(bits) && bits % 8 == 0)
+        .map(|bits| KeyUse::Rsa { bits, exponent: 65537 })
+        .ok_or(Error::AttributeValueInvalid(CKA_MODULUS_BITS, "not 1024 to 4096, whole bytes"))
+}
+
 /// A secret key that may be derived.
+#[derive(Debug, Clone)]
 pub struct Secret {
-    /// CKA_VALUE_LEN if the template or the key type says it, in bytes.
+    /// CKA_VALUE_LEN if the template says it, in bytes: for mechanisms that can give any length.
     pub length: Option<usize>,
     /// Its attributes, but for what depends on the value.
     pub attributes: Attributes,
 }
 
 impl Secret {
-    /// C_DeriveKey: checks the template. `base` is the key derived from.
-    pub fn plan(_template: &Template, _setting: &Setting, _base: &Attributes) -> Result<Self> {
-        todo!()
+    /// C_DeriveKey: checks the template. `base` is the key derived from: its CKA_DERIVE_TEMPLATE comes
+    /// first, and what it says cannot be unsaid; its history goes on in the new key. Without
+    /// CKA_KEY_TYPE the key is a generic secret.
+    ///
+    /// # Errors
+    /// As [`rule::create`].
+    pub fn plan(template: &Template, setting: &Setting, base: &Attributes) -> Result<Self> {
+        let mut whole = base
+            .get(CKA_DERIVE_TEMPLATE)
+            .map(|bytes| Template::from_bytes(bytes).ok_or(Error::Bug("a template of ours")))
+            .transpose()?
+            .unwrap_or_default();
+        template.iter().for_each(|(id, value)| whole.push(id, value));
+
+        let key_type = whole
+            .get(CKA_KEY_TYPE)
+            .map_or(Some(CKK_GENERIC_SECRET), super::value::ulong)
+            .filter(|key_type| rules::roles(rules::SECRET, *key_type).is_some())
+            .ok_or(Error::AttributeValueInvalid(
+                CKA_KEY_TYPE,
+                "the token derives generic secrets and AES keys",
+            ))?;
+        let known = known(CKO_SECRET_KEY, key_type);
+        let making = Making {
+            origin: Origin::Derive,
+            class: rules::SECRET,
+            key_type: Some(key_type),
+            setting,
+            known: &known,
+        };
+        let mut attributes = making.complete(&whole)?;
+        rule::history_of_the_base(&mut attributes, base);
+        rule::is_not_ours(&mut attributes);
+        if base.is(CKA_PRIVATE) {
+            // What comes from a private key is no more public than it.
+            attributes.set_bool(CKA_PRIVATE, true);
+        }
+        if !attributes.has(CKA_ID) {
+            attributes.set(CKA_ID, []);
+        }
+        let length = attributes
+            .ulong(CKA_VALUE_LEN)
+            .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        match (key_type, length) {
+            (CKK_AES, None) => return Err(Error::TemplateIncomplete(CKA_VALUE_LEN)),
+            (CKK_AES, Some(16 | 24 | 32)) => {}
+            (CKK_AES, Some(_)) => {
+                return Err(Error::AttributeValueInvalid(CKA_VALUE_LEN, "not 16, 24 or 32"));
+            }
+            (_, Some(0)) => {
+                return Err(Error::AttributeValueInvalid(CKA_VALUE_LEN, "no key is empty"));
+            }
+            _ => {}
+        }
+        Ok(Self { length, attributes })
     }
 
-    /// The key, from the value that the mechanism computed. A longer value loses its leading bytes.
-    pub fn finish(self, _value: Zeroizing<Vec<u8>>) -> Result<(Attributes, Material)> {
-        todo!()
+    /// The key, from the value that the mechanism computed. A value longer than CKA_VALUE_LEN loses its
+    /// leading bytes (§6.3.18).
+    ///
+    /// # Errors
+    /// KeySizeRange if the value is shorter, or empty.
+    pub fn finish(self, value: Zeroizing<Vec<u8>>) -> Result<(Attributes, Material)> {
+        let Self { length, mut attributes } = self;
+        let length = length.unwrap_or(value.len());
+        let start = value.len().checked_sub(length).filter(|_| length > 0).ok_or_else(|| {
+            Error::KeySizeRange(format!(
+                "{length} bytes asked, the mechanism gives {}",
+                value.len()
+            ))
+        })?;
+        let value = Zeroizing::new(value.get(start..).unwrap_or_default().to_vec());
+        attributes.set_ulong(CKA_VALUE_LEN, length as u64);
+        Ok((attributes, Material::Value(Arc::new(value))))
     }
 }

@@ -4,18 +4,17 @@
 //! from. They are the uuid of the object that the TPM created the key for: a copy has a uuid of its
 //! own and the same key, with the same authorization.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cryptoki_sys::{CKA_VALUE, CKO_SECRET_KEY};
-use sha2::{Digest as _, Sha256};
+use cryptoki_sys::{CKA_UNIQUE_ID, CKA_VALUE, CKO_SECRET_KEY};
 use zeroize::Zeroizing;
 
-use super::object::{Material, Object};
-use super::rules;
+use super::object::{Material, Object, uuid_text};
 use super::value::Attributes;
 use crate::error::{Error, Result};
 use crate::store::{Checked, NewRow, Row, Sealer};
-use crate::tpm::KeyBlob;
+use crate::tpm::{KeyBlob, public};
 
 /// The row of a token object.
 pub fn of(object: &Object) -> NewRow {
@@ -23,21 +22,17 @@ pub fn of(object: &Object) -> NewRow {
         class: object.class(),
         private: object.private(),
         attributes: object.attributes.as_map().clone(),
-        guarded: object
-            .attributes
-            .iter()
-            .map(|(id, _)| id)
-            .filter(|id| rules::guarded(*id))
-            .collect(),
         uuid: Some(object.uuid),
         ..NewRow::default()
     };
+    // Not read back from here, but searched for.
+    row.attributes.insert(CKA_UNIQUE_ID, uuid_text(&object.uuid).into_bytes());
     match &object.material {
         Material::None => {}
         Material::Key(blob) => {
             row.public_blob.clone_from(&blob.public);
             row.private_blob = [blob.id.as_slice(), &blob.private].concat();
-            row.name = name(&blob.public);
+            row.name = public::name(&blob.public).unwrap_or_default();
         }
         Material::Value(value) => {
             row.attributes.insert(CKA_VALUE, value.to_vec());
@@ -69,7 +64,7 @@ pub fn object(row: Checked<Row>, sealer: &Sealer) -> Result<Object> {
     } else {
         Material::None
     };
-    Ok(Object { uuid, attributes: Arc::new(Attributes::from_map(attributes)), material })
+    Ok(Object { uuid, attributes: Arc::new(without_unique_id(attributes)), material })
 }
 
 /// The object of a public row before anybody logged in: nobody has proven who wrote it. It never
@@ -77,14 +72,12 @@ pub fn object(row: Checked<Row>, sealer: &Sealer) -> Result<Object> {
 pub fn unauthenticated(row: Row) -> Object {
     Object {
         uuid: row.uuid,
-        attributes: Arc::new(Attributes::from_map(row.attributes)),
+        attributes: Arc::new(without_unique_id(row.attributes)),
         material: Material::None,
     }
 }
 
-/// The TPM's Name of a key with this TPMT_PUBLIC: nameAlg, which is SHA-256 for all of ours, and the
-/// digest. TPM 2.0 Part 1 §16.
-fn name(public: &[u8]) -> Vec<u8> {
-    const SHA256: [u8; 2] = [0x00, 0x0B];
-    [SHA256.as_slice(), &Sha256::digest(public)].concat()
+fn without_unique_id(mut attributes: BTreeMap<u64, Vec<u8>>) -> Attributes {
+    attributes.remove(&CKA_UNIQUE_ID);
+    Attributes::from_map(attributes)
 }

@@ -1,10 +1,18 @@
-//! What a rule is, and the engine for create, set, copy and get.
-use std::borrow::Cow;
+//! The engine: create, set, copy and get, read from the table of `rules.rs`. What relates several
+//! attributes to each other is a small function here, named after what it keeps true.
 
-use super::object::Object;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use cryptoki_sys::*;
+
+use super::certificate;
+use super::object::{Material, Object};
+use super::public_key;
+use super::rules::{self, Change, Classes, Origins, Rule, Silent};
 use super::template::Template;
-use super::value::Attributes;
-use crate::error::Result;
+use super::value::{self, Attributes, Kind, boolean};
+use crate::error::{Error, Result};
 
 /// Where an object comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +29,19 @@ pub enum Origin {
     Copy,
 }
 
+impl Origin {
+    /// As a set of one. Copying is in none of the table's sets: it changes what is there.
+    const fn set(self) -> Origins {
+        match self {
+            Origin::Create => rules::CREATE,
+            Origin::Generate => rules::GENERATE,
+            Origin::Derive => rules::DERIVE,
+            Origin::Unwrap => rules::UNWRAP,
+            Origin::Copy => 0,
+        }
+    }
+}
+
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Setting {
@@ -34,34 +55,158 @@ pub struct Setting {
 ///
 /// # Errors
 /// AttributeTypeInvalid, AttributeValueInvalid, AttributeReadOnly, TemplateIncomplete,
-/// TemplateInconsistent, CurveNotSupported, DomainParamsInvalid; NotLoggedIn if the object would be
-/// private and `setting.user` is false; NotSupported for secret and private keys. PKCS#11 3.2 §4.1.1.
-pub fn create(_template: &Template, _setting: &Setting) -> Result<Attributes> {
-    todo!()
+/// TemplateInconsistent (for secret and private keys too: the token takes none yet),
+/// CurveNotSupported, DomainParamsInvalid; NotLoggedIn if the object would be private and
+/// `setting.user` is false. PKCS#11 3.2 §4.1.1.
+pub fn create(template: &Template, setting: &Setting) -> Result<Attributes> {
+    let number = template.get(CKA_CLASS).ok_or(Error::TemplateIncomplete(CKA_CLASS))?;
+    let class = value::ulong(number)
+        .and_then(rules::class)
+        .ok_or(Error::AttributeValueInvalid(CKA_CLASS, "the token stores no such objects"))?;
+    let key_type = match class {
+        rules::PRIVATE | rules::SECRET => {
+            return Err(Error::TemplateInconsistent(
+                "private and secret keys cannot be brought in; generate or derive them in the token",
+            ));
+        }
+        rules::PUBLIC => {
+            let given =
+                template.get(CKA_KEY_TYPE).ok_or(Error::TemplateIncomplete(CKA_KEY_TYPE))?;
+            Some(
+                value::ulong(given).filter(|number| rules::roles(class, *number).is_some()).ok_or(
+                    Error::AttributeValueInvalid(
+                        CKA_KEY_TYPE,
+                        "the token has no keys of this type",
+                    ),
+                )?,
+            )
+        }
+        _ => None,
+    };
+    let making =
+        Making { origin: Origin::Create, class, key_type, setting, known: &Attributes::new() };
+    let mut attributes = making.complete(template)?;
+    match class {
+        rules::CERTIFICATE => certificate::complete(&mut attributes)?,
+        rules::PUBLIC => {
+            is_not_ours(&mut attributes);
+            public_key::complete(&mut attributes)?;
+        }
+        _ => {}
+    }
+    Ok(attributes)
+}
+
+/// A template on its way to an object.
+pub(super) struct Making<'a> {
+    pub origin: Origin,
+    pub class: Classes,
+    pub key_type: Option<u64>,
+    pub setting: &'a Setting,
+    /// What the function or mechanism contributes: class and key type, or what the other half of the
+    /// pair says. The template may repeat it but not contradict it.
+    pub known: &'a Attributes,
+}
+
+impl Making<'_> {
+    /// Everything that a template and the table decide together: whether each attribute may be there
+    /// and has a valid value, defaults, roles, privacy. What depends on a key's or certificate's
+    /// value is left to whoever has it.
+    pub fn complete(&self, template: &Template) -> Result<Attributes> {
+        let origin = self.origin.set();
+        let mut attributes = self.known.clone();
+        let given = distinct(template)?;
+        for (id, given) in &given {
+            let rule = find(self.class, self.key_type, *id)?;
+            let value = canonical(rule, given)?;
+            if let Some(known) = self.known.get(*id) {
+                if known != value.as_ref() {
+                    return Err(Error::TemplateInconsistent(
+                        "an attribute contradicts the mechanism or the other key of the pair",
+                    ));
+                }
+                continue;
+            }
+            if rule.given & origin == 0 {
+                return Err(Error::AttributeReadOnly(*id));
+            }
+            if rule.so_only && !self.setting.so && boolean(&value) == Some(true) {
+                return Err(Error::AttributeReadOnly(*id));
+            }
+            attributes.set(*id, value.into_owned());
+        }
+        for rule in rules::rules(self.class, self.key_type) {
+            if attributes.has(rule.id) {
+                continue;
+            }
+            if rule.needed & origin != 0 {
+                return Err(Error::TemplateIncomplete(rule.id));
+            }
+            match rule.silent {
+                Silent::Absent | Silent::Ours => {}
+                Silent::Empty => attributes.set(rule.id, []),
+                Silent::Bool(default) => attributes.set_bool(rule.id, default),
+                Silent::Ulong(default) => attributes.set_ulong(rule.id, default),
+            }
+        }
+        only_able_roles(self.class, self.key_type, &mut attributes);
+        private_where_it_must_be(self.class, self.setting, &mut attributes)?;
+        no_second_pin(&attributes)?;
+        if self.class == rules::SECRET {
+            // Optional, and not supported: ignored (§4.12).
+            attributes.remove(CKA_CHECK_VALUE);
+        }
+        Ok(attributes)
+    }
 }
 
 /// C_SetAttributeValue: the object's attributes after the change. Nothing happens to `object`.
 ///
 /// # Errors
-/// ActionProhibited if CKA_MODIFIABLE is FALSE; else as [`create`]. PKCS#11 3.2 §4.1.2.
-pub fn set(_object: &Attributes, _template: &Template, _setting: &Setting) -> Result<Attributes> {
-    todo!()
+/// ActionProhibited if CKA_MODIFIABLE is FALSE, or the object is trusted and it is not the SO who
+/// asks; else as [`create`]. PKCS#11 3.2 §4.1.2.
+pub fn set(object: &Attributes, template: &Template, setting: &Setting) -> Result<Attributes> {
+    let changed = change(object, template, setting, Way::Set)?;
+    if changed != *object && !object.is(CKA_MODIFIABLE) {
+        return Err(Error::ActionProhibited("CKA_MODIFIABLE is FALSE"));
+    }
+    Ok(changed)
 }
 
-/// C_CopyObject: the copy's attributes (without CKA_UNIQUE_ID).
+/// C_CopyObject: the copy's attributes.
 ///
 /// # Errors
-/// ActionProhibited if CKA_COPYABLE is FALSE; else as [`create`]. PKCS#11 3.2 §4.1.3.
-pub fn copy(_object: &Attributes, _template: &Template, _setting: &Setting) -> Result<Attributes> {
-    todo!()
+/// ActionProhibited if CKA_COPYABLE is FALSE; NotLoggedIn if the copy would be private and
+/// `setting.user` is false; else as [`create`]. PKCS#11 3.2 §4.1.3.
+pub fn copy(object: &Attributes, template: &Template, setting: &Setting) -> Result<Attributes> {
+    if !object.is(CKA_COPYABLE) {
+        return Err(Error::ActionProhibited("CKA_COPYABLE is FALSE"));
+    }
+    let mut copy = change(object, template, setting, Way::Copy)?;
+    let class = class_of(&copy)?;
+    let secret = class & (rules::PRIVATE | rules::SECRET) != 0;
+    if secret && object.is(CKA_PRIVATE) && !copy.is(CKA_PRIVATE) {
+        return Err(Error::TemplateInconsistent("the copy of a private key is private"));
+    }
+    if secret && copy.is(CKA_TOKEN) {
+        copy.set_bool(CKA_PRIVATE, true);
+    }
+    if copy.is(CKA_PRIVATE) && !setting.user {
+        return Err(Error::NotLoggedIn);
+    }
+    Ok(copy)
 }
 
 /// C_DestroyObject: whether CKA_DESTROYABLE permits it.
 ///
 /// # Errors
 /// ActionProhibited
-pub fn destroy(_object: &Attributes) -> Result<()> {
-    todo!()
+pub fn destroy(object: &Attributes) -> Result<()> {
+    if object.is(CKA_DESTROYABLE) {
+        Ok(())
+    } else {
+        Err(Error::ActionProhibited("CKA_DESTROYABLE is FALSE"))
+    }
 }
 
 /// One attribute's value in the library's encoding; `Kind::to_native` of `rules::kind(id)` makes it the
@@ -69,6 +214,293 @@ pub fn destroy(_object: &Attributes) -> Result<()> {
 ///
 /// # Errors
 /// AttributeSensitive, AttributeTypeInvalid. PKCS#11 3.2 §5.7.5.
-pub fn get(_object: &Object, _id: u64) -> Result<Cow<'_, [u8]>> {
-    todo!()
+pub fn get(object: &Object, id: u64) -> Result<Cow<'_, [u8]>> {
+    let attributes = &object.attributes;
+    let rule = class_of(attributes)
+        .ok()
+        .and_then(|class| rules::rule(class, attributes.ulong(CKA_KEY_TYPE), id))
+        .ok_or(Error::AttributeTypeInvalid(id))?;
+    if rule.guarded {
+        return match &object.material {
+            Material::Value(value) if readable(attributes) => Ok(Cow::Borrowed(value.as_slice())),
+            // What the chip holds it never gives, whatever the attributes say.
+            _ => Err(Error::AttributeSensitive(id)),
+        };
+    }
+    if id == CKA_UNIQUE_ID {
+        return Ok(Cow::Owned(object.unique_id().into_bytes()));
+    }
+    attributes.get(id).map(Cow::Borrowed).ok_or(Error::AttributeTypeInvalid(id))
+}
+
+/// Footnote 7: whether the key's value may be seen.
+fn readable(attributes: &Attributes) -> bool {
+    !attributes.is(CKA_SENSITIVE) && attributes.is(CKA_EXTRACTABLE)
+}
+
+/// How existing attributes change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Set,
+    Copy,
+}
+
+/// What set and copy share.
+fn change(
+    object: &Attributes,
+    template: &Template,
+    setting: &Setting,
+    way: Way,
+) -> Result<Attributes> {
+    let class = class_of(object)?;
+    let key_type = object.ulong(CKA_KEY_TYPE);
+    let mut changed = object.clone();
+    for (id, given) in distinct(template)? {
+        let rule = find(class, key_type, id)?;
+        let value = canonical_for(rule, given, object)?;
+        let nothing_new = match object.get(id) {
+            Some(current) => current == value.as_ref(),
+            // Taking away what is not there.
+            None => value.is_empty() && rule.silent == Silent::Absent && !rule.guarded,
+        };
+        if nothing_new {
+            continue;
+        }
+        may_change(rule, &value, class, key_type, setting, way)?;
+        if rule.change == Change::Role && !can(class, key_type, id) {
+            continue;
+        }
+        if object.is(CKA_TRUSTED) && !setting.so && rule.change == Change::Free {
+            return Err(Error::ActionProhibited("the object is trusted: only the SO changes it"));
+        }
+        changed.set(id, value.into_owned());
+    }
+    Ok(changed)
+}
+
+/// Whether the rule lets an attribute take a new value, different from the one it has.
+fn may_change(
+    rule: &Rule,
+    value: &[u8],
+    class: Classes,
+    key_type: Option<u64>,
+    setting: &Setting,
+    way: Way,
+) -> Result<()> {
+    let up = boolean(value) == Some(true);
+    let allowed = match rule.change {
+        Change::Never => false,
+        Change::Same => {
+            return Err(Error::AttributeValueInvalid(rule.id, "it does not belong to the key"));
+        }
+        Change::Free => !rule.so_only || setting.so,
+        Change::OnlyToTrue => up,
+        Change::OnlyToFalse => !up,
+        Change::InCopy => way == Way::Copy,
+        Change::InCopyOnlyToFalse if way == Way::Copy && up => {
+            return Err(Error::TemplateInconsistent("a copy permits no more than its original"));
+        }
+        Change::InCopyOnlyToFalse => way == Way::Copy,
+        Change::Role => !up || class == rules::PUBLIC || !can(class, key_type, rule.id),
+    };
+    if allowed { Ok(()) } else { Err(Error::AttributeReadOnly(rule.id)) }
+}
+
+fn can(class: Classes, key_type: Option<u64>, role: u64) -> bool {
+    key_type.and_then(|key_type| rules::roles(class, key_type)).is_some_and(|roles| roles.can(role))
+}
+
+/// The class of a finished object, as a set of one.
+pub(super) fn class_of(attributes: &Attributes) -> Result<Classes> {
+    attributes
+        .ulong(CKA_CLASS)
+        .and_then(rules::class)
+        .ok_or(Error::Bug("an object without a class that we know"))
+}
+
+/// Each attribute once. The same value twice counts as once, as §4.1.1 encourages.
+fn distinct(template: &Template) -> Result<BTreeMap<u64, &[u8]>> {
+    let mut distinct = BTreeMap::new();
+    for (id, value) in template.iter() {
+        if distinct.insert(id, value).is_some_and(|other| other != value) {
+            return Err(Error::TemplateInconsistent("two different values for one attribute"));
+        }
+    }
+    Ok(distinct)
+}
+
+/// The rule for an attribute of a template.
+fn find(class: Classes, key_type: Option<u64>, id: u64) -> Result<&'static Rule> {
+    rules::rule(class, key_type, id).ok_or(if rules::name(id).is_some() {
+        Error::TemplateInconsistent("an attribute belongs to objects of another class or key type")
+    } else {
+        Error::AttributeTypeInvalid(id)
+    })
+}
+
+/// Checks a value's form and brings it into the one form that the token keeps.
+fn canonical<'a>(rule: &Rule, given: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    let invalid = |why| Err(Error::AttributeValueInvalid(rule.id, why));
+    match rule.kind {
+        Kind::Bool if boolean(given).is_none() => return invalid("neither CK_TRUE nor CK_FALSE"),
+        Kind::Ulong if value::ulong(given).is_none() => return invalid("not one CK_ULONG"),
+        Kind::UlongArray if given.len() % 8 != 0 => return invalid("not an array of CK_ULONG"),
+        Kind::Date if !is_date(given) => return invalid("neither empty nor a date"),
+        Kind::Template => plain(rule.id, given)?,
+        _ => {}
+    }
+    let in_range = match rule.id {
+        CKA_CERTIFICATE_TYPE => value::ulong(given) == Some(CKC_X_509),
+        // CK_CERTIFICATE_CATEGORY_OTHER_ENTITY and CK_SECURITY_DOMAIN_THIRD_PARTY are the last.
+        CKA_CERTIFICATE_CATEGORY | CKA_JAVA_MIDP_SECURITY_DOMAIN => {
+            value::ulong(given).is_some_and(|number| number <= 3)
+        }
+        _ => true,
+    };
+    if !in_range {
+        return invalid("the token has no such thing");
+    }
+    match rule.id {
+        CKA_EC_PARAMS => public_key::canonical_params(given).map(Cow::Owned),
+        _ => Ok(public_key::canonical_number(rule.id, given)),
+    }
+}
+
+/// As [`canonical`], where the object may help to understand the value.
+fn canonical_for<'a>(rule: &Rule, given: &'a [u8], object: &Attributes) -> Result<Cow<'a, [u8]>> {
+    if rule.id == CKA_EC_POINT {
+        if let Ok(point) = public_key::canonical_point(object.get(CKA_EC_PARAMS), given) {
+            return Ok(Cow::Owned(point));
+        }
+    }
+    canonical(rule, given)
+}
+
+/// A nested template: readable, of attributes that exist, valid each, and not nested again.
+fn plain(id: u64, given: &[u8]) -> Result<()> {
+    let template = Template::from_bytes(given)
+        .ok_or(Error::AttributeValueInvalid(id, "not an array of CK_ATTRIBUTE"))?;
+    for (inner, value) in distinct(&template)? {
+        let rule = rules::RULES
+            .iter()
+            .find(|rule| rule.id == inner)
+            .ok_or(Error::AttributeTypeInvalid(inner))?;
+        if rule.kind == Kind::Template {
+            return Err(Error::TemplateInconsistent("a template inside a template of a template"));
+        }
+        canonical(rule, value)?;
+    }
+    Ok(())
+}
+
+/// CK_DATE: empty, or yyyymmdd with a month and a day that exist in some year.
+fn is_date(value: &[u8]) -> bool {
+    let number = |digits: &[u8]| {
+        digits.iter().all(u8::is_ascii_digit).then(|| {
+            digits.iter().fold(0u32, |number, digit| number * 10 + u32::from(digit - b'0'))
+        })
+    };
+    match value {
+        [] => true,
+        [_, _, _, _, m1, m2, d1, d2] => {
+            number(&value[..4]).is_some()
+                && number(&[*m1, *m2]).is_some_and(|month| (1..=12).contains(&month))
+                && number(&[*d1, *d2]).is_some_and(|day| (1..=31).contains(&day))
+        }
+        _ => false,
+    }
+}
+
+// ---- relations -----------------------------------------------------------------------------------
+
+/// Roles: what is named TRUE and possible is TRUE; where no role is named TRUE, what is not named gets
+/// what such keys are usually for; everything else is FALSE. (Asking for what the token cannot do is
+/// no error, because every tool asks for it; the effective value can be read.)
+fn only_able_roles(class: Classes, key_type: Option<u64>, attributes: &mut Attributes) {
+    let Some(roles) = key_type.and_then(|key_type| rules::roles(class, key_type)) else {
+        return;
+    };
+    let ids = || {
+        rules::rules(class, key_type).filter(|rule| rule.change == Change::Role).map(|rule| rule.id)
+    };
+    let chosen = ids().any(|role| attributes.is(role) && roles.counts(role));
+    for role in ids() {
+        let effective = match attributes.get(role).and_then(boolean) {
+            Some(named) => named && roles.can(role),
+            None => !chosen && roles.usual.contains(&role),
+        };
+        attributes.set_bool(role, effective);
+    }
+}
+
+/// Private keys, and secret keys of the token, are private whatever the template says: their use hangs
+/// on the login. Session secret keys are what the template says; if it is silent, private where
+/// somebody is logged in. Data, certificates and public keys are public unless it says otherwise.
+fn private_where_it_must_be(
+    class: Classes,
+    setting: &Setting,
+    attributes: &mut Attributes,
+) -> Result<()> {
+    let asked = attributes.get(CKA_PRIVATE).and_then(boolean);
+    let private = match class {
+        rules::PRIVATE => true,
+        rules::SECRET => attributes.is(CKA_TOKEN) || asked.unwrap_or(setting.user),
+        _ => asked.unwrap_or(false),
+    };
+    if private && !setting.user {
+        return Err(Error::NotLoggedIn);
+    }
+    attributes.set_bool(CKA_PRIVATE, private);
+    Ok(())
+}
+
+/// CKA_SECONDARY_AUTH of version 2.11 exists and is FALSE.
+fn no_second_pin(attributes: &Attributes) -> Result<()> {
+    if attributes.is(CKA_SECONDARY_AUTH) {
+        return Err(Error::TemplateInconsistent(
+            "CKA_SECONDARY_AUTH: keys have no PIN of their own",
+        ));
+    }
+    Ok(())
+}
+
+/// A key that came from outside.
+pub(super) fn is_not_ours(attributes: &mut Attributes) {
+    attributes.set_bool(CKA_LOCAL, false);
+    attributes.set_ulong(CKA_KEY_GEN_MECHANISM, u64::MAX); // CK_UNAVAILABLE_INFORMATION
+}
+
+/// A key that the token made with this mechanism.
+pub(super) fn is_ours(attributes: &mut Attributes, mechanism: u64) {
+    attributes.set_bool(CKA_LOCAL, true);
+    attributes.set_ulong(CKA_KEY_GEN_MECHANISM, mechanism);
+}
+
+/// The values of private keys never leave the chip in the clear, so they are sensitive whatever the
+/// template says, and only extractable if it says so. A template that asks for a readable one is
+/// refused: to change that silently would break the promise that the caller made to himself.
+pub(super) fn private_keys_are_sensitive(attributes: &mut Attributes) -> Result<()> {
+    let asked_open = attributes.get(CKA_SENSITIVE).and_then(boolean) == Some(false);
+    let extractable = attributes.is(CKA_EXTRACTABLE);
+    if asked_open && extractable {
+        return Err(Error::TemplateInconsistent(
+            "a private key that can be read in the clear (CKA_SENSITIVE FALSE, CKA_EXTRACTABLE TRUE)",
+        ));
+    }
+    attributes.set_bool(CKA_SENSITIVE, true);
+    attributes.set_bool(CKA_EXTRACTABLE, extractable);
+    attributes.set_bool(CKA_ALWAYS_SENSITIVE, true);
+    attributes.set_bool(CKA_NEVER_EXTRACTABLE, !extractable);
+    Ok(())
+}
+
+/// A derived key is as open as the template says (readable if it is silent), and its history is no
+/// better than that of the key it comes from. §6.3.18.
+pub(super) fn history_of_the_base(attributes: &mut Attributes, base: &Attributes) {
+    let sensitive = attributes.is(CKA_SENSITIVE);
+    let extractable = attributes.get(CKA_EXTRACTABLE).and_then(boolean).unwrap_or(true);
+    attributes.set_bool(CKA_SENSITIVE, sensitive);
+    attributes.set_bool(CKA_EXTRACTABLE, extractable);
+    attributes.set_bool(CKA_ALWAYS_SENSITIVE, sensitive && base.is(CKA_ALWAYS_SENSITIVE));
+    attributes.set_bool(CKA_NEVER_EXTRACTABLE, !extractable && base.is(CKA_NEVER_EXTRACTABLE));
 }

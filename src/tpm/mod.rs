@@ -8,6 +8,7 @@ pub mod fault;
 pub mod key;
 pub mod lease;
 pub mod pin;
+pub mod public;
 pub mod session;
 pub mod srk;
 pub mod tcti;
