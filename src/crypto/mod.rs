@@ -11,6 +11,8 @@ mod montgomery;
 pub mod pad;
 pub mod rsa;
 pub mod secret;
+#[cfg(test)]
+mod vectors;
 
 use crate::error::Error;
 
