@@ -1,1 +1,281 @@
-//! Floor 5.
+//! Objects and their handles: create, copy, destroy, read, change. PKCS#11 3.2 §5.7.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cryptoki_sys::{CKA_PRIVATE, CKA_TOKEN};
+use zeroize::Zeroizing;
+
+use crate::crypto::drbg;
+use crate::error::{Error, Result};
+use crate::object::{Attributes, Material, Object, Template, row, rule};
+use crate::store::seal;
+
+use super::session::Session;
+
+/// Which objects have handles.
+#[derive(Default)]
+pub(super) struct Objects {
+    places: BTreeMap<u64, Place>,
+    by_row: HashMap<i64, u64>,
+}
+
+/// Where the object of a handle is.
+pub(super) enum Place {
+    /// In the store.
+    Stored {
+        /// Its row.
+        id: i64,
+        /// CKA_PRIVATE
+        private: bool,
+        /// The object as last read and checked; forgotten whenever the store changes.
+        content: Option<Object>,
+    },
+    /// In this process, until its session closes.
+    Session {
+        /// The object.
+        object: Object,
+        /// The handle of the session that made it.
+        session: u64,
+    },
+}
+
+impl Objects {
+    pub(super) fn place(&self, handle: u64) -> Option<&Place> {
+        self.places.get(&handle)
+    }
+
+    pub(super) fn handle_of(&self, row: i64) -> Option<u64> {
+        self.by_row.get(&row).copied()
+    }
+
+    pub(super) fn add(&mut self, handle: u64, place: Place) {
+        if let Place::Stored { id, .. } = &place {
+            self.by_row.insert(*id, handle);
+        }
+        self.places.insert(handle, place);
+    }
+
+    pub(super) fn forget(&mut self, handle: u64) {
+        if let Some(Place::Stored { id, .. }) = self.places.remove(&handle) {
+            self.by_row.remove(&id);
+        }
+    }
+
+    pub(super) fn keep_content(&mut self, handle: u64, object: &Object) {
+        if let Some(Place::Stored { content, .. }) = self.places.get_mut(&handle) {
+            *content = Some(object.clone());
+        }
+    }
+
+    pub(super) fn replace_session_object(&mut self, handle: u64, new: Object) {
+        if let Some(Place::Session { object, .. }) = self.places.get_mut(&handle) {
+            *object = new;
+        }
+    }
+
+    /// The store changed: what was read from it may be old.
+    pub(super) fn forget_content(&mut self) {
+        for place in self.places.values_mut() {
+            if let Place::Stored { content, .. } = place {
+                *content = None;
+            }
+        }
+    }
+
+    /// Logout: handles of private objects are dead for ever, private session objects gone.
+    pub(super) fn forget_private(&mut self) {
+        self.retain(|place| match place {
+            Place::Stored { private, .. } => !private,
+            Place::Session { object, .. } => !object.private(),
+        });
+    }
+
+    /// A session closed, and its objects with it.
+    pub(super) fn forget_session(&mut self, closed: u64) {
+        self.retain(|place| !matches!(place, Place::Session { session, .. } if *session == closed));
+    }
+
+    /// The session objects with their handles, oldest first.
+    pub(super) fn of_sessions(&self) -> impl Iterator<Item = (u64, &Object)> {
+        self.places.iter().filter_map(|(handle, place)| match place {
+            Place::Session { object, .. } => Some((*handle, object)),
+            Place::Stored { .. } => None,
+        })
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Place) -> bool) {
+        self.places.retain(|_, place| keep(place));
+        let places = &self.places;
+        self.by_row.retain(|_, handle| places.contains_key(handle));
+    }
+}
+
+impl Session {
+    /// C_CreateObject
+    ///
+    /// # Errors
+    /// Those of the rules (`object/rule.rs`); `SessionReadOnly`, `NotLoggedIn`,
+    /// `TokenWriteProtected` for token objects.
+    pub fn create_object(&self, template: &Template) -> Result<u64> {
+        self.alive()?;
+        let setting = self.token.state()?.setting();
+        if template.bool(CKA_TOKEN) == Some(true) {
+            self.may_write()?;
+        }
+        let attributes = rule::create(template, &setting)?;
+        self.place(attributes, Material::None)
+    }
+
+    /// C_CopyObject: from session to token and back, and within.
+    ///
+    /// # Errors
+    /// `ObjectInvalid`, `ActionProhibited`; else as [`Session::create_object`].
+    pub fn copy_object(&self, object: u64, template: &Template) -> Result<u64> {
+        self.alive()?;
+        let object = self.token.object(object)?;
+        let setting = self.token.state()?.setting();
+        if template.bool(CKA_TOKEN).unwrap_or(object.token()) {
+            self.may_write()?;
+        }
+        let attributes = rule::copy(&object.attributes, template, &setting)?;
+        self.place(attributes, object.material)
+    }
+
+    /// C_DestroyObject. The row is gone before the handle is; running operations keep their key.
+    ///
+    /// # Errors
+    /// `ObjectInvalid`, `ActionProhibited`, `SessionReadOnly`, `TokenWriteProtected`, the store's:
+    /// the object is still there then.
+    pub fn destroy_object(&self, handle: u64) -> Result<()> {
+        self.alive()?;
+        let object = self.token.object(handle)?;
+        if object.token() {
+            self.may_write()?;
+        }
+        rule::destroy(&object.attributes)?;
+        if object.token() {
+            let opened = self.token.open(&self.call(0))?;
+            let id = self.row_of(handle)?;
+            self.token.store.delete(&self.token.serial, &opened.sealer, id)?;
+        }
+        self.token.known_state().objects.forget(handle);
+        Ok(())
+    }
+
+    /// C_GetObjectSize, in bytes
+    ///
+    /// # Errors
+    /// `ObjectInvalid`
+    pub fn get_object_size(&self, object: u64) -> Result<u64> {
+        self.alive()?;
+        Ok(self.token.object(object)?.size())
+    }
+
+    /// C_GetAttributeValue: for each type its value in the library's own encoding (`object/`), or why
+    /// there is none (`AttributeSensitive`, `AttributeTypeInvalid`); the door converts and copies.
+    ///
+    /// # Errors
+    /// `ObjectInvalid`
+    pub fn get_attribute_value(
+        &self,
+        object: u64,
+        types: &[u64],
+    ) -> Result<Vec<Result<Zeroizing<Vec<u8>>>>> {
+        self.alive()?;
+        let object = self.token.object(object)?;
+        Ok(types
+            .iter()
+            .map(|id| rule::get(&object, *id).map(|value| Zeroizing::new(value.into_owned())))
+            .collect())
+    }
+
+    /// C_SetAttributeValue: all of the template or nothing.
+    ///
+    /// # Errors
+    /// `ObjectInvalid`, `ActionProhibited`, `SessionReadOnly`, `TokenWriteProtected`; those of the
+    /// rules; `FunctionFailed` if another process changed the object at the same moment.
+    pub fn set_attribute_value(&self, handle: u64, template: &Template) -> Result<()> {
+        self.alive()?;
+        let object = self.token.object(handle)?;
+        let setting = self.token.state()?.setting();
+        if !object.token() {
+            let attributes = Arc::new(rule::set(&object.attributes, template, &setting)?);
+            let changed = Object { attributes, ..object };
+            self.token.known_state().objects.replace_session_object(handle, changed);
+            return Ok(());
+        }
+        self.may_write()?;
+        let attributes = rule::set(&object.attributes, template, &setting)?;
+        if attributes == *object.attributes {
+            return Ok(());
+        }
+        let opened = self.token.open(&self.call(0))?;
+        let id = self.row_of(handle)?;
+        let unchecked =
+            self.token.store.row(&self.token.serial, id)?.ok_or(Error::ObjectInvalid)?;
+        let base = seal::check(unchecked, &opened.sealer)?;
+        let stored = row::object(base.clone(), &opened.sealer)?;
+        if stored.attributes != object.attributes {
+            // Changed since it was read: the rules judge what stands there now.
+            let attributes = Arc::new(rule::set(&stored.attributes, template, &setting)?);
+            let changed = row::of(&Object { attributes, ..stored });
+            return Ok(self.token.store.update(
+                &self.token.serial,
+                &opened.sealer,
+                &base,
+                &changed,
+            )?);
+        }
+        let changed = row::of(&Object { attributes: Arc::new(attributes), ..stored });
+        Ok(self.token.store.update(&self.token.serial, &opened.sealer, &base, &changed)?)
+    }
+
+    /// Puts a new object where its CKA_TOKEN says.
+    pub(super) fn place(&self, attributes: Attributes, material: Material) -> Result<u64> {
+        let object = Object { uuid: new_uuid()?, attributes: Arc::new(attributes), material };
+        match self.place_all(vec![object])?.as_slice() {
+            [handle] => Ok(*handle),
+            _ => Err(Error::Bug("one object, one handle")),
+        }
+    }
+
+    /// Puts new objects where their CKA_TOKEN says: those of the token in one commit.
+    pub(super) fn place_all(&self, objects: Vec<Object>) -> Result<Vec<u64>> {
+        let rows: Vec<_> = objects.iter().filter(|object| object.token()).map(row::of).collect();
+        let mut ids = Vec::new();
+        if !rows.is_empty() {
+            self.may_write()?;
+            let opened = self.token.open(&self.call(0))?;
+            ids = self.token.store.insert_all(&self.token.serial, &opened.sealer, &rows)?;
+        }
+        let mut ids = ids.into_iter();
+        let mut handles = Vec::new();
+        for object in objects {
+            handles.push(if object.token() {
+                let id = ids.next().ok_or(Error::Bug("a row for each object"))?;
+                let private = object.attributes.is(CKA_PRIVATE);
+                let mut state = self.token.state()?;
+                self.token.stored_handle(&mut state, id, private)?
+            } else {
+                self.token.add_session_object(self.handle, object)?
+            });
+        }
+        Ok(handles)
+    }
+
+    fn row_of(&self, handle: u64) -> Result<i64> {
+        match self.token.known_state().objects.place(handle) {
+            Some(Place::Stored { id, .. }) => Ok(*id),
+            _ => Err(Error::ObjectInvalid),
+        }
+    }
+}
+
+/// A uuid of version 4: 122 random bits. RFC 9562 §5.4.
+pub(super) fn new_uuid() -> Result<[u8; 16]> {
+    let mut uuid = *drbg::os_bytes::<16>()?;
+    uuid[6] = (uuid[6] & 0x0F) | 0x40;
+    uuid[8] = (uuid[8] & 0x3F) | 0x80;
+    Ok(uuid)
+}

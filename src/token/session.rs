@@ -1,230 +1,740 @@
 //! One method per C_ function, named the same. PKCS#11 3.2 §5.6 and after.
 //!
+//! Those about objects are in `objects.rs`, `find.rs` and `keys.rs`, those about PINs in `login.rs`;
+//! here is what a session is, and its operations.
+//!
 //! What the door finds wrong with the arguments of a function that ends an operation, it says
 //! with [`Session::end`] before it returns the error. A NULL mechanism at C_XxxInit is
 //! [`Session::end`] as well, and CKR_OK.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use cryptoki_sys::{
+    CKA_ALWAYS_AUTHENTICATE, CKA_EXTRACTABLE, CKA_SENSITIVE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT,
+    CKF_FIND_OBJECTS, CKF_GENERATE_KEY_PAIR, CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_SIGN,
+    CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKO_SECRET_KEY, CKS_RO_PUBLIC_SESSION,
+    CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
+};
 use zeroize::Zeroizing;
 
+use crate::error::{Error, Result};
+use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Params, Recover, Sign, Verify};
+use crate::object::{Material, Object};
+use crate::sync::{Mutex, Rank};
+use crate::tpm::lease::{Grant, Key};
+use crate::tpm::{Call, KeyBlob};
+
 use super::SessionInfo;
-use super::operation::{Answer, Kind, Room};
-use crate::error::Result;
-use crate::mechanism::Params;
-use crate::token::Template;
+use super::find::Found;
+use super::operation::{Answer, Kind, Need, Progress, Room};
+use super::slot::Slot;
+use super::token::{Anchor, Token, Who};
+
+/// CKS_LAST_VALIDATION_OK, the one kind of validation flags that there is.
+const LAST_VALIDATION_OK: u64 = 1;
 
 /// A session of the application with a token.
-pub struct Session {}
+pub struct Session {
+    pub(super) handle: u64,
+    pub(super) slot: Arc<Slot>,
+    pub(super) token: Arc<Token>,
+    /// CKF_RW_SESSION
+    pub(super) read_write: bool,
+    closed: AtomicBool,
+    /// The cancel flags of the calls that run, with what C_SessionCancel calls them (CKF_).
+    running: Mutex<Vec<(u64, Arc<AtomicBool>)>>,
+    /// One operation of each kind. Held while one of them works, by no one who only asks.
+    pub(super) operations: Mutex<Operations>,
+}
 
-#[allow(unused_variables)]
+/// The operations in progress.
+#[derive(Default)]
+pub(super) struct Operations {
+    pub(super) find: Progress<Found>,
+    encrypt: Progress<Operation<Box<dyn Cipher>>>,
+    decrypt: Progress<Operation<Box<dyn Cipher>>>,
+    digest: Progress<Box<dyn Digest>>,
+    sign: Progress<Operation<Box<dyn Sign>>>,
+    sign_recover: Progress<Operation<Box<dyn Sign>>>,
+    verify: Progress<Verification>,
+    verify_recover: Progress<Box<dyn Recover>>,
+    /// Which kind the last successful C_XxxInit began: what a context-specific login is for.
+    pub(super) last_init: Option<Kind>,
+}
+
+/// Work with a key, and by what right.
+struct Operation<T> {
+    work: T,
+    right: Right,
+}
+
+/// Verification, in either form.
+struct Verification {
+    work: Box<dyn Verify>,
+    /// C_VerifySignatureInit gave it already.
+    signature: Option<Vec<u8>>,
+}
+
+/// By what right an operation uses its key.
+struct Right {
+    /// The login that a private key's operation began under.
+    epoch: Option<u64>,
+    /// CKA_ALWAYS_AUTHENTICATE: the key whose PIN the TPM wants to see for this operation.
+    asks: Option<Arc<KeyBlob>>,
+    /// The context-specific login.
+    grant: Option<Grant>,
+}
+
+impl Right {
+    fn to(object: &Object, token: &Token) -> Self {
+        let asks = match &object.material {
+            Material::Key(blob) if object.is(CKA_ALWAYS_AUTHENTICATE) => Some(blob.clone()),
+            _ => None,
+        };
+        Self { epoch: object.private().then(|| token.epoch()), asks, grant: None }
+    }
+
+    /// Whether the login that it began under still holds.
+    fn holds(&self, token: &Token) -> Result<()> {
+        match self.epoch {
+            Some(epoch) if epoch != token.epoch() => Err(Error::NotLoggedIn),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the key may be used now: with its own login, if it asks for one.
+    fn permits(&self, token: &Token) -> Result<()> {
+        self.holds(token)?;
+        if self.asks.is_some() && self.grant.is_none() {
+            return Err(Error::NotLoggedIn);
+        }
+        Ok(())
+    }
+}
+
+/// A call in progress: its deadline and cancel flag, known to the session as long as it lives.
+pub(super) struct Running<'a> {
+    session: &'a Session,
+    call: Call,
+}
+
+impl std::ops::Deref for Running<'_> {
+    type Target = Call;
+    fn deref(&self) -> &Call {
+        &self.call
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let cancel = &self.call.cancel;
+        self.session.running.lock().retain(|(_, flag)| !Arc::ptr_eq(flag, cancel));
+    }
+}
+
 impl Session {
+    pub(super) fn new(
+        handle: u64,
+        slot: Arc<Slot>,
+        token: Arc<Token>,
+        read_write: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            handle,
+            slot,
+            token,
+            read_write,
+            closed: AtomicBool::new(false),
+            running: Mutex::new(Rank::Leaf, Vec::new()),
+            operations: Mutex::new(Rank::Session, Operations::default()),
+        })
+    }
+
+    /// The slot's id.
+    pub fn slot(&self) -> u64 {
+        self.slot.id
+    }
+
+    /// Refuses calls that found the session before it was closed.
+    pub(super) fn alive(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::SessionClosed) } else { Ok(()) }
+    }
+
+    /// The session is read/write and the token can be written.
+    pub(super) fn may_write(&self) -> Result<()> {
+        if !self.read_write {
+            return Err(Error::SessionReadOnly);
+        }
+        self.token.writable()
+    }
+
+    /// A call begins; `flags` (CKF_) say what C_SessionCancel calls it.
+    pub(super) fn call(&self, flags: u64) -> Running<'_> {
+        let settings = self.token.home.tpm.settings();
+        let limit = if flags & CKF_GENERATE_KEY_PAIR != 0 {
+            settings.keygen_timeout
+        } else {
+            settings.call_timeout
+        };
+        let call = Call { deadline: Instant::now() + limit, cancel: Arc::default() };
+        self.running.lock().push((flags, call.cancel.clone()));
+        Running { session: self, call }
+    }
+
+    /// C_SessionCancel: stops the calls and ends the operations that `flags` (CKF_) name. Waits for
+    /// a call that is stopped.
+    pub(super) fn cancel(&self, flags: u64) {
+        for (of, cancel) in self.running.lock().iter() {
+            if of & flags != 0 {
+                cancel.store(true, Ordering::Release);
+            }
+        }
+        for (flag, kind) in KINDS {
+            if flags & flag != 0 {
+                self.end(kind);
+            }
+        }
+    }
+
+    /// The session was closed: stops whatever runs in it. Waits for nothing.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for (_, cancel) in self.running.lock().iter() {
+            cancel.store(true, Ordering::Release);
+        }
+    }
+
+    /// What stopped the call: a cancelled one whose session was closed says that.
+    fn told<T>(&self, outcome: Result<T>) -> Result<T> {
+        match outcome {
+            Err(Error::Canceled) if self.closed.load(Ordering::Acquire) => {
+                Err(Error::SessionClosed)
+            }
+            other => other,
+        }
+    }
+
     /// Ends the operation of this kind, if there is one: bad arguments, or a NULL mechanism at Init.
     pub fn end(&self, kind: Kind) {
-        todo!()
+        let mut operations = self.operations.lock();
+        match kind {
+            Kind::Find => operations.find.end(),
+            Kind::Encrypt => operations.encrypt.end(),
+            Kind::Decrypt => operations.decrypt.end(),
+            Kind::Digest => operations.digest.end(),
+            Kind::Sign => operations.sign.end(),
+            Kind::SignRecover => operations.sign_recover.end(),
+            Kind::Verify => operations.verify.end(),
+            Kind::VerifyRecover => operations.verify_recover.end(),
+        }
+    }
+
+    /// Runs `job` with the TPM as an operation of this token reaches it.
+    pub(super) fn with_chip<T>(
+        &self,
+        call: &Call,
+        grant: Option<&Grant>,
+        job: impl FnOnce(&Chip<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let Anchor { srk, facts } = self.token.anchor();
+        let home = &self.token.home;
+        self.told(job(&Chip {
+            tpm: &home.tpm,
+            call,
+            srk: &srk,
+            facts: facts.as_deref(),
+            grant,
+            verify_signatures: home.verify_signatures,
+        }))
+    }
+
+    /// The key of a handle and the mechanism for it.
+    pub(super) fn key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
+        let object = self.token.object(key).map_err(|error| match error {
+            Error::ObjectInvalid => Error::KeyInvalid,
+            other => other,
+        })?;
+        if object.key_type().is_none() {
+            return Err(Error::KeyInvalid);
+        }
+        Ok((mechanism::lookup(mechanism)?, object))
     }
 
     // ---- session management, §5.6 ----------------------------------------------------------
 
-    /// C_GetSessionInfo
+    /// C_GetSessionInfo. Asks nobody but this process.
+    ///
+    /// # Errors
+    /// `SessionClosed`
     pub fn session_info(&self) -> Result<SessionInfo> {
-        todo!()
+        self.alive()?;
+        let who = self.token.known_state().who;
+        let state = match (who, self.read_write) {
+            (Who::Nobody, false) => CKS_RO_PUBLIC_SESSION,
+            (Who::Nobody, true) => CKS_RW_PUBLIC_SESSION,
+            (Who::User, false) => CKS_RO_USER_FUNCTIONS,
+            (Who::User, true) => CKS_RW_USER_FUNCTIONS,
+            // No read-only session exists beside the SO.
+            (Who::So, _) => CKS_RW_SO_FUNCTIONS,
+        };
+        let flags = CKF_SERIAL_SESSION | if self.read_write { CKF_RW_SESSION } else { 0 };
+        Ok(SessionInfo { slot: self.slot.id, state, flags, device_error: 0 })
     }
-    /// C_GetOperationState
-    pub fn get_operation_state(&self, room: Room) -> Result<Answer> {
-        todo!()
+
+    /// C_GetOperationState: what runs here can be saved nowhere.
+    ///
+    /// # Errors
+    /// `OperationNotInitialized` if nothing runs; else always `StateUnsaveable`
+    pub fn get_operation_state(&self, _room: Room) -> Result<Answer> {
+        self.alive()?;
+        let operations = self.operations.lock();
+        if operations.any() { Err(Error::StateUnsaveable) } else { Err(Error::OperationNotInitialized) }
     }
-    /// C_SetOperationState
+
+    /// C_SetOperationState: there are no saved states of ours.
+    ///
+    /// # Errors
+    /// Always `SavedStateInvalid`
     pub fn set_operation_state(
         &self,
-        state: &[u8],
-        encryption_key: u64,
-        authentication_key: u64,
+        _state: &[u8],
+        _encryption_key: u64,
+        _authentication_key: u64,
     ) -> Result<()> {
-        todo!()
+        self.alive()?;
+        Err(Error::SavedStateInvalid)
     }
-    /// C_Login. `user` is a CKU_ number; a NULL PIN of length 0 is an empty slice.
-    pub fn login(&self, user: u64, pin: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// C_LoginUser. Our tokens have no user names: an empty one is C_Login.
-    pub fn login_user(&self, user: u64, pin: &[u8], name: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// C_Logout
-    pub fn logout(&self) -> Result<()> {
-        todo!()
-    }
-    /// C_InitPIN. An empty PIN makes the token PIN-less.
-    pub fn init_pin(&self, pin: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// C_SetPIN
-    pub fn set_pin(&self, old: &[u8], new: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// C_GetSessionValidationFlags
+
+    /// C_GetSessionValidationFlags: no validated module, no flags.
+    ///
+    /// # Errors
+    /// `ArgumentsBad` for a kind of flags that is not in the specification
     pub fn session_validation_flags(&self, kind: u64) -> Result<u64> {
-        todo!()
-    }
-
-    // ---- objects, §5.7 ---------------------------------------------------------------------
-
-    /// C_CreateObject
-    pub fn create_object(&self, template: &Template) -> Result<u64> {
-        todo!()
-    }
-    /// C_CopyObject
-    pub fn copy_object(&self, object: u64, template: &Template) -> Result<u64> {
-        todo!()
-    }
-    /// C_DestroyObject
-    pub fn destroy_object(&self, object: u64) -> Result<()> {
-        todo!()
-    }
-    /// C_GetObjectSize, in bytes
-    pub fn get_object_size(&self, object: u64) -> Result<u64> {
-        todo!()
-    }
-    /// C_GetAttributeValue: for each type its value in the library's own encoding (`object/`), or why
-    /// there is none (`AttributeSensitive`, `AttributeTypeInvalid`); the door converts and copies.
-    pub fn get_attribute_value(
-        &self,
-        object: u64,
-        types: &[u64],
-    ) -> Result<Vec<Result<Zeroizing<Vec<u8>>>>> {
-        todo!()
-    }
-    /// C_SetAttributeValue
-    pub fn set_attribute_value(&self, object: u64, template: &Template) -> Result<()> {
-        todo!()
-    }
-    /// C_FindObjectsInit
-    pub fn find_objects_init(&self, template: &Template) -> Result<()> {
-        todo!()
-    }
-    /// C_FindObjects: at most `most` more handles
-    pub fn find_objects(&self, most: usize) -> Result<Vec<u64>> {
-        todo!()
-    }
-    /// C_FindObjectsFinal
-    pub fn find_objects_final(&self) -> Result<()> {
-        todo!()
+        self.alive()?;
+        if kind != LAST_VALIDATION_OK {
+            return Err(Error::ArgumentsBad("no such kind of validation flags"));
+        }
+        Ok(0)
     }
 
     // ---- encryption, §5.8 ------------------------------------------------------------------
 
     /// C_EncryptInit
+    ///
+    /// # Errors
+    /// `OperationActive`, `KeyInvalid`, `MechanismInvalid`, …: those of [`Mechanism::encrypt`]
     pub fn encrypt_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.encrypt.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.encrypt(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::Encrypt);
+        Ok(())
     }
+
     /// C_Encrypt
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; the mechanism's. An error ends the operation, here and below.
     pub fn encrypt(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_ENCRYPT);
+        self.cipher_whole(&call, &mut self.operations.lock().encrypt, data, room)
     }
+
     /// C_EncryptUpdate
+    ///
+    /// # Errors
+    /// As [`Session::encrypt`].
     pub fn encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_ENCRYPT);
+        self.cipher_update(&call, &mut self.operations.lock().encrypt, data, room)
     }
+
     /// C_EncryptFinal
+    ///
+    /// # Errors
+    /// As [`Session::encrypt`].
     pub fn encrypt_final(&self, room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_ENCRYPT);
+        self.cipher_last(&call, &mut self.operations.lock().encrypt, room)
     }
 
     // ---- decryption, §5.10 -----------------------------------------------------------------
 
     /// C_DecryptInit
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn decrypt_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.decrypt.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.decrypt(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::Decrypt);
+        Ok(())
     }
+
     /// C_Decrypt
+    ///
+    /// # Errors
+    /// As [`Session::encrypt`].
     pub fn decrypt(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DECRYPT);
+        self.cipher_whole(&call, &mut self.operations.lock().decrypt, data, room)
     }
+
     /// C_DecryptUpdate
+    ///
+    /// # Errors
+    /// As [`Session::encrypt`].
     pub fn decrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DECRYPT);
+        self.cipher_update(&call, &mut self.operations.lock().decrypt, data, room)
     }
+
     /// C_DecryptFinal
+    ///
+    /// # Errors
+    /// As [`Session::encrypt`].
     pub fn decrypt_final(&self, room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DECRYPT);
+        self.cipher_last(&call, &mut self.operations.lock().decrypt, room)
+    }
+
+    fn cipher_whole(
+        &self,
+        call: &Call,
+        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
+        data: &[u8],
+        room: Room,
+    ) -> Result<Answer> {
+        let most = |operation: &Operation<Box<dyn Cipher>>| {
+            let work = &operation.work;
+            Need::AtMost(work.update_length(data.len()).saturating_add(work.finish_length(data.len())))
+        };
+        progress.whole_into(data, room, most, |Operation { mut work, right }| {
+            right.permits(&self.token)?;
+            self.with_chip(call, right.grant.as_ref(), |chip| {
+                let mut output = work.update(data, chip)?;
+                let mut rest = work.finish(chip)?;
+                if output.is_empty() {
+                    return Ok(rest);
+                }
+                // Joined in a buffer of its own: one that grows would leave copies behind.
+                let mut whole = Zeroizing::new(Vec::with_capacity(output.len() + rest.len()));
+                whole.append(&mut output);
+                whole.append(&mut rest);
+                Ok(whole)
+            })
+        })
+    }
+
+    fn cipher_update(
+        &self,
+        call: &Call,
+        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
+        data: &[u8],
+        room: Room,
+    ) -> Result<Answer> {
+        let most =
+            |operation: &Operation<Box<dyn Cipher>>| operation.work.update_length(data.len());
+        progress.update_into(room, most, |operation| {
+            operation.right.holds(&self.token)?;
+            let Operation { work, right } = operation;
+            self.with_chip(call, right.grant.as_ref(), |chip| work.update(data, chip))
+        })
+    }
+
+    fn cipher_last(
+        &self,
+        call: &Call,
+        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
+        room: Room,
+    ) -> Result<Answer> {
+        let most = |operation: &Operation<Box<dyn Cipher>>| {
+            Need::AtMost(operation.work.finish_length(0))
+        };
+        progress.last_into(room, most, |Operation { work, right }| {
+            right.permits(&self.token)?;
+            self.with_chip(call, right.grant.as_ref(), |chip| work.finish(chip))
+        })
     }
 
     // ---- digests, §5.12 --------------------------------------------------------------------
 
     /// C_DigestInit
+    ///
+    /// # Errors
+    /// `OperationActive`, `MechanismInvalid`, `MechanismParamInvalid`
     pub fn digest_init(&self, mechanism: u64, params: &Params) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.digest.begin(|| mechanism::lookup(mechanism)?.digest(params))?;
+        operations.last_init = Some(Kind::Digest);
+        Ok(())
     }
+
     /// C_Digest
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`
     pub fn digest(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().digest.whole_into(
+            data,
+            room,
+            |work| Need::Exactly(work.length()),
+            |mut work| {
+                work.update(data)?;
+                Ok(Zeroizing::new(work.finish()?))
+            },
+        )
     }
+
     /// C_DigestUpdate
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`
     pub fn digest_update(&self, data: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().digest.update(|work| work.update(data))
     }
-    /// C_DigestKey
+
+    /// C_DigestKey. Only a key that can be read anyway is digested: the digest of a short or guessable
+    /// one would give it away.
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`, `KeyInvalid`, `KeyIndigestible`
     pub fn digest_key(&self, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.digest.update(|work| {
+            let object = self.token.object(key).map_err(|error| match error {
+                Error::ObjectInvalid => Error::KeyInvalid,
+                other => other,
+            })?;
+            if object.key_type().is_none() {
+                return Err(Error::KeyInvalid);
+            }
+            let readable = object.class() == CKO_SECRET_KEY
+                && !object.is(CKA_SENSITIVE)
+                && object.is(CKA_EXTRACTABLE);
+            match object.value() {
+                Some(value) if readable => work.update(value),
+                _ => Err(Error::KeyIndigestible),
+            }
+        })
     }
+
     /// C_DigestFinal
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`
     pub fn digest_final(&self, room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().digest.last_into(
+            room,
+            |work| Need::Exactly(work.length()),
+            |work| Ok(Zeroizing::new(work.finish()?)),
+        )
     }
 
     // ---- signatures, §5.13 -----------------------------------------------------------------
 
-    /// C_SignInit
+    /// C_SignInit. No TPM command.
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn sign_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.sign.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.sign(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::Sign);
+        Ok(())
     }
+
     /// C_Sign
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; `NotLoggedIn` without the login that the key asks for; the
+    /// mechanism's; the TPM's.
     pub fn sign(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_SIGN);
+        self.sign_whole(&call, &mut self.operations.lock().sign, data, room)
     }
+
     /// C_SignUpdate
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; the mechanism's.
     pub fn sign_update(&self, data: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().sign.update(|operation| {
+            operation.right.holds(&self.token)?;
+            operation.work.update(data)
+        })
     }
+
     /// C_SignFinal
+    ///
+    /// # Errors
+    /// As [`Session::sign`].
     pub fn sign_final(&self, room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_SIGN);
+        self.operations.lock().sign.last_into(
+            room,
+            |operation| Need::Exactly(operation.work.length()),
+            |Operation { work, right }| {
+                right.permits(&self.token)?;
+                self.with_chip(&call, right.grant.as_ref(), |chip| {
+                    Ok(Zeroizing::new(work.finish(chip)?))
+                })
+            },
+        )
     }
+
     /// C_SignRecoverInit
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn sign_recover_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.sign_recover.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.sign_recover(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::SignRecover);
+        Ok(())
     }
+
     /// C_SignRecover
+    ///
+    /// # Errors
+    /// As [`Session::sign`].
     pub fn sign_recover(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_SIGN_RECOVER);
+        self.sign_whole(&call, &mut self.operations.lock().sign_recover, data, room)
+    }
+
+    fn sign_whole(
+        &self,
+        call: &Call,
+        progress: &mut Progress<Operation<Box<dyn Sign>>>,
+        data: &[u8],
+        room: Room,
+    ) -> Result<Answer> {
+        progress.whole_into(
+            data,
+            room,
+            |operation| Need::Exactly(operation.work.length()),
+            |Operation { mut work, right }| {
+                right.permits(&self.token)?;
+                work.update(data)?;
+                self.with_chip(call, right.grant.as_ref(), |chip| {
+                    Ok(Zeroizing::new(work.finish(chip)?))
+                })
+            },
+        )
     }
 
     // ---- verification, §5.15 ---------------------------------------------------------------
 
-    /// C_VerifyInit
+    /// C_VerifyInit. Neither this nor what follows needs a login or the TPM.
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn verify_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.begin_verification(mechanism, params, key, None)
     }
+
     /// C_Verify
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`, `SignatureInvalid`, `SignatureLenRange`, `DataLenRange`
     pub fn verify(&self, data: &[u8], signature: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verification(false)?.whole(|Verification { mut work, .. }| {
+            work.update(data)?;
+            work.finish(signature)
+        })
     }
+
     /// C_VerifyUpdate
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; the mechanism's.
     pub fn verify_update(&self, data: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().verification(false)?.update(|operation| operation.work.update(data))
     }
+
     /// C_VerifyFinal
+    ///
+    /// # Errors
+    /// As [`Session::verify`].
     pub fn verify_final(&self, signature: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verification(false)?.last(|Verification { work, .. }| work.finish(signature))
     }
+
     /// C_VerifyRecoverInit
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn verify_recover_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verify_recover.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            row.verify_recover(params, &object)
+        })?;
+        operations.last_init = Some(Kind::VerifyRecover);
+        Ok(())
     }
+
     /// C_VerifyRecover
+    ///
+    /// # Errors
+    /// As [`Session::verify`].
     pub fn verify_recover(&self, signature: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().verify_recover.whole_into(
+            signature,
+            room,
+            |work| Need::AtMost(work.length()),
+            |work| Ok(Zeroizing::new(work.finish(signature)?)),
+        )
     }
-    /// C_VerifySignatureInit
+
+    /// C_VerifySignatureInit: the signature first, the data afterwards.
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
     pub fn verify_signature_init(
         &self,
         mechanism: u64,
@@ -232,80 +742,235 @@ impl Session {
         key: u64,
         signature: &[u8],
     ) -> Result<()> {
-        todo!()
+        self.begin_verification(mechanism, params, key, Some(signature.to_vec()))
     }
+
     /// C_VerifySignature
+    ///
+    /// # Errors
+    /// As [`Session::verify`].
     pub fn verify_signature(&self, data: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verification(true)?.whole(|Verification { mut work, signature }| {
+            work.update(data)?;
+            work.finish(signature.as_deref().unwrap_or_default())
+        })
     }
+
     /// C_VerifySignatureUpdate
+    ///
+    /// # Errors
+    /// As [`Session::verify_update`].
     pub fn verify_signature_update(&self, data: &[u8]) -> Result<()> {
-        todo!()
+        self.alive()?;
+        self.operations.lock().verification(true)?.update(|operation| operation.work.update(data))
     }
+
     /// C_VerifySignatureFinal
+    ///
+    /// # Errors
+    /// As [`Session::verify`].
     pub fn verify_signature_final(&self) -> Result<()> {
-        todo!()
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verification(true)?.last(|Verification { work, signature }| {
+            work.finish(signature.as_deref().unwrap_or_default())
+        })
+    }
+
+    fn begin_verification(
+        &self,
+        mechanism: u64,
+        params: &Params,
+        key: u64,
+        signature: Option<Vec<u8>>,
+    ) -> Result<()> {
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.verify.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            Ok(Verification { work: row.verify(params, &object)?, signature })
+        })?;
+        operations.last_init = Some(Kind::Verify);
+        Ok(())
     }
 
     // ---- dual functions, §5.17 -------------------------------------------------------------
 
     /// C_DigestEncryptUpdate
+    ///
+    /// # Errors
+    /// `OperationNotInitialized` unless both are in progress; those of the two.
     pub fn digest_encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DIGEST | CKF_ENCRYPT);
+        let operations = &mut *self.operations.lock();
+        both(operations.digest.active(), operations.encrypt.active())?;
+        let answer = self.cipher_update(&call, &mut operations.encrypt, data, room)?;
+        if let Answer::Done(_) = answer {
+            operations.digest.update(|work| work.update(data))?;
+        }
+        Ok(answer)
     }
+
     /// C_DecryptDigestUpdate
+    ///
+    /// # Errors
+    /// As [`Session::digest_encrypt_update`].
     pub fn decrypt_digest_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DIGEST | CKF_DECRYPT);
+        let operations = &mut *self.operations.lock();
+        both(operations.digest.active(), operations.decrypt.active())?;
+        let answer = self.cipher_update(&call, &mut operations.decrypt, data, room)?;
+        if let Answer::Done(plain) = &answer {
+            operations.digest.update(|work| work.update(plain))?;
+        }
+        Ok(answer)
     }
+
     /// C_SignEncryptUpdate
+    ///
+    /// # Errors
+    /// As [`Session::digest_encrypt_update`].
     pub fn sign_encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_SIGN | CKF_ENCRYPT);
+        let operations = &mut *self.operations.lock();
+        both(operations.sign.active(), operations.encrypt.active())?;
+        let answer = self.cipher_update(&call, &mut operations.encrypt, data, room)?;
+        if let Answer::Done(_) = answer {
+            operations.sign.update(|operation| {
+                operation.right.holds(&self.token)?;
+                operation.work.update(data)
+            })?;
+        }
+        Ok(answer)
     }
+
     /// C_DecryptVerifyUpdate
+    ///
+    /// # Errors
+    /// As [`Session::digest_encrypt_update`].
     pub fn decrypt_verify_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        todo!()
-    }
-
-    // ---- keys, §5.18 -----------------------------------------------------------------------
-
-    /// C_GenerateKey
-    pub fn generate_key(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        template: &Template,
-    ) -> Result<u64> {
-        todo!()
-    }
-    /// C_GenerateKeyPair: the public key's handle and the private key's
-    pub fn generate_key_pair(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        public: &Template,
-        private: &Template,
-    ) -> Result<(u64, u64)> {
-        todo!()
-    }
-    /// C_DeriveKey
-    pub fn derive_key(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        base: u64,
-        template: &Template,
-    ) -> Result<u64> {
-        todo!()
+        self.alive()?;
+        let call = self.call(CKF_DECRYPT | CKF_VERIFY);
+        let operations = &mut *self.operations.lock();
+        both(operations.verify.active(), operations.decrypt.active())?;
+        let answer = self.cipher_update(&call, &mut operations.decrypt, data, room)?;
+        if let Answer::Done(plain) = &answer {
+            operations.verification(false)?.update(|operation| operation.work.update(plain))?;
+        }
+        Ok(answer)
     }
 
     // ---- random numbers, §5.19 -------------------------------------------------------------
 
     /// C_SeedRandom
-    pub fn seed_random(&self, seed: &[u8]) -> Result<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// Always `RandomSeedNotSupported`: a TPM needs no one's help, and the operating system's generator
+    /// takes none from us.
+    pub fn seed_random(&self, _seed: &[u8]) -> Result<()> {
+        self.alive()?;
+        Err(Error::RandomSeedNotSupported)
     }
-    /// C_GenerateRandom
+
+    /// C_GenerateRandom: one TPM command, however many bytes.
+    ///
+    /// # Errors
+    /// The TPM's.
     pub fn generate_random(&self, bytes: usize) -> Result<Zeroizing<Vec<u8>>> {
-        todo!()
+        self.alive()?;
+        drop(self.token.state()?);
+        let call = self.call(0);
+        self.with_chip(&call, None, |chip| mechanism::random::generate(chip, bytes))
+    }
+
+    // ---- context-specific login, for login.rs ----------------------------------------------
+
+    /// The key that the last C_XxxInit's operation asks a login for.
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`
+    pub(super) fn asking(operations: &mut Operations) -> Result<Arc<KeyBlob>> {
+        operations
+            .right()
+            .and_then(|right| right.asks.clone())
+            .ok_or(Error::OperationNotInitialized)
+    }
+
+    /// That key as the TPM floor takes it.
+    pub(super) fn asked_key(&self, blob: Arc<KeyBlob>) -> Key {
+        Key { blob, srk: self.token.anchor().srk, grant: None }
+    }
+
+    /// The TPM has seen the PIN: the operation may use its key, once.
+    pub(super) fn permit(operations: &mut Operations, grant: Option<Grant>) {
+        if let Some(right) = operations.right() {
+            right.grant = grant;
+        }
+    }
+}
+
+/// What C_SessionCancel calls the kinds.
+const KINDS: [(u64, Kind); 8] = [
+    (CKF_FIND_OBJECTS, Kind::Find),
+    (CKF_ENCRYPT, Kind::Encrypt),
+    (CKF_DECRYPT, Kind::Decrypt),
+    (CKF_DIGEST, Kind::Digest),
+    (CKF_SIGN, Kind::Sign),
+    (CKF_SIGN_RECOVER, Kind::SignRecover),
+    (CKF_VERIFY, Kind::Verify),
+    (CKF_VERIFY_RECOVER, Kind::VerifyRecover),
+];
+
+fn both(one: bool, other: bool) -> Result<()> {
+    if one && other { Ok(()) } else { Err(Error::OperationNotInitialized) }
+}
+
+impl Operations {
+    fn any(&self) -> bool {
+        let Self {
+            find,
+            encrypt,
+            decrypt,
+            digest,
+            sign,
+            sign_recover,
+            verify,
+            verify_recover,
+            last_init: _,
+        } = self;
+        find.active()
+            || encrypt.active()
+            || decrypt.active()
+            || digest.active()
+            || sign.active()
+            || sign_recover.active()
+            || verify.active()
+            || verify_recover.active()
+    }
+
+    /// The verification in progress, if it is of the form that the function is for.
+    fn verification(&mut self, signature_first: bool) -> Result<&mut Progress<Verification>> {
+        match self.verify.peek() {
+            Some(operation) if operation.signature.is_some() == signature_first => {
+                Ok(&mut self.verify)
+            }
+            _ => Err(Error::OperationNotInitialized),
+        }
+    }
+
+    /// By what right the operation of the last C_XxxInit uses its key.
+    fn right(&mut self) -> Option<&mut Right> {
+        match self.last_init? {
+            Kind::Encrypt => self.encrypt.peek().map(|operation| &mut operation.right),
+            Kind::Decrypt => self.decrypt.peek().map(|operation| &mut operation.right),
+            Kind::Sign => self.sign.peek().map(|operation| &mut operation.right),
+            Kind::SignRecover => self.sign_recover.peek().map(|operation| &mut operation.right),
+            Kind::Find | Kind::Digest | Kind::Verify | Kind::VerifyRecover => None,
+        }
     }
 }
