@@ -1,16 +1,41 @@
 //! The module between C_Initialize and C_Finalize: its slots and its sessions.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use cryptoki_sys::{CKF_ASYNC_SESSION, CKF_RW_SESSION, CKF_SERIAL_SESSION};
+
+use crate::config::{self, Config, ConfigError};
+use crate::error::{Error, Result};
+use crate::store;
+use crate::sync::{Condvar, Mutex, Rank};
+use crate::tpm::{BusProtection, Leftovers, Settings, Tpm};
+
+use super::handles::Handles;
 use super::session::Session;
+use super::slot::{
+    Holds, Home, Slot, StorePlace, id_of, new_serial, sessionless_call, settle_interrupted,
+};
+use super::token::{Token, Who};
 use super::{MechanismInfo, SlotInfo, TokenInfo};
-use crate::config::{Config, ConfigError};
-use crate::error::Result;
 
 /// Everything that C_Initialize makes and C_Finalize ends.
-pub struct Module {}
+pub struct Module {
+    handles: Arc<Handles>,
+    homes: Vec<Arc<Home>>,
+    shared: Mutex<Shared>,
+    /// One C_InitToken at a time.
+    initialising: Mutex<()>,
+    finalizing: Mutex<bool>,
+    woken: Condvar,
+}
 
-#[allow(unused_variables)]
+struct Shared {
+    /// In the order in which they appeared; none ever goes.
+    slots: Vec<Arc<Slot>>,
+    sessions: HashMap<u64, Arc<Session>>,
+}
+
 impl Module {
     /// C_Initialize. Never fails for what it finds: a broken configuration, store or TPM shows as
     /// slots that say so. `threads` is false with CKF_LIBRARY_CANT_CREATE_OS_THREADS. Touches no TPM.
@@ -18,7 +43,108 @@ impl Module {
     /// # Errors
     /// `Device` if the operating system gives no random bytes.
     pub fn new(config: Result<Config, ConfigError>, threads: bool) -> Result<Arc<Self>> {
-        todo!()
+        let handles = Arc::new(Handles::new()?);
+        let mut slots = Vec::new();
+        let homes = match config {
+            Ok(config) => {
+                config.tpm.iter().map(|tpm| home(&config, tpm, threads, &handles)).collect()
+            }
+            Err(error) => {
+                let why = format!("configuration: {error}");
+                log::error!("{why}");
+                slots.push(Slot::new(id_of(b"configuration"), Holds::Broken(why.into())));
+                Vec::new()
+            }
+        };
+        let module = Self {
+            handles,
+            homes,
+            shared: Mutex::new(Rank::Sessions, Shared { slots, sessions: HashMap::new() }),
+            initialising: Mutex::new(Rank::Session, ()),
+            finalizing: Mutex::new(Rank::Leaf, false),
+            woken: Condvar::new(),
+        };
+        module.refresh()?;
+        Ok(Arc::new(module))
+    }
+
+    /// Looks for tokens that appeared since, and for stores that can be read again. Slots never go.
+    fn refresh(&self) -> Result<()> {
+        let mut shared = self.shared.lock();
+        for home in &self.homes {
+            for place in &home.places {
+                let broken = id_of(place.directory.as_os_str().as_encoded_bytes());
+                let outcome = place.store().and_then(|store| Ok((store.tokens()?, store)));
+                let (rows, store) = match outcome {
+                    Ok(found) => found,
+                    Err(fault) => {
+                        log::error!("{}: {fault}", place.directory.display());
+                        let why = Holds::Broken(fault.to_string().into());
+                        match shared.slots.iter().find(|slot| slot.id == broken) {
+                            Some(slot) => slot.put(why),
+                            None => shared.slots.push(Slot::new(broken, why)),
+                        }
+                        continue;
+                    }
+                };
+                shared.slots.retain(|slot| {
+                    slot.id != broken || !matches!(slot.holds(), Holds::Broken(_))
+                });
+                for row in rows {
+                    if row.state != store::TokenState::Active || shared.knows(&row.serial) {
+                        continue;
+                    }
+                    let id = shared.free_id(&row.serial);
+                    let serial = row.serial;
+                    let holds = match Token::new(
+                        home.clone(),
+                        store.clone(),
+                        self.handles.clone(),
+                        row,
+                    ) {
+                        Ok(token) => Holds::Token(token),
+                        Err(error) => Holds::Broken(
+                            format!("token {}: {error}", String::from_utf8_lossy(&serial)).into(),
+                        ),
+                    };
+                    match shared.slots.iter().find(|slot| slot.id == id) {
+                        Some(slot) => slot.put(holds),
+                        None => shared.slots.push(Slot::new(id, holds)),
+                    }
+                }
+            }
+            let has_empty = shared.slots.iter().any(|slot| {
+                matches!(slot.holds(), Holds::Empty { home: of, .. } if Arc::ptr_eq(&of, home))
+            });
+            if home.empty_slot && !has_empty && home.writable_store().is_ok() {
+                let serial = new_serial()?;
+                let id = shared.free_id(&serial);
+                let holds = Holds::Empty { home: home.clone(), serial };
+                shared.slots.push(Slot::new(id, holds));
+            }
+        }
+        Ok(())
+    }
+
+    /// All slots, tokens first, empty ones last. For the tool, too.
+    pub fn slots(&self) -> Vec<Arc<Slot>> {
+        let mut slots = self.shared.lock().slots.clone();
+        slots.sort_by_key(|slot| match slot.holds() {
+            Holds::Token(_) => 0,
+            Holds::Broken(_) => 1,
+            Holds::Empty { .. } => 2,
+        });
+        slots
+    }
+
+    /// The TPMs with their stores.
+    pub fn homes(&self) -> &[Arc<Home>] {
+        &self.homes
+    }
+
+    fn slot(&self, id: u64) -> Result<Arc<Slot>> {
+        let shared = self.shared.lock();
+        shared.slots.iter().find(|slot| slot.id == id).cloned().ok_or(Error::SlotInvalid)
     }
 
     /// The session of a handle. Holds no lock afterwards.
@@ -26,78 +152,278 @@ impl Module {
     /// # Errors
     /// `SessionInvalid`
     pub fn session(&self, handle: u64) -> Result<Arc<Session>> {
-        todo!()
+        self.shared.lock().sessions.get(&handle).cloned().ok_or(Error::SessionInvalid)
     }
 
     /// C_Finalize: cancels what runs, wakes C_WaitForSlotEvent, closes all sessions and ends the
     /// leases. The door has already made the module unreachable for new calls.
     pub fn finalize(&self) {
-        todo!()
+        *self.finalizing.lock() = true;
+        self.woken.notify_all();
+        let sessions = std::mem::take(&mut self.shared.lock().sessions);
+        for session in sessions.values() {
+            session.close();
+            session.token.forget_session(session.handle);
+        }
+        for home in &self.homes {
+            home.tpm.end();
+        }
     }
 
     /// In a forked child: no input or output, nothing is dropped that would do any.
     pub fn leak(self: Arc<Self>) {
-        todo!()
+        for home in &self.homes {
+            home.tpm.leak();
+        }
+        store::leak();
+        std::mem::forget(self);
     }
 
     /// C_GetSlotList: all slot ids in their order. `present` asks for slots with a token only;
     /// the empty slot that C_InitToken takes counts as present, as an uninitialised token does.
     /// `refresh` (a call with a NULL buffer) looks for tokens that other processes made.
-    pub fn slot_list(&self, present: bool, refresh: bool) -> Result<Vec<u64>> {
-        todo!()
+    ///
+    /// # Errors
+    /// `Device` if the operating system gives no random bytes.
+    pub fn slot_list(&self, _present: bool, refresh: bool) -> Result<Vec<u64>> {
+        if refresh {
+            self.refresh()?;
+        }
+        Ok(self.slots().iter().map(|slot| slot.id).collect())
     }
 
     /// C_GetSlotInfo
+    ///
+    /// # Errors
+    /// `SlotInvalid`
     pub fn slot_info(&self, slot: u64) -> Result<SlotInfo> {
-        todo!()
+        Ok(self.slot(slot)?.info())
     }
 
-    /// C_GetTokenInfo
+    /// C_GetTokenInfo. Asks the store, never the TPM.
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `TokenNotRecognized`
     pub fn token_info(&self, slot: u64) -> Result<TokenInfo> {
-        todo!()
+        self.slot(slot)?.token_info()
     }
 
     /// C_GetMechanismList
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `TokenNotRecognized`
     pub fn mechanism_list(&self, slot: u64) -> Result<Vec<u64>> {
-        todo!()
+        self.slot(slot)?.mechanism_list()
     }
 
     /// C_GetMechanismInfo
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `TokenNotRecognized`, `MechanismInvalid`
     pub fn mechanism_info(&self, slot: u64, mechanism: u64) -> Result<MechanismInfo> {
-        todo!()
+        self.slot(slot)?.mechanism_info(mechanism)
     }
 
     /// C_InitToken: makes the token, or makes it anew with the SO's PIN.
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `SessionExists`, `PinLength`, `TokenWriteProtected`, `TokenNotRecognized`; of the
+    /// SO's PIN `WrongPin` and `PinLocked`; the TPM's and the store's.
     pub fn init_token(&self, slot: u64, so_pin: &[u8], label: &[u8; 32]) -> Result<()> {
-        todo!()
+        let slot = self.slot(slot)?;
+        let _one = self.initialising.lock();
+        let home = match slot.holds() {
+            Holds::Token(token) => token.home.clone(),
+            Holds::Empty { home, .. } => home,
+            Holds::Broken(why) => return Err(Error::TokenNotRecognized(why.to_string())),
+        };
+        slot.init_token(&sessionless_call(&home), so_pin, label)
     }
 
     /// C_WaitForSlotEvent: the slot where something happened. `block` is CKF_DONT_BLOCK's absence.
+    /// Nothing ever happens to a slot here: a TPM is not pulled out.
     ///
     /// # Errors
     /// `NoEvent`; `NotInitialized` when C_Finalize came meanwhile
     pub fn wait_for_slot_event(&self, block: bool) -> Result<u64> {
-        todo!()
+        if !block {
+            return Err(Error::NoEvent);
+        }
+        let mut finalizing = self.finalizing.lock();
+        while !*finalizing {
+            finalizing = self.woken.wait(finalizing);
+        }
+        Err(Error::NotInitialized)
     }
 
     /// C_OpenSession: the handle of a new session. `flags` as the caller gave them.
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `SessionParallelNotSupported`, `TokenNotRecognized`, `TokenWriteProtected`,
+    /// `SessionReadWriteSoExists`
     pub fn open_session(&self, slot: u64, flags: u64) -> Result<u64> {
-        todo!()
+        if flags & CKF_SERIAL_SESSION == 0 {
+            return Err(Error::SessionParallelNotSupported);
+        }
+        if flags & CKF_ASYNC_SESSION != 0 {
+            return Err(Error::SessionAsyncNotSupported);
+        }
+        let slot = self.slot(slot)?;
+        let token = slot.token()?;
+        let read_write = flags & CKF_RW_SESSION != 0;
+        if read_write {
+            token.writable()?;
+        }
+        let handle = self.handles.next()?;
+        token.add_session(handle, read_write)?;
+        let session = Session::new(handle, slot, token, read_write);
+        self.shared.lock().sessions.insert(handle, session);
+        Ok(handle)
     }
 
     /// C_CloseSession
+    ///
+    /// # Errors
+    /// `SessionInvalid`
     pub fn close_session(&self, handle: u64) -> Result<()> {
-        todo!()
+        let session =
+            self.shared.lock().sessions.remove(&handle).ok_or(Error::SessionInvalid)?;
+        session.close();
+        session.token.forget_session(handle);
+        Ok(())
     }
 
     /// C_CloseAllSessions
+    ///
+    /// # Errors
+    /// `SlotInvalid`
     pub fn close_all_sessions(&self, slot: u64) -> Result<()> {
-        todo!()
+        let slot = self.slot(slot)?;
+        let mut closed = Vec::new();
+        self.shared.lock().sessions.retain(|_, session| {
+            let here = session.slot.id == slot.id;
+            if here {
+                closed.push(session.clone());
+            }
+            !here
+        });
+        for session in closed {
+            session.close();
+            session.token.forget_session(session.handle);
+        }
+        Ok(())
     }
 
     /// C_SessionCancel: ends the operations that `flags` (CKF_SIGN, CKF_FIND_OBJECTS, …) name, also
     /// those that another thread is just running.
+    ///
+    /// # Errors
+    /// `SessionInvalid`
     pub fn session_cancel(&self, handle: u64, flags: u64) -> Result<()> {
-        todo!()
+        self.session(handle)?.cancel(flags);
+        Ok(())
     }
+
+    /// Ends what interrupted C_InitToken calls left, in this TPM's stores. For the tool; C_InitToken and
+    /// C_Login do it by themselves.
+    pub fn settle(&self, home: &Home) {
+        let call = sessionless_call(home);
+        for place in &home.places {
+            if let Ok(store) = place.store() {
+                settle_interrupted(&call, home, &store);
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Whether a slot has the token, or is the empty one that waits to become it.
+    fn knows(&self, serial: &[u8; 16]) -> bool {
+        self.slots.iter().any(|slot| match slot.holds() {
+            Holds::Token(token) => token.serial == *serial,
+            // Somebody used this serial number: a token of another process cannot, it is random.
+            Holds::Empty { .. } | Holds::Broken(_) => false,
+        })
+    }
+
+    /// The id for a serial number; the next free one if another slot has it.
+    fn free_id(&self, serial: &[u8; 16]) -> u64 {
+        let mut id = id_of(serial);
+        while self.slots.iter().any(|slot| slot.id == id && !matches!(slot.holds(), Holds::Broken(_)))
+        {
+            id = (id + 1) & 0x7FFF_FFFF;
+        }
+        id
+    }
+}
+
+impl Token {
+    fn add_session(&self, handle: u64, read_write: bool) -> Result<()> {
+        let mut state = self.state()?;
+        if !read_write && state.who == Who::So {
+            return Err(Error::SessionReadWriteSoExists);
+        }
+        state.sessions.insert(handle, read_write);
+        Ok(())
+    }
+
+    /// The session is closed: its objects go, and with the last session the login.
+    fn forget_session(&self, handle: u64) {
+        let mut state = self.known_state();
+        state.sessions.remove(&handle);
+        state.objects.forget_session(handle);
+        if state.sessions.is_empty() {
+            self.close(&mut state);
+        }
+    }
+}
+
+/// What the configuration says about one TPM.
+fn home(
+    config: &Config,
+    tpm: &config::TpmConfig,
+    threads: bool,
+    handles: &Arc<Handles>,
+) -> Arc<Home> {
+    let options = store::Options {
+        busy_timeout: config.store.busy_timeout,
+        ..store::Options::default()
+    };
+    let places: Vec<_> = tpm
+        .stores
+        .iter()
+        .map(|directory| StorePlace::new(directory.clone(), options.clone()))
+        .collect();
+    let settings = Settings {
+        tcti: tpm.tcti.clone(),
+        resource_manager: tpm.resource_manager,
+        bus_protection: match tpm.bus_protection {
+            config::BusProtection::Always => BusProtection::Always,
+            config::BusProtection::Discrete => BusProtection::Discrete,
+            config::BusProtection::Strict => BusProtection::Strict,
+        },
+        raw_leftovers: match tpm.raw_leftovers {
+            config::Leftovers::Flush => Leftovers::Flush,
+            config::Leftovers::Wait => Leftovers::Wait,
+        },
+        linger: tpm.linger,
+        call_timeout: tpm.call_timeout,
+        keygen_timeout: tpm.keygen_timeout,
+        reaper: threads,
+    };
+    let stores: Vec<_> = places.iter().filter_map(|place| place.store().ok()).collect();
+    let lock_directory = stores
+        .iter()
+        .find(|store| store.writable().is_ok())
+        .or(stores.first())
+        .map(|store| store.directory().to_path_buf());
+    let knows = move |name: &[u8]| stores.iter().any(|store| store.knows(name).unwrap_or(false));
+    Arc::new(Home {
+        tpm: Tpm::new(settings, lock_directory, Box::new(knows)),
+        places,
+        pin: config.pin.clone(),
+        verify_signatures: config.keys.verify_signatures,
+        empty_slot: config.store.empty_slot,
+        handles: handles.clone(),
+    })
 }

@@ -1,1 +1,534 @@
-//! Floor 5.
+//! Slots: one per token, with an id that its serial number gives; one empty slot that C_InitToken
+//! takes; and one for each store or configuration that cannot be read, so that somebody sees it.
+//! PKCS#11 3.2 §5.5.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::{
+    CK_EFFECTIVELY_INFINITE, CK_UNAVAILABLE_INFORMATION, CKF_DUAL_CRYPTO_OPERATIONS, CKF_HW_SLOT,
+    CKF_LOGIN_REQUIRED, CKF_RNG, CKF_TOKEN_INITIALIZED, CKF_TOKEN_PRESENT,
+    CKF_USER_PIN_INITIALIZED, CKF_WRITE_PROTECTED,
+};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::config::{GateChoice, PinConfig};
+use crate::crypto::drbg;
+use crate::error::{Error, Result};
+use crate::mechanism;
+use crate::store::{self, NewToken, Sealer, Store, TokenChange, TokenRow, TokenState};
+use crate::sync::{Mutex, Rank};
+use crate::tpm::pin::{Gate, Mode, NewGate, Role, Settled, Stage};
+use crate::tpm::{Call, Facts, Tpm};
+
+use super::handles::Handles;
+use super::login::{PIN_BYTES, check_length, pin_flags};
+use super::token::{Token, Who};
+use super::{MechanismInfo, SlotInfo, TokenInfo};
+
+/// What the slots of one TPM share.
+pub struct Home {
+    /// The TPM. Not opened until somebody needs it.
+    pub tpm: Arc<Tpm>,
+    /// Where its tokens are kept.
+    pub places: Vec<StorePlace>,
+    /// What C_InitToken gives a new token.
+    pub pin: PinConfig,
+    /// Check ECDSA signatures before they are returned.
+    pub verify_signatures: bool,
+    /// Show the slot that C_InitToken takes.
+    pub empty_slot: bool,
+    pub(super) handles: Arc<Handles>,
+}
+
+/// A directory of tokens, readable or not.
+pub struct StorePlace {
+    /// The directory.
+    pub directory: PathBuf,
+    options: store::Options,
+    opened: Mutex<Option<Arc<Store>>>,
+}
+
+impl StorePlace {
+    pub(super) fn new(directory: PathBuf, options: store::Options) -> Self {
+        Self { directory, options, opened: Mutex::new(Rank::Token, None) }
+    }
+
+    /// The store. What could not be opened is tried again.
+    ///
+    /// # Errors
+    /// Why it cannot be opened.
+    pub fn store(&self) -> Result<Arc<Store>, store::Fault> {
+        let mut opened = self.opened.lock();
+        match &*opened {
+            Some(store) => Ok(store.clone()),
+            None => Ok(opened.insert(Store::open(&self.directory, &self.options)?).clone()),
+        }
+    }
+}
+
+impl Home {
+    /// Where C_InitToken puts a new token: the first store that can be written.
+    ///
+    /// # Errors
+    /// `TokenWriteProtected` or what else is wrong with the first one.
+    pub fn writable_store(&self) -> Result<Arc<Store>> {
+        let mut first = None;
+        for place in &self.places {
+            let outcome = place.store().and_then(|store| store.writable().map(|()| store));
+            match outcome {
+                Ok(store) => return Ok(store),
+                Err(fault) => first = first.or(Some(fault)),
+            }
+        }
+        Err(first.map_or_else(
+            || Error::TokenWriteProtected("no directory is configured for tokens".into()),
+            Error::from,
+        ))
+    }
+}
+
+/// A slot.
+pub struct Slot {
+    /// Its id, for ever.
+    pub id: u64,
+    holds: Mutex<Holds>,
+}
+
+/// What is in a slot.
+#[derive(Clone)]
+pub enum Holds {
+    /// A token.
+    Token(Arc<Token>),
+    /// Nothing yet: C_InitToken makes a token with this serial number.
+    Empty {
+        /// Whose TPM.
+        home: Arc<Home>,
+        /// 16 hexadecimal digits.
+        serial: [u8; 16],
+    },
+    /// Something that cannot be used; says what and why.
+    Broken(Arc<str>),
+}
+
+impl Slot {
+    pub(super) fn new(id: u64, holds: Holds) -> Arc<Self> {
+        Arc::new(Self { id, holds: Mutex::new(Rank::Token, holds) })
+    }
+
+    /// What is in it.
+    pub fn holds(&self) -> Holds {
+        self.holds.lock().clone()
+    }
+
+    pub(super) fn put(&self, holds: Holds) {
+        *self.holds.lock() = holds;
+    }
+
+    /// Its token.
+    ///
+    /// # Errors
+    /// `TokenNotRecognized`
+    pub fn token(&self) -> Result<Arc<Token>> {
+        match self.holds() {
+            Holds::Token(token) => Ok(token),
+            Holds::Empty { .. } => {
+                Err(Error::TokenNotRecognized("the token is not initialised (C_InitToken)".into()))
+            }
+            Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
+        }
+    }
+
+    /// C_GetSlotInfo
+    pub(super) fn info(&self) -> SlotInfo {
+        let (description, hardware) = match self.holds() {
+            Holds::Token(token) => describe(&token.home),
+            Holds::Empty { home, .. } => describe(&home),
+            Holds::Broken(why) => (why.to_string(), false),
+        };
+        SlotInfo {
+            description: padded(&description),
+            manufacturer: padded("tpm11"),
+            flags: CKF_TOKEN_PRESENT | if hardware { CKF_HW_SLOT } else { 0 },
+            hardware_version: (0, 0),
+            firmware_version: VERSION,
+        }
+    }
+
+    /// C_GetTokenInfo. Asks the store, never the TPM.
+    pub(super) fn token_info(&self) -> Result<TokenInfo> {
+        match self.holds() {
+            Holds::Token(token) => token.info(),
+            Holds::Empty { serial, .. } => Ok(TokenInfo {
+                label: [b' '; 32],
+                flags: CKF_RNG | CKF_LOGIN_REQUIRED,
+                ..blank(serial)
+            }),
+            Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
+        }
+    }
+
+    fn facts(&self) -> Result<Option<Arc<Facts>>> {
+        match self.holds() {
+            Holds::Token(token) => {
+                drop(token.state()?);
+                Ok(token.facts())
+            }
+            Holds::Empty { .. } => Ok(None),
+            Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
+        }
+    }
+
+    /// C_GetMechanismList
+    pub(super) fn mechanism_list(&self) -> Result<Vec<u64>> {
+        let facts = self.facts()?;
+        Ok(mechanism::list(facts.as_deref()).iter().map(|row| row.id).collect())
+    }
+
+    /// C_GetMechanismInfo
+    pub(super) fn mechanism_info(&self, mechanism: u64) -> Result<MechanismInfo> {
+        let facts = self.facts()?;
+        let mechanism::Info { min_key_size, max_key_size, flags } =
+            mechanism::info(mechanism, facts.as_deref())?;
+        Ok(MechanismInfo { min_key_size, max_key_size, flags })
+    }
+
+    /// C_InitToken. The caller has made sure that nobody else is in here.
+    pub(super) fn init_token(&self, call: &Call, so_pin: &[u8], label: &[u8; 32]) -> Result<()> {
+        match self.holds() {
+            Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
+            Holds::Empty { home, serial } => {
+                check_length(so_pin)?;
+                let store = home.writable_store()?;
+                let token = create(call, &home, &store, serial, so_pin, label, None)?;
+                self.put(Holds::Token(token));
+                Ok(())
+            }
+            Holds::Token(old) => {
+                let token = reinitialise(call, &old, so_pin, label)?;
+                self.put(Holds::Token(token));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Token {
+    fn info(&self) -> Result<TokenInfo> {
+        let write_protected = self.store.writable().is_err();
+        let state = self.state()?;
+        let mut flags = CKF_RNG | CKF_TOKEN_INITIALIZED | CKF_DUAL_CRYPTO_OPERATIONS;
+        let row = &state.row;
+        for (is, flag) in [
+            (!row.pinless, CKF_LOGIN_REQUIRED),
+            (row.user_pin_set || row.pinless, CKF_USER_PIN_INITIALIZED),
+            (write_protected, CKF_WRITE_PROTECTED),
+        ] {
+            if is {
+                flags |= flag;
+            }
+        }
+        flags |= pin_flags(Role::User, row.user_hint) | pin_flags(Role::So, row.so_hint);
+        let sessions = state.sessions.len() as u64;
+        let rw_sessions = state.sessions.values().filter(|rw| **rw).count() as u64;
+        let label = row.label;
+        drop(state);
+        let facts = self.facts();
+        let maker = facts.as_ref().map_or("tpm11", |facts| facts.maker.as_str());
+        let model = match &facts {
+            Some(facts) => format!("TPM2 {}", facts.maker),
+            None => "TPM2".to_owned(),
+        };
+        let firmware = facts.as_ref().map_or((0, 0), |facts| {
+            ((facts.firmware >> 48) as u8, (facts.firmware >> 32) as u8)
+        });
+        Ok(TokenInfo {
+            label,
+            manufacturer: padded(maker),
+            model: padded(&model),
+            flags,
+            sessions,
+            rw_sessions,
+            firmware_version: firmware,
+            ..blank(self.serial)
+        })
+    }
+}
+
+/// Of this library.
+const VERSION: (u8, u8) = (0, 1);
+
+fn blank(serial: [u8; 16]) -> TokenInfo {
+    TokenInfo {
+        label: [b' '; 32],
+        manufacturer: padded("tpm11"),
+        model: padded("TPM2"),
+        serial,
+        flags: 0,
+        max_sessions: CK_EFFECTIVELY_INFINITE,
+        sessions: 0,
+        max_rw_sessions: CK_EFFECTIVELY_INFINITE,
+        rw_sessions: 0,
+        max_pin_bytes: *PIN_BYTES.end() as u64,
+        min_pin_bytes: *PIN_BYTES.start() as u64,
+        total_public_memory: CK_UNAVAILABLE_INFORMATION,
+        free_public_memory: CK_UNAVAILABLE_INFORMATION,
+        total_private_memory: CK_UNAVAILABLE_INFORMATION,
+        free_private_memory: CK_UNAVAILABLE_INFORMATION,
+        hardware_version: (2, 0),
+        firmware_version: (0, 0),
+        utc_time: [b' '; 16],
+    }
+}
+
+/// What C_GetSlotInfo says of a TPM, and whether it is a piece of hardware as far as can be told.
+fn describe(home: &Home) -> (String, bool) {
+    let tcti = &home.tpm.settings().tcti;
+    (format!("TPM 2.0 at {tcti}"), tcti.starts_with("device"))
+}
+
+/// UTF-8 cut at a character's border and padded with blanks.
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut end = text.len().min(N);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut bytes = [b' '; N];
+    for (to, from) in bytes.iter_mut().zip(text.as_bytes().iter().take(end)) {
+        *to = *from;
+    }
+    bytes
+}
+
+/// A new serial number: 64 random bits as hexadecimal digits.
+pub(super) fn new_serial() -> Result<[u8; 16]> {
+    let random = u64::from_be_bytes(*drbg::os_bytes::<8>()?);
+    let mut serial = [b'0'; 16];
+    for (to, from) in serial.iter_mut().zip(format!("{random:016x}").bytes()) {
+        *to = from;
+    }
+    Ok(serial)
+}
+
+/// The id of the slot of a thing with this name (a token's serial number, a directory): 31 bits of a
+/// hash, for there are programs that keep slot ids in an `int`.
+pub(super) fn id_of(name: &[u8]) -> u64 {
+    let digest = Sha256::digest(name);
+    let number = digest.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    number & 0x7FFF_FFFF
+}
+
+/// C_InitToken on a token that is there: the SO's PIN is asked first, the new token takes the old one's
+/// place in one commit, and only then the old PIN indices go.
+fn reinitialise(
+    call: &Call,
+    old: &Arc<Token>,
+    so_pin: &[u8],
+    label: &[u8; 32],
+) -> Result<Arc<Token>> {
+    let _turn = old.turn.lock();
+    let gate = {
+        let state = old.state()?;
+        if !state.sessions.is_empty() {
+            return Err(Error::SessionExists);
+        }
+        state.gate.clone()
+    };
+    check_length(so_pin)?;
+    old.writable()?;
+    let outcome = old.home.tpm.login(call, &gate, Role::So, so_pin);
+    old.counted(call, &gate, Role::So, outcome)?;
+    let replaced = Some((old.serial, gate.indices()));
+    let token = create(call, &old.home, &old.store, new_serial()?, so_pin, label, replaced)?;
+    log::info!("token {}: initialised anew, now {}", old.name(), token.name());
+    Ok(token)
+}
+
+/// Makes a token, in steps that survive a crash: what the journal of the gate has seen is on disk.
+fn create(
+    call: &Call,
+    home: &Arc<Home>,
+    store: &Arc<Store>,
+    serial: [u8; 16],
+    so_pin: &[u8],
+    label: &[u8; 32],
+    replaces: Option<([u8; 16], Vec<u32>)>,
+) -> Result<Arc<Token>> {
+    settle_interrupted(call, home, store);
+    let _busy = Creating::begin(&serial);
+    let srk = home.tpm.srk_name(call)?;
+    let facts = home.tpm.facts(call)?;
+    let mut token_secret = Zeroizing::new([0; 32]);
+    let from_chip = home.tpm.random(call, Some(&srk), token_secret.len())?;
+    drbg::Drbg::new(&from_chip)?.fill(token_secret.as_mut());
+    let sealer = Sealer::new(&token_secret, &serial);
+    let (old, retired) = replaces.map_or((None, Vec::new()), |(old, indices)| (Some(old), indices));
+    let new = NewGate {
+        serial,
+        srk: srk.clone(),
+        limit: home.pin.limit,
+        iterations: home.pin.kdf_iterations,
+        mode: match home.pin.gate {
+            GateChoice::Auto => Mode::Auto,
+            GateChoice::Nv => Mode::Nv,
+            GateChoice::Da => Mode::Da,
+        },
+        owner_auth: Zeroizing::new(Vec::new()),
+        recovery: false,
+        so_pin,
+        token_secret,
+        retired,
+    };
+    let mut planned = false;
+    let mut journal = |gate: &Gate, stage: Stage| -> Result<()> {
+        match stage {
+            Stage::Planned if !planned => {
+                store.insert_token(
+                    &NewToken {
+                        serial,
+                        label: *label,
+                        gate: gate.to_bytes(),
+                        srk_name: srk.clone(),
+                    },
+                    &sealer,
+                )?;
+                planned = true;
+            }
+            Stage::Planned | Stage::Sealed | Stage::Written => {
+                let change =
+                    TokenChange { gate: Some(gate.to_bytes()), ..TokenChange::default() };
+                store.update_token(&serial, &change)?;
+            }
+        }
+        if stage == Stage::Written {
+            store.activate(&serial, old.as_ref())?;
+        }
+        Ok(())
+    };
+    let made = home.tpm.create_gate(call, &new, &mut journal);
+    if let Err(error) = made {
+        // Nothing is left in the TPM, or settling finds it: the row says where.
+        if let Some(row) = store.token(&serial)?.filter(|row| row.state == TokenState::Pending) {
+            settle(call, home, store, &row);
+        }
+        return Err(error);
+    }
+    if let Err(fault) = store.keep_facts(&srk, &facts.to_bytes()) {
+        log::info!("the TPM's facts are not kept: {fault}");
+    }
+    let row = store
+        .token(&serial)?
+        .ok_or_else(|| Error::Device("the new token was removed by another program".into()))?;
+    Token::new(home.clone(), store.clone(), home.handles.clone(), row)
+}
+
+/// Ends creations of tokens that were interrupted: forward where the SO's PIN index is written, else
+/// back. Never while their process lives. What cannot be ended now stays for the next time.
+pub(super) fn settle_interrupted(call: &Call, home: &Home, store: &Store) {
+    let rows = match store.tokens() {
+        Ok(rows) => rows,
+        Err(_) => return,
+    };
+    for row in rows.iter().filter(|row| row.state == TokenState::Pending) {
+        if !Creating::under_way(&row.serial) {
+            settle(call, home, store, row);
+        }
+    }
+}
+
+fn settle(call: &Call, home: &Home, store: &Store, row: &TokenRow) {
+    let name = String::from_utf8_lossy(&row.serial);
+    let Some(gate) = Gate::from_bytes(&row.gate) else {
+        log::warn!("token {name}: its initialisation was interrupted, and its gate cannot be read");
+        return;
+    };
+    let outcome = home.tpm.settle(call, &gate, b"").and_then(|settled| {
+        match settled {
+            Settled::Complete => store.activate(&row.serial, None)?,
+            Settled::Removed => {
+                store.delete_token(&row.serial)?;
+            }
+        }
+        Ok(settled)
+    });
+    match outcome {
+        Ok(Settled::Complete) => {
+            log::info!("token {name}: its interrupted initialisation was completed")
+        }
+        Ok(Settled::Removed) => {
+            log::info!("token {name}: its interrupted initialisation was taken back")
+        }
+        Err(error) => log::warn!("token {name}: its initialisation was interrupted: {error}"),
+    }
+}
+
+/// Says to other processes that this one is creating a token: a socket in the abstract name space, which
+/// falls with its process and leaves no file.
+struct Creating(#[allow(dead_code)] Option<UnixListener>);
+
+impl Creating {
+    fn begin(serial: &[u8; 16]) -> Self {
+        Self(Self::address(serial).and_then(|at| UnixListener::bind_addr(&at).ok()))
+    }
+
+    fn under_way(serial: &[u8; 16]) -> bool {
+        Self::address(serial).is_some_and(|at| UnixStream::connect_addr(&at).is_ok())
+    }
+
+    fn address(serial: &[u8; 16]) -> Option<SocketAddr> {
+        SocketAddr::from_abstract_name([b"tpm11-creates-".as_slice(), serial].concat()).ok()
+    }
+}
+
+/// A call that no session knows: C_InitToken's.
+pub(super) fn sessionless_call(home: &Home) -> Call {
+    let limit: Duration = home.tpm.settings().keygen_timeout;
+    Call { deadline: Instant::now() + limit, cancel: Arc::default() }
+}
+
+/// Whether anybody is logged in: for the tool.
+pub fn who(token: &Token) -> Who {
+    token.known_state().who
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_at_a_characters_border_and_padded_with_blanks() {
+        assert_eq!(&padded::<4>("ab"), b"ab  ");
+        assert_eq!(&padded::<4>("abcdef"), b"abcd");
+        assert_eq!(&padded::<4>("abcä"), b"abc ");
+    }
+
+    #[test]
+    fn a_serial_number_is_16_hexadecimal_digits_and_never_the_same() {
+        let one = new_serial().expect("random bytes");
+        assert!(one.iter().all(|digit| digit.is_ascii_hexdigit()));
+        assert_ne!(one, new_serial().expect("random bytes"));
+    }
+
+    #[test]
+    fn the_slot_id_is_the_same_for_ever_and_fits_an_int() {
+        assert_eq!(id_of(b"0123456789abcdef"), id_of(b"0123456789abcdef"));
+        assert_eq!(id_of(b"0123456789abcdef"), 0x1FC1_0C2A & 0x7FFF_FFFF);
+        for number in 0..1000u32 {
+            assert!(i32::try_from(id_of(&number.to_be_bytes())).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_creation_is_seen_while_it_runs_and_not_afterwards() {
+        let serial = new_serial().expect("random bytes");
+        assert!(!Creating::under_way(&serial));
+        let creating = Creating::begin(&serial);
+        assert!(Creating::under_way(&serial));
+        drop(creating);
+        assert!(!Creating::under_way(&serial));
+    }
+}
