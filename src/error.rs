@@ -60,6 +60,8 @@ pub enum Error {
     SessionExists,
     /// CKF_SERIAL_SESSION is missing.
     SessionParallelNotSupported,
+    /// CKF_ASYNC_SESSION: no session of ours is asynchronous.
+    SessionAsyncNotSupported,
 
     // ---- login -----------------------------------------------------------------------------
     /// This user is logged in already.
@@ -199,6 +201,7 @@ impl fmt::Display for Error {
             }
             SessionExists => f.write_str("the token has open sessions"),
             SessionParallelNotSupported => f.write_str("CKF_SERIAL_SESSION is missing"),
+            SessionAsyncNotSupported => f.write_str("sessions are never asynchronous"),
             AlreadyLoggedIn => f.write_str("the user is logged in already"),
             AnotherLoggedIn => f.write_str("another user is logged in"),
             NotLoggedIn => f.write_str("the user is not logged in"),

@@ -38,6 +38,7 @@ pub(super) fn of(error: &Error) -> CK_RV {
         Error::SessionReadWriteSoExists => CKR_SESSION_READ_WRITE_SO_EXISTS,
         Error::SessionExists => CKR_SESSION_EXISTS,
         Error::SessionParallelNotSupported => CKR_SESSION_PARALLEL_NOT_SUPPORTED,
+        Error::SessionAsyncNotSupported => CKR_SESSION_ASYNC_NOT_SUPPORTED,
 
         Error::AlreadyLoggedIn => CKR_USER_ALREADY_LOGGED_IN,
         Error::AnotherLoggedIn => CKR_USER_ANOTHER_ALREADY_LOGGED_IN,

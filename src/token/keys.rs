@@ -14,6 +14,20 @@ use super::objects::new_uuid;
 use super::session::Session;
 
 impl Session {
+    /// C_GenerateKey: no mechanism of ours makes secret keys.
+    ///
+    /// # Errors
+    /// `MechanismInvalid`
+    pub fn generate_key(
+        &self,
+        mechanism: u64,
+        _params: &Params,
+        _template: &Template,
+    ) -> Result<u64> {
+        self.alive()?;
+        Err(Error::MechanismInvalid(mechanism))
+    }
+
     /// C_GenerateKeyPair: the public key's handle and the private key's. Both templates are checked
     /// before the TPM is asked; both halves of a token pair are stored in one commit.
     ///
@@ -46,15 +60,11 @@ impl Session {
             row.generate_pair(params, &plan.spec, &authorization, chip)
         })?;
         let (public, private) = plan.finish(&made)?;
-        let blob =
-            KeyBlob { id: uuid, public: made.public, private: made.private, authorization };
+        let blob = KeyBlob { id: uuid, public: made.public, private: made.private, authorization };
         let public =
             Object { uuid: new_uuid()?, attributes: Arc::new(public), material: Material::None };
-        let private = Object {
-            uuid,
-            attributes: Arc::new(private),
-            material: Material::Key(Arc::new(blob)),
-        };
+        let private =
+            Object { uuid, attributes: Arc::new(private), material: Material::Key(Arc::new(blob)) };
         match self.place_all(vec![public, private])?.as_slice() {
             [public, private] => Ok((*public, *private)),
             _ => Err(Error::Bug("two objects, two handles")),
@@ -84,8 +94,8 @@ impl Session {
             return Err(Error::NotLoggedIn);
         }
         let call = self.call(CKF_DERIVE);
-        let value = self
-            .with_chip(&call, None, |chip| row.derive(params, &base, plan.length, chip))?;
+        let value =
+            self.with_chip(&call, None, |chip| row.derive(params, &base, plan.length, chip))?;
         let (attributes, material) = plan.finish(value)?;
         self.place(attributes, material)
     }

@@ -87,26 +87,23 @@ impl Module {
                         continue;
                     }
                 };
-                shared.slots.retain(|slot| {
-                    slot.id != broken || !matches!(slot.holds(), Holds::Broken(_))
-                });
+                shared
+                    .slots
+                    .retain(|slot| slot.id != broken || !matches!(slot.holds(), Holds::Broken(_)));
                 for row in rows {
                     if row.state != store::TokenState::Active || shared.knows(&row.serial) {
                         continue;
                     }
                     let id = shared.free_id(&row.serial);
                     let serial = row.serial;
-                    let holds = match Token::new(
-                        home.clone(),
-                        store.clone(),
-                        self.handles.clone(),
-                        row,
-                    ) {
-                        Ok(token) => Holds::Token(token),
-                        Err(error) => Holds::Broken(
-                            format!("token {}: {error}", String::from_utf8_lossy(&serial)).into(),
-                        ),
-                    };
+                    let holds =
+                        match Token::new(home.clone(), store.clone(), self.handles.clone(), row) {
+                            Ok(token) => Holds::Token(token),
+                            Err(error) => Holds::Broken(
+                                format!("token {}: {error}", String::from_utf8_lossy(&serial))
+                                    .into(),
+                            ),
+                        };
                     match shared.slots.iter().find(|slot| slot.id == id) {
                         Some(slot) => slot.put(holds),
                         None => shared.slots.push(Slot::new(id, holds)),
@@ -286,8 +283,7 @@ impl Module {
     /// # Errors
     /// `SessionInvalid`
     pub fn close_session(&self, handle: u64) -> Result<()> {
-        let session =
-            self.shared.lock().sessions.remove(&handle).ok_or(Error::SessionInvalid)?;
+        let session = self.shared.lock().sessions.remove(&handle).ok_or(Error::SessionInvalid)?;
         session.close();
         session.token.forget_session(handle);
         Ok(())
@@ -349,7 +345,10 @@ impl Shared {
     /// The id for a serial number; the next free one if another slot has it.
     fn free_id(&self, serial: &[u8; 16]) -> u64 {
         let mut id = id_of(serial);
-        while self.slots.iter().any(|slot| slot.id == id && !matches!(slot.holds(), Holds::Broken(_)))
+        while self
+            .slots
+            .iter()
+            .any(|slot| slot.id == id && !matches!(slot.holds(), Holds::Broken(_)))
         {
             id = (id + 1) & 0x7FFF_FFFF;
         }
@@ -385,10 +384,8 @@ fn home(
     threads: bool,
     handles: &Arc<Handles>,
 ) -> Arc<Home> {
-    let options = store::Options {
-        busy_timeout: config.store.busy_timeout,
-        ..store::Options::default()
-    };
+    let options =
+        store::Options { busy_timeout: config.store.busy_timeout, ..store::Options::default() };
     let places: Vec<_> = tpm
         .stores
         .iter()

@@ -290,7 +290,11 @@ impl Session {
     pub fn get_operation_state(&self, _room: Room) -> Result<Answer> {
         self.alive()?;
         let operations = self.operations.lock();
-        if operations.any() { Err(Error::StateUnsaveable) } else { Err(Error::OperationNotInitialized) }
+        if operations.any() {
+            Err(Error::StateUnsaveable)
+        } else {
+            Err(Error::OperationNotInitialized)
+        }
     }
 
     /// C_SetOperationState: there are no saved states of ours.
@@ -424,7 +428,9 @@ impl Session {
     ) -> Result<Answer> {
         let most = |operation: &Operation<Box<dyn Cipher>>| {
             let work = &operation.work;
-            Need::AtMost(work.update_length(data.len()).saturating_add(work.finish_length(data.len())))
+            Need::AtMost(
+                work.update_length(data.len()).saturating_add(work.finish_length(data.len())),
+            )
         };
         progress.whole_into(data, room, most, |Operation { mut work, right }| {
             right.permits(&self.token)?;
@@ -465,9 +471,8 @@ impl Session {
         progress: &mut Progress<Operation<Box<dyn Cipher>>>,
         room: Room,
     ) -> Result<Answer> {
-        let most = |operation: &Operation<Box<dyn Cipher>>| {
-            Need::AtMost(operation.work.finish_length(0))
-        };
+        let most =
+            |operation: &Operation<Box<dyn Cipher>>| Need::AtMost(operation.work.finish_length(0));
         progress.last_into(room, most, |Operation { work, right }| {
             right.permits(&self.token)?;
             self.with_chip(call, right.grant.as_ref(), |chip| work.finish(chip))

@@ -243,10 +243,8 @@ impl Token {
             state.gate.clone()
         };
         let secret = self.home.tpm.login(call, &gate, Role::User, b"")?;
-        let opened = Arc::new(Opened {
-            sealer: Sealer::new(&secret.token_secret, &self.serial),
-            so: None,
-        });
+        let opened =
+            Arc::new(Opened { sealer: Sealer::new(&secret.token_secret, &self.serial), so: None });
         let mut state = self.state()?;
         if !state.user() {
             return Err(Error::NotLoggedIn);

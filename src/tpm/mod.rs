@@ -2,6 +2,7 @@
 //! disposable and rebuilt from the bytes that the store keeps.
 
 pub mod command;
+pub mod consent;
 pub mod execute;
 pub mod facts;
 pub mod fault;
