@@ -582,3 +582,95 @@ unsafe fn answer_nested(entry: &CK_ATTRIBUTE, value: &[u8]) -> (CK_ULONG, Result
 pub(super) fn wide(number: CK_ULONG) -> u64 {
     number.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_and_output_may_be_the_same_memory() {
+        let mut memory = *b"attack at dawn!!";
+        let mut length = 16;
+        // SAFETY: 16 bytes, readable and writable; and a length.
+        let (input, output) = unsafe {
+            (
+                Input::new("pData", memory.as_ptr(), 16),
+                Output::new(memory.as_mut_ptr(), &mut length),
+            )
+        };
+        let data = input.data().unwrap();
+        assert_eq!(output.room().unwrap(), Room::Bytes(16));
+        let reversed: Vec<u8> = data.iter().rev().copied().take(15).collect();
+        output.put(Answer::Done(Zeroizing::new(reversed))).unwrap();
+        assert_eq!(&memory, b"!!nwad ta kcatt!");
+        assert_eq!(length, 15);
+    }
+
+    #[test]
+    fn nothing_is_written_where_there_is_too_little_room_but_the_length() {
+        let mut memory = [0xA5; 4];
+        let mut length = 4;
+        // SAFETY: four bytes and a length.
+        let output = unsafe { Output::new(memory.as_mut_ptr(), &mut length) };
+        assert_eq!(output.put(Answer::TooSmall(5)), Err(Error::BufferTooSmall));
+        assert_eq!((memory, length), ([0xA5; 4], 5));
+        // SAFETY: as above.
+        let output = unsafe { Output::new(memory.as_mut_ptr(), &mut length) };
+        length = 4;
+        let longer = Answer::Done(Zeroizing::new(vec![0; 5]));
+        assert!(matches!(output.put(longer), Err(Error::Bug(_))));
+        assert_eq!((memory, length), ([0xA5; 4], 4));
+    }
+
+    #[test]
+    fn a_misaligned_template_of_unaligned_values_is_read() {
+        let class = CKO_DATA.to_ne_bytes();
+        let mut value = [0; 9];
+        value[1..].copy_from_slice(&class);
+        let attribute = CK_ATTRIBUTE {
+            type_: CKA_CLASS,
+            pValue: value[1..].as_mut_ptr().cast(),
+            ulValueLen: 8,
+        };
+        let mut room = [0u8; size_of::<CK_ATTRIBUTE>() + 1];
+        let at = room[1..].as_mut_ptr().cast::<CK_ATTRIBUTE>();
+        // SAFETY: as many bytes as an attribute has.
+        unsafe { at.write_unaligned(attribute) };
+        // SAFETY: one attribute with a readable value.
+        let template = unsafe { Template::new(at, 1) }.read().unwrap();
+        assert_eq!(template.ulong(CKA_CLASS), Some(CKO_DATA));
+    }
+
+    #[test]
+    fn a_template_in_a_template_is_copied_but_no_deeper_one() {
+        let mut yes = CK_TRUE;
+        let mut inner =
+            CK_ATTRIBUTE { type_: CKA_SENSITIVE, pValue: (&raw mut yes).cast(), ulValueLen: 1 };
+        let mut outer = CK_ATTRIBUTE {
+            type_: CKA_WRAP_TEMPLATE,
+            pValue: (&raw mut inner).cast(),
+            ulValueLen: size_of::<CK_ATTRIBUTE>() as CK_ULONG,
+        };
+        // SAFETY: one attribute, whose value is one attribute, whose value is one byte.
+        let template = unsafe { Template::new(&mut outer, 1) }.read().unwrap();
+        let inside =
+            object::Template::from_bytes(template.get(CKA_WRAP_TEMPLATE).unwrap()).unwrap();
+        assert_eq!(inside.bool(CKA_SENSITIVE), Some(true));
+
+        inner.type_ = CKA_UNWRAP_TEMPLATE;
+        // SAFETY: as above; the deepest is refused before it is read.
+        let deeper = unsafe { Template::new(&mut outer, 1) }.read();
+        assert!(matches!(deeper, Err(Error::AttributeValueInvalid(..))));
+    }
+
+    #[test]
+    fn in_a_search_a_value_of_an_impossible_length_is_no_mistake() {
+        let mut short = [0; 4];
+        let mut attribute =
+            CK_ATTRIBUTE { type_: CKA_CLASS, pValue: short.as_mut_ptr().cast(), ulValueLen: 4 };
+        // SAFETY: one attribute with four bytes.
+        let template = unsafe { Template::new(&mut attribute, 1) };
+        assert!(matches!(template.read(), Err(Error::AttributeValueInvalid(..))));
+        assert_eq!(template.read_search().unwrap().get(CKA_CLASS).unwrap().len(), 5);
+    }
+}

@@ -147,9 +147,9 @@ pub unsafe extern "C" fn C_VerifySignatureInit(
 ) -> CK_RV {
     enter("C_VerifySignatureInit", |module| {
         // SAFETY: this function's own contract.
-        let signature = unsafe { Input::new("pSignature", pSignature, ulSignatureLen) };
+        let signature =
+            unsafe { Input::new("pSignature", pSignature, ulSignatureLen) }.signature()?;
         let init = |session: &Session, mechanism, params: &Params| {
-            let signature = signature.signature()?;
             session.verify_signature_init(mechanism, params, wide(hKey), &signature)
         };
         // SAFETY: this function's own contract.
