@@ -1,0 +1,714 @@
+//! The one connection of this process to a database file.
+//!
+//! Everything that reads or writes goes through [`File::read`] and [`File::write`]: one transaction
+//! each, none open between calls. Three rules shape this file:
+//!
+//! - *One connection per file and process*, whatever paths and [`super::Store`]s lead to it, because
+//!   POSIX locks belong to the process (see `sibling.rs`). A registry keeps them by device and inode.
+//! - *A forked child touches nothing*: it abandons the registry with everything in it and starts a
+//!   new one.
+//! - *What cannot be written can still be read*: no permission, a read-only medium, a newer version
+//!   and a sibling all lead to a mode in which writing answers why not.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::{Access, AtFlags, CWD};
+
+use super::migrate::{Ladder, Version};
+use super::sibling::{self, Key};
+use super::{Fault, Options};
+use crate::sync::{Guard, Mutex, Rank};
+
+/// The longest value that SQLite may hold here [bytes]: an attribute has at most 16 MiB, and an
+/// object few of that size.
+pub(super) const LONGEST_VALUE: i32 = 32 << 20;
+
+/// How a file is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    /// For writing.
+    Write,
+    /// For reading, with locks; says why not for writing.
+    Read(String),
+    /// For reading, without locks and never closed: somebody else in this process has it open.
+    Snapshot,
+}
+
+const SIBLING: &str = "another copy of this module or of SQLite in the same process has the store \
+                       open; this copy only reads it";
+
+/// A database file and this process's connection to it.
+pub(super) struct File {
+    key: Key,
+    /// Without symbolic links.
+    path: PathBuf,
+    options: Options,
+    /// Who opened it.
+    process: u32,
+    ladder: Ladder,
+    /// Taken out only by `drop`.
+    inner: Option<Mutex<Inner>>,
+}
+
+struct Inner {
+    open: Option<Open>,
+    /// Answer of [`File::change`].
+    change: u64,
+}
+
+struct Open {
+    connection: Connection,
+    mode: Mode,
+    /// SQLite's counter of other connections' commits, as last seen.
+    data_version: i64,
+    /// What the schema was found to be; `None` before anybody looked.
+    schema: Option<Schema>,
+}
+
+#[derive(Clone)]
+struct Schema {
+    /// SQLite's counter of changes to the schema.
+    version: i64,
+    /// False for a file without anything in it.
+    exists: bool,
+    /// Why a later version may only be read.
+    newer: Option<String>,
+}
+
+/// One attempt at a transaction.
+enum Attempt<T> {
+    Done(T),
+    /// There is nothing in the file.
+    Nothing,
+    /// The file changed under us in a way that asks for another look.
+    Again,
+}
+
+// ---- the registry ------------------------------------------------------------------------------
+
+/// What one process has open. A forked child gets the next one: a lock of its parent's may be held
+/// by a thread that does not exist in the child.
+struct Registry {
+    process: OnceLock<u32>,
+    files: StdMutex<Vec<Weak<File>>>,
+    /// Held while connections are opened and closed.
+    descriptors: StdMutex<Descriptors>,
+    /// Files whose connection the parent was using at the very moment of the fork: this process's
+    /// copy of SQLite believes for ever that it holds locks there. `None`: it might be any file.
+    in_use_at_fork: Option<Vec<Key>>,
+    next: OnceLock<Box<Registry>>,
+}
+
+/// The descriptors that are ours.
+#[derive(Default)]
+struct Descriptors {
+    count: Vec<(Key, usize)>,
+    /// Connections without locks that nobody needs now; closing one would drop the sibling's locks.
+    kept: Vec<(Key, Connection)>,
+}
+
+impl Descriptors {
+    const fn new() -> Descriptors {
+        Descriptors { count: Vec::new(), kept: Vec::new() }
+    }
+
+    fn ours(&mut self, key: Key) -> &mut usize {
+        let at = match self.count.iter().position(|(other, _)| *other == key) {
+            Some(at) => at,
+            None => {
+                self.count.push((key, 0));
+                self.count.len() - 1
+            }
+        };
+        &mut self.count[at].1
+    }
+}
+
+static REGISTRY: Registry = Registry {
+    process: OnceLock::new(),
+    files: StdMutex::new(Vec::new()),
+    descriptors: StdMutex::new(Descriptors::new()),
+    in_use_at_fork: Some(Vec::new()),
+    next: OnceLock::new(),
+};
+
+/// This process's registry.
+fn registry() -> &'static Registry {
+    let process = std::process::id();
+    let mut registry = &REGISTRY;
+    while *registry.process.get_or_init(|| process) != process {
+        registry = registry.next.get_or_init(|| Box::new(registry.after_fork(process)));
+    }
+    registry
+}
+
+impl Registry {
+    /// What a forked child starts with. Waits for no lock, closes nothing.
+    fn after_fork(&self, process: u32) -> Registry {
+        let inherited = self.descriptors.try_lock().ok().map(|of| of.count.clone());
+        let in_use = self.files.try_lock().ok().map(|files| {
+            let mut in_use = Vec::new();
+            for file in files.iter().filter_map(Weak::upgrade) {
+                if file.inner.as_ref().is_none_or(|inner| inner.try_lock().is_none()) {
+                    in_use.push(file.key);
+                }
+                std::mem::forget(file);
+            }
+            in_use
+        });
+        Registry {
+            process: OnceLock::from(process),
+            files: StdMutex::new(Vec::new()),
+            in_use_at_fork: in_use.filter(|_| inherited.is_some()),
+            descriptors: StdMutex::new(Descriptors {
+                count: inherited.unwrap_or_default(),
+                kept: Vec::new(),
+            }),
+            next: OnceLock::new(),
+        }
+    }
+
+    fn descriptors(&self) -> MutexGuard<'_, Descriptors> {
+        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_in_use_at_fork(&self, key: Key) -> bool {
+        self.in_use_at_fork.as_ref().is_none_or(|files| files.contains(&key))
+    }
+}
+
+/// Starts a new registry if this process was forked since the last call.
+pub(super) fn leak() {
+    registry();
+}
+
+impl File {
+    /// The file with this identity; without I/O. `path` leads to it now, without symbolic links.
+    pub(super) fn of(key: Key, path: PathBuf, options: &Options, ladder: Ladder) -> Arc<File> {
+        let mut files = registry().files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|file| file.strong_count() > 0);
+        if let Some(file) = files.iter().filter_map(Weak::upgrade).find(|file| file.key == key) {
+            return file;
+        }
+        let inner = Mutex::new(Rank::Leaf, Inner { open: None, change: next_change() });
+        let file = Arc::new(File {
+            key,
+            path,
+            options: options.clone(),
+            process: std::process::id(),
+            ladder,
+            inner: Some(inner),
+        });
+        files.push(Arc::downgrade(&file));
+        file
+    }
+
+    /// Device and inode.
+    pub(super) fn key(&self) -> Key {
+        self.key
+    }
+
+    fn lock(&self) -> Result<Guard<'_, Inner>, Fault> {
+        if self.process != std::process::id() {
+            return Err(Fault::Forked);
+        }
+        self.inner.as_ref().map(Mutex::lock).ok_or(Fault::Forked)
+    }
+
+    /// Runs `job` in one read transaction: all its statements see the same state. `None` if there
+    /// is nothing in the file. `job` may run several times.
+    pub(super) fn read<T>(
+        &self,
+        mut job: impl FnMut(&Connection) -> Result<T, Fault>,
+    ) -> Result<Option<T>, Fault> {
+        let mut inner = self.lock()?;
+        let deadline = Instant::now() + self.options.busy_timeout;
+        loop {
+            match self.read_once(&mut inner, &mut job) {
+                Ok(Attempt::Done(value)) => return Ok(Some(value)),
+                Ok(Attempt::Nothing) => return Ok(None),
+                Ok(Attempt::Again) if Instant::now() < deadline => {}
+                Ok(Attempt::Again) => return Err(Fault::Busy(BUSY.to_owned())),
+                // Without locks, a reader may meet a writer of another process at work.
+                Err(Fault::Damaged(_) | Fault::NeedsRecovery(_) | Fault::Busy(_))
+                    if inner.is_snapshot() && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(SNAPSHOT_PAUSE);
+                }
+                Err(fault) => {
+                    self.after(&mut inner, &fault);
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    fn read_once<T>(
+        &self,
+        inner: &mut Inner,
+        job: &mut impl FnMut(&Connection) -> Result<T, Fault>,
+    ) -> Result<Attempt<T>, Fault> {
+        let open = self.prepare(inner)?;
+        if open.mode != Mode::Snapshot {
+            return open.attempt(TransactionBehavior::Deferred, |transaction| job(transaction));
+        }
+        // No lock keeps writers away, so look whether one came by.
+        let before = Footprint::of(&self.path);
+        let version = open.data_version()?;
+        let attempt =
+            open.attempt(TransactionBehavior::Deferred, |transaction| job(transaction))?;
+        let calm = before.is_some()
+            && before == Footprint::of(&self.path)
+            && version == open.data_version()?;
+        if calm {
+            return Ok(attempt);
+        }
+        std::thread::sleep(SNAPSHOT_PAUSE);
+        Ok(Attempt::Again)
+    }
+
+    /// Runs `job` in one write transaction and commits what it did; on any error nothing is changed.
+    /// `growth` is about how many bytes it adds. A file without anything in it gets its tables.
+    pub(super) fn write<T>(
+        &self,
+        growth: usize,
+        mut job: impl FnMut(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut inner = self.lock()?;
+        for _ in 0..8 {
+            match self.write_once(&mut inner, growth, &mut job) {
+                Ok(Attempt::Done(value)) => {
+                    inner.change = next_change();
+                    return Ok(value);
+                }
+                Ok(Attempt::Nothing | Attempt::Again) => {}
+                Err(fault) => {
+                    self.after(&mut inner, &fault);
+                    return Err(fault);
+                }
+            }
+        }
+        Err(Fault::Busy(BUSY.to_owned()))
+    }
+
+    fn write_once<T>(
+        &self,
+        inner: &mut Inner,
+        growth: usize,
+        job: &mut impl FnMut(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<Attempt<T>, Fault> {
+        self.may_write(inner)?;
+        room_to_grow(&self.path, growth)?;
+        let ladder = self.ladder;
+        let open = self.prepare(inner)?;
+        let attempt =
+            open.attempt(TransactionBehavior::Immediate, |transaction| job(transaction))?;
+        if matches!(attempt, Attempt::Nothing) {
+            let transaction =
+                Transaction::new_unchecked(&open.connection, TransactionBehavior::Immediate)?;
+            // Unless somebody else was faster.
+            if ladder.look(&transaction)? == Version::Empty {
+                ladder.climb(&transaction, 0)?;
+                transaction.commit()?;
+            }
+            open.schema = None;
+        }
+        Ok(attempt)
+    }
+
+    /// Whether the file can be written, as far as can be told without writing. What was forbidden
+    /// when the file was opened may be allowed now, and the reverse.
+    pub(super) fn writable(&self) -> Result<(), Fault> {
+        let mut inner = self.lock()?;
+        let answer = self.may_write(&mut inner);
+        if let Err(fault) = &answer {
+            self.after(&mut inner, fault);
+        }
+        answer
+    }
+
+    fn may_write(&self, inner: &mut Inner) -> Result<(), Fault> {
+        let allowed = match unwritable(&self.path, &self.options) {
+            Some(why) => return Err(Fault::WriteProtected(why)),
+            None => |mode: &Mode| !matches!(mode, Mode::Read(_)),
+        };
+        if inner.open.as_ref().is_some_and(|open| !allowed(&open.mode)) {
+            self.close(inner);
+        }
+        let open = self.prepare(inner)?;
+        match (&open.mode, &open.schema) {
+            (Mode::Read(why), _) | (_, Some(Schema { newer: Some(why), .. })) => {
+                Err(Fault::WriteProtected(why.clone()))
+            }
+            (Mode::Snapshot, _) => Err(Fault::WriteProtected(SIBLING.to_owned())),
+            (Mode::Write, _) => Ok(()),
+        }
+    }
+
+    /// A number that grows with every commit of anybody.
+    pub(super) fn change(&self) -> Result<u64, Fault> {
+        let mut inner = self.lock()?;
+        let seen = self.prepare(&mut inner).and_then(|open| {
+            let now = open.data_version()?;
+            Ok(std::mem::replace(&mut open.data_version, now) == now)
+        });
+        match seen {
+            Ok(true) => Ok(inner.change),
+            Ok(false) => {
+                inner.change = next_change();
+                Ok(inner.change)
+            }
+            Err(fault) => {
+                self.after(&mut inner, &fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Runs `job` outside of any transaction.
+    pub(super) fn bare<T>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let mut inner = self.lock()?;
+        let outcome = self.prepare(&mut inner).and_then(|open| job(&open.connection));
+        if let Err(fault) = &outcome {
+            self.after(&mut inner, fault);
+        }
+        outcome
+    }
+
+    /// Ends the connection if the fault asks for it.
+    fn after(&self, inner: &mut Inner, fault: &Fault) {
+        if fault.ends_connection() {
+            self.close(inner);
+        }
+    }
+
+    /// Connects if need be, and looks at the schema if need be.
+    fn prepare<'a>(&self, inner: &'a mut Inner) -> Result<&'a mut Open, Fault> {
+        if inner.open.is_none() {
+            inner.open = Some(self.connect().map_err(Fault::while_opening)?);
+            inner.change = next_change();
+        }
+        let open = inner.open.as_mut().ok_or(Fault::Bug("the store has no connection"))?;
+        if open.schema.is_none() {
+            self.look(open)?;
+            open.data_version = open.data_version()?;
+        }
+        Ok(open)
+    }
+
+    fn look(&self, open: &mut Open) -> Result<(), Fault> {
+        if matches!(self.ladder.look(&open.connection)?, Version::Older(_)) {
+            if open.mode != Mode::Write {
+                return Err(Fault::NotRecognized(
+                    "the store is of an earlier version; a program that may write it must open it \
+                     once"
+                        .to_owned(),
+                ));
+            }
+            self.ladder.migrate(&open.connection, &self.path, file_mode(&self.path))?;
+        }
+        let transaction =
+            Transaction::new_unchecked(&open.connection, TransactionBehavior::Deferred)?;
+        let version = schema_version(&transaction)?;
+        let found = self.ladder.look(&transaction)?;
+        drop(transaction);
+        let newer = match found {
+            Version::Newer(version) => {
+                Some(format!("the store was written by a later version (schema {version})"))
+            }
+            Version::Older(_) => return Err(Fault::Busy(BUSY.to_owned())),
+            Version::Empty | Version::Current => None,
+        };
+        open.schema = Some(Schema { version, exists: found != Version::Empty, newer });
+        Ok(())
+    }
+
+    fn connect(&self) -> Result<Open, Fault> {
+        let registry = registry();
+        let mut descriptors = registry.descriptors();
+        let ours = *descriptors.ours(self.key);
+        let all = sibling::descriptors(self.key);
+        let (mut connection, mut mode) = (None, Mode::Snapshot);
+        if registry.was_in_use_at_fork(self.key) {
+            log::warn!("store: forked while another thread used it; it is only read here");
+        } else if all.is_some_and(|all| all > ours) {
+            log::warn!("store: {SIBLING}: {}", self.path.display());
+        } else {
+            let why = unwritable(&self.path, &self.options);
+            let access = match why {
+                None => OpenFlags::SQLITE_OPEN_READ_WRITE,
+                Some(_) => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            };
+            let new = Connection::open_with_flags(&self.path, access | FLAGS)?;
+            let now = sibling::descriptors(self.key);
+            if now.is_some_and(|now| now > ours + 1) {
+                // Somebody came at the same moment. No lock was taken yet, so ours may lie there,
+                // but must not be closed.
+                log::warn!("store: {SIBLING}: {}", self.path.display());
+                *descriptors.ours(self.key) += 1;
+                descriptors.kept.push((self.key, new));
+            } else if now.is_some_and(|now| now == ours) {
+                return Err(Fault::Changed);
+            } else {
+                *descriptors.ours(self.key) += 1;
+                connection = Some(new);
+                mode = why.map_or(Mode::Write, Mode::Read);
+            }
+        }
+        let connection = match connection {
+            Some(connection) => connection,
+            None => self.connect_without_locks(&mut descriptors)?,
+        };
+        drop(descriptors);
+        if mode == Mode::Write && connection.is_readonly("main")? {
+            mode = Mode::Read("the store's file cannot be written".to_owned());
+        }
+        let open = Open { connection, mode, data_version: 0, schema: None };
+        match self.set(&open) {
+            Ok(()) => Ok(open),
+            Err(fault) => {
+                self.part_with(open);
+                Err(fault)
+            }
+        }
+    }
+
+    fn connect_without_locks(&self, descriptors: &mut Descriptors) -> Result<Connection, Fault> {
+        let lockless = |(key, connection): &(Key, Connection)| {
+            *key == self.key && connection.path().is_some() && is_lockless(connection)
+        };
+        if let Some(at) = descriptors.kept.iter().position(lockless) {
+            return Ok(descriptors.kept.swap_remove(at).1);
+        }
+        let mut uri = "file:".to_owned();
+        for byte in self.path.as_os_str().as_bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                    uri.push(char::from(*byte));
+                }
+                _ => write!(uri, "%{byte:02x}").map_err(|_| Fault::Memory)?,
+            }
+        }
+        uri.push_str("?mode=ro&nolock=1");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | FLAGS;
+        let connection = Connection::open_with_flags(uri, flags)?;
+        *descriptors.ours(self.key) += 1;
+        Ok(connection)
+    }
+
+    /// Settings of the connection; reads nothing but what `journal_mode` needs.
+    fn set(&self, open: &Open) -> Result<(), Fault> {
+        let connection = &open.connection;
+        connection.busy_timeout(self.options.busy_timeout)?;
+        connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        connection.pragma_update(None, "temp_store", "MEMORY")?;
+        // A file that shrinks under a memory map is a SIGBUS in the host program.
+        connection.pragma_update_and_check(None, "mmap_size", 0, |_| Ok(()))?;
+        // No page is written before the commit: lockless readers count on it.
+        connection.pragma_update(None, "cache_spill", false)?;
+        if open.mode == Mode::Write {
+            // EXTRA: the removal of the journal is the commit, so it must be durable, too.
+            connection.pragma_update(None, "synchronous", "EXTRA")?;
+            connection.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
+            // Leaves WAL, should somebody have chosen it: a reader without write permission could
+            // not read it.
+            connection.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(()))?;
+        } else {
+            connection.pragma_update(None, "query_only", true)?;
+        }
+        Ok(())
+    }
+
+    fn close(&self, inner: &mut Inner) {
+        if let Some(open) = inner.open.take() {
+            self.part_with(open);
+        }
+        inner.change = next_change();
+    }
+
+    /// Closes a connection, or keeps it for later if it must not be closed.
+    fn part_with(&self, open: Open) {
+        let mut descriptors = registry().descriptors();
+        if open.mode == Mode::Snapshot {
+            descriptors.kept.push((self.key, open.connection));
+            return;
+        }
+        // Closing may leave the descriptor open while statements run, but none does.
+        drop(open.connection);
+        let ours = descriptors.ours(self.key);
+        *ours = ours.saturating_sub(1);
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        if self.process != std::process::id() {
+            // A forked child: not even a lock is taken.
+            std::mem::forget(inner);
+            return;
+        }
+        if let Some(open) = inner.into_inner().open {
+            self.part_with(open);
+        }
+    }
+}
+
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
+
+const BUSY: &str = "other programs keep changing the store; try again";
+
+/// How long a reader without locks waits for a writer to finish.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(2);
+
+impl Inner {
+    fn is_snapshot(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.mode == Mode::Snapshot)
+    }
+}
+
+impl Open {
+    fn data_version(&self) -> Result<i64, Fault> {
+        Ok(self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+    }
+
+    fn attempt<T>(
+        &mut self,
+        behavior: TransactionBehavior,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<Attempt<T>, Fault> {
+        let writes = matches!(behavior, TransactionBehavior::Immediate);
+        let Some(schema) = self.schema.clone() else { return Ok(Attempt::Again) };
+        let transaction = Transaction::new_unchecked(&self.connection, behavior)?;
+        if schema_version(&transaction)? != schema.version {
+            // Somebody migrated the store, or tampers with it: look again.
+            drop(transaction);
+            self.schema = None;
+            return Ok(Attempt::Again);
+        }
+        if !schema.exists {
+            return Ok(Attempt::Nothing);
+        }
+        let value = job(&transaction)?;
+        if writes {
+            transaction.commit()?;
+        }
+        Ok(Attempt::Done(value))
+    }
+}
+
+fn schema_version(connection: &Connection) -> Result<i64, Fault> {
+    Ok(connection.pragma_query_value(None, "schema_version", |row| row.get(0))?)
+}
+
+fn next_change() -> u64 {
+    static CHANGES: AtomicU64 = AtomicU64::new(1);
+    CHANGES.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Whether the connection was opened by [`File::connect_without_locks`].
+fn is_lockless(connection: &Connection) -> bool {
+    connection.query_row("PRAGMA query_only", [], |row| row.get::<_, bool>(0)).unwrap_or(false)
+}
+
+/// What a writer cannot help leaving on a file. `None` while one is at work.
+#[derive(PartialEq, Eq)]
+struct Footprint {
+    key: Key,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Footprint {
+    fn of(path: &Path) -> Option<Footprint> {
+        let mut journal = path.as_os_str().to_owned();
+        journal.push("-journal");
+        if fs::symlink_metadata(&journal).is_ok() {
+            return None;
+        }
+        let file = fs::symlink_metadata(path).ok()?;
+        Some(Footprint {
+            key: (file.dev(), file.ino()),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// Why the file (or, where there is none, a new one) cannot be written; `None` if it can.
+pub(super) fn unwritable(path: &Path, options: &Options) -> Option<String> {
+    if !options.writable_wanted {
+        return Some("the store was opened for reading only".to_owned());
+    }
+    // The journal needs the directory.
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    for (what, need) in [(path, Access::WRITE_OK), (directory, Access::WRITE_OK | Access::EXEC_OK)]
+    {
+        match may(what, need) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Some(format!("{} cannot be written: {error}", what.display())),
+        }
+    }
+    None
+}
+
+/// access(2) with the effective user and group.
+pub(super) fn may(path: &Path, need: Access) -> io::Result<()> {
+    let outcome = match rustix::fs::accessat(CWD, path, need, AtFlags::EACCESS) {
+        // Kernels before 5.8 only know the real user.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
+            rustix::fs::accessat(CWD, path, need, AtFlags::empty())
+        }
+        other => other,
+    };
+    outcome.map_err(io::Error::from)
+}
+
+/// The mode of a file in this directory: whoever is let into the directory may use the file in the
+/// same way, except that nobody else ever may.
+pub(super) fn file_mode(path: &Path) -> u32 {
+    let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
+    0o600 | directory.map_or(0, |directory| directory.mode() & 0o060)
+}
+
+/// A write beyond the process's limit on the size of files is not just an error but SIGXFSZ, which
+/// kills the program: refuse before.
+fn room_to_grow(path: &Path, growth: usize) -> Result<(), Fault> {
+    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current else {
+        return Ok(());
+    };
+    let size = fs::symlink_metadata(path).map_or(0, |file| file.size());
+    // Content, index entries and half-filled pages.
+    let need = size.saturating_add(growth as u64 * 4).saturating_add(128 << 10);
+    if need > limit {
+        return Err(Fault::Full(format!(
+            "the store would grow beyond this process's limit on the size of files ({limit} bytes)"
+        )));
+    }
+    Ok(())
+}
