@@ -27,6 +27,8 @@ pub fn of(object: &Object) -> NewRow {
     };
     // Not read back from here, but searched for.
     row.attributes.insert(CKA_UNIQUE_ID, uuid_text(&object.uuid).into_bytes());
+    // Not an attribute of the object, which has its uuid, but searched for like one.
+    row.attributes.insert(CKA_UNIQUE_ID, object.unique_id().into_bytes());
     match &object.material {
         Material::None => {}
         Material::Key(blob) => {
@@ -48,6 +50,7 @@ pub fn of(object: &Object) -> NewRow {
 /// `Device` if the key in it is not one of ours.
 pub fn object(row: Checked<Row>, sealer: &Sealer) -> Result<Object> {
     let Row { uuid, class, mut attributes, public_blob, private_blob, .. } = row.into_inner();
+    attributes.remove(&CKA_UNIQUE_ID);
     let material = if !private_blob.is_empty() {
         let Some((seed, private)) = private_blob.split_first_chunk::<16>() else {
             return Err(Error::Device("the key's row is damaged".into()));

@@ -24,7 +24,7 @@ pub struct Module {
     handles: Arc<Handles>,
     homes: Vec<Arc<Home>>,
     shared: Mutex<Shared>,
-    /// One C_InitToken at a time.
+    /// One C_InitToken at a time. It takes no other lock of the first rank.
     initialising: Mutex<()>,
     finalizing: Mutex<bool>,
     woken: Condvar,
@@ -60,7 +60,7 @@ impl Module {
             handles,
             homes,
             shared: Mutex::new(Rank::Sessions, Shared { slots, sessions: HashMap::new() }),
-            initialising: Mutex::new(Rank::Session, ()),
+            initialising: Mutex::new(Rank::Sessions, ()),
             finalizing: Mutex::new(Rank::Leaf, false),
             woken: Condvar::new(),
         };

@@ -242,7 +242,7 @@ impl Token {
             }
             state.gate.clone()
         };
-        let secret = self.home.tpm.login(call, &gate, Role::User, b"")?;
+        let secret = self.home.tpm.open_without_pin(call, &gate)?;
         let opened =
             Arc::new(Opened { sealer: Sealer::new(&secret.token_secret, &self.serial), so: None });
         let mut state = self.state()?;
