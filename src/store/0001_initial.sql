@@ -11,6 +11,7 @@ CREATE TABLE token (
     state        INTEGER NOT NULL,      -- 0 pending, 1 active
     gate         BLOB NOT NULL,
     srk_name     BLOB NOT NULL,
+    replaces     BLOB,                  -- serial of the token that dies when this one becomes active
     user_pin_set INTEGER NOT NULL,
     pinless      INTEGER NOT NULL,
     user_count   INTEGER NOT NULL,      -- wrong PINs as last seen; the TPM counts

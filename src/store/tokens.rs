@@ -43,6 +43,8 @@ pub struct NewToken {
     pub gate: Vec<u8>,
     /// The Name of the storage root key that the token hangs on.
     pub srk_name: Vec<u8>,
+    /// The token that it takes the place of, for whoever has to end an interrupted C_InitToken.
+    pub replaces: Option<[u8; 16]>,
 }
 
 /// One token, unauthenticated: whoever can write the file can change it. (The PIN gate is bound to
@@ -71,6 +73,8 @@ pub struct TokenRow {
     pub objects: u64,
     /// Grows by one with each change to the token's objects.
     pub generation: u64,
+    /// The token that it takes the place of.
+    pub replaces: Option<[u8; 16]>,
 }
 
 /// What to change in a token row; `None` leaves a field as it is.
@@ -89,7 +93,7 @@ pub struct TokenChange {
 }
 
 const SELECT: &str = "SELECT serial, label, state, gate, srk_name, user_pin_set, pinless, \
-                      user_count, user_limit, so_count, so_limit, objects, generation FROM token";
+                      user_count, user_limit, so_count, so_limit, objects, generation, replaces FROM token";
 
 fn token_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<TokenRow> {
     Ok(TokenRow {
@@ -104,6 +108,7 @@ fn token_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<TokenRow> {
         so_hint: Hint { count: row.get(9)?, limit: row.get(10)? },
         objects: row.get::<_, i64>(11)? as u64,
         generation: row.get::<_, i64>(12)? as u64,
+        replaces: row.get(13)?,
     })
 }
 
@@ -157,14 +162,16 @@ impl Store {
         self.create()?;
         self.write(token.gate.len(), |transaction| {
             transaction.execute(
-                "INSERT INTO token VALUES (NULL, ?1, ?2, 0, ?3, ?4, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?6)",
+                "INSERT INTO token VALUES (NULL, ?1, ?2, 0, ?3, ?4, ?7, 0, 0, 0, 0, 0, 0, 0, 0, ?5, \
+                 ?6)",
                 params![
                     token.serial,
                     token.label,
                     token.gate,
                     token.srk_name,
                     Set::EMPTY.digest(),
-                    sealer.set_keeper().sign(&Set::EMPTY)
+                    sealer.set_keeper().sign(&Set::EMPTY),
+                    token.replaces
                 ],
             )?;
             Ok(())

@@ -19,6 +19,7 @@ use crate::tpm::Call;
 use crate::tpm::pin::{self, Gate, Role};
 
 use super::session::Session;
+use super::slot::settle_interrupted;
 use super::token::{Opened, SoSecrets, Token, Who};
 
 /// PINs have 4 to 255 bytes, any bytes.
@@ -284,6 +285,7 @@ impl Token {
         if self.facts().is_none() {
             self.learn_facts(call);
         }
+        settle_interrupted(call, &self.home, &self.store);
     }
 
     /// Asks the TPM what it is and can, and keeps it for all who look.

@@ -393,6 +393,7 @@ fn create(
                         label: *label,
                         gate: gate.to_bytes(),
                         srk_name: srk.clone(),
+                        replaces: old,
                     },
                     &sealer,
                 )?;
@@ -445,9 +446,18 @@ fn settle(call: &Call, home: &Home, store: &Store, row: &TokenRow) {
         log::warn!("token {name}: its initialisation was interrupted, and its gate cannot be read");
         return;
     };
+    let replaced = row
+        .replaces
+        .and_then(|old| store.token(&old).ok().flatten())
+        .and_then(|old| Gate::from_bytes(&old.gate));
     let outcome = home.tpm.settle(call, &gate, b"").and_then(|settled| {
         match settled {
-            Settled::Complete => store.activate(&row.serial, None)?,
+            Settled::Complete => {
+                store.activate(&row.serial, row.replaces.as_ref())?;
+                if let Some(replaced) = replaced {
+                    home.tpm.remove_gate(call, &replaced, b"")?;
+                }
+            }
             Settled::Removed => {
                 store.delete_token(&row.serial)?;
             }
