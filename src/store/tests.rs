@@ -17,7 +17,13 @@ pub(super) fn sealer() -> Sealer {
 }
 
 pub(super) fn new_token(serial: [u8; 16]) -> NewToken {
-    NewToken { serial, label: [b' '; 32], gate: vec![1, 2, 3], srk_name: vec![0, 11, 4], replaces: None }
+    NewToken {
+        serial,
+        label: [b' '; 32],
+        gate: vec![1, 2, 3],
+        srk_name: vec![0, 11, 4],
+        replaces: None,
+    }
 }
 
 pub(super) fn options() -> Options {

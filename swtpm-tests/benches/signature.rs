@@ -1,0 +1,213 @@
+//! What a warm ECDSA P-256 signature costs beyond its one TPM command: `cargo bench`.
+//!
+//! Two swtpm side by side. One is used through the C door: C_SignInit and C_Sign on a warm key. The
+//! other sees the same TPM2_Sign in the same kind of session (unsalted, keyed by the key's own
+//! authorization, digest encrypted) over a bare connection; there only the time from the first byte
+//! sent to the last byte received counts, not the making of the command. Both in turns within one
+//! run, so that whatever else the machine does falls on both.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::*;
+use rustix::time::{ClockId, clock_gettime};
+use swtpm_tests::Swtpm;
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module};
+use swtpm_tests::ck::{Ck, P256};
+use swtpm_tests::door::Library;
+use tpm11::crypto::ec::Curve;
+use tpm11::tpm::command::{Load, SignEcdsa};
+use tpm11::tpm::execute::{Auth, Entity, execute};
+use tpm11::tpm::session::HmacSession;
+use tpm11::tpm::transport::{Transport, open};
+use tpm11::tpm::{
+    BusProtection, Call, Fault, HashAlgorithm, KeySpec, KeyUse, Leftovers, Settings, Tpm,
+};
+
+const ROUNDS: usize = 40;
+const PER_ROUND: usize = 50;
+
+/// A warm signature through the C door in units of the bare command.
+const MOST: f64 = 1.15;
+/// What the host may work for one.
+const MOST_CPU: Duration = Duration::from_micros(60);
+
+fn main() -> ExitCode {
+    let mut module = Module::start();
+    let mut bare = Bare::start();
+    let (mut whole, mut commands) = (Vec::new(), Vec::new());
+    let mut cpu = Duration::ZERO;
+    for round in 0..=ROUNDS {
+        let before = clock_gettime(ClockId::ProcessCPUTime);
+        let signatures = module.sign(PER_ROUND);
+        let after = clock_gettime(ClockId::ProcessCPUTime);
+        let bare = bare.sign(PER_ROUND);
+        // The first round warms up.
+        if round > 0 {
+            whole.extend(signatures);
+            commands.extend(bare);
+            cpu += (after - before).try_into().unwrap_or_default();
+        }
+    }
+    let count = u32::try_from(whole.len()).expect("a few thousand");
+    let (whole, command) = (median(whole), median(commands));
+    let ratio = whole.as_secs_f64() / command.as_secs_f64();
+    let cpu = cpu / count;
+    println!("ECDSA P-256, warm key, medians of {count}:");
+    println!("  C_SignInit + C_Sign       {:7.1} us", micros(whole));
+    println!("  bare TPM2_Sign            {:7.1} us", micros(command));
+    println!("  ratio                     {ratio:7.3}     (at most {MOST})");
+    println!(
+        "  host CPU per signature    {:7.1} us  (at most {:.0})",
+        micros(cpu),
+        micros(MOST_CPU)
+    );
+    if ratio <= MOST && cpu <= MOST_CPU {
+        return ExitCode::SUCCESS;
+    }
+    println!("too slow");
+    ExitCode::FAILURE
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// The module in this process, logged in, with a key.
+struct Module {
+    ck: Ck,
+    session: u64,
+    key: u64,
+    _store: tempfile::TempDir,
+    _tpm: Swtpm,
+}
+
+impl Module {
+    fn start() -> Self {
+        let tpm = Swtpm::start();
+        let store = tempfile::tempdir().expect("a directory");
+        let config = store.path().join("tpm11.toml");
+        let text = format!(
+            "[[tpm]]\ntcti = \"{}\"\n[store]\npaths = [\"{}\"]\n[log]\ntarget = \"none\"\n",
+            tpm.tcti(),
+            store.path().join("store").display()
+        );
+        std::fs::write(&config, text).expect("a file");
+        set_environment("TPM11_CONFIG", &config);
+        let ck = Ck::new(Arc::new(Library::load(&module())));
+        ck.initialize_with(CKF_OS_LOCKING_OK).expect("C_Initialize");
+        let slot = ck.empty_slot().expect("an empty slot");
+        ck.init_token(slot, SO_PIN, LABEL).expect("C_InitToken");
+        let session = ck.open(slot).expect("C_OpenSession");
+        ck.login_so(session, SO_PIN).expect("C_Login(SO)");
+        ck.init_pin(session, PIN).expect("C_InitPIN");
+        ck.logout(session).expect("C_Logout");
+        ck.login(session, PIN).expect("C_Login");
+        let (_, key) = ck.generate_ec(session, P256, "bench").expect("C_GenerateKeyPair");
+        Self { ck, session, key, _store: store, _tpm: tpm }
+    }
+
+    fn sign(&mut self, count: usize) -> Vec<Duration> {
+        (0..count)
+            .map(|_| {
+                let start = Instant::now();
+                self.ck.sign(self.session, CKM_ECDSA, self.key, &[0x5A; 32]).expect("C_Sign");
+                start.elapsed()
+            })
+            .collect()
+    }
+}
+
+/// The process has one thread yet: nobody reads the environment meanwhile.
+#[allow(unsafe_code)]
+fn set_environment(name: &str, value: &Path) {
+    // SAFETY: called before any other thread is started.
+    unsafe { std::env::set_var(name, value) }
+}
+
+/// A connection that knows how long its last exchange took.
+struct Timed {
+    link: Box<dyn Transport>,
+    last: Duration,
+}
+
+impl Transport for Timed {
+    fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let start = Instant::now();
+        let response = self.link.transmit(command, call, limit);
+        self.last = start.elapsed();
+        response
+    }
+
+    fn leak(self: Box<Self>) {
+        self.link.leak();
+    }
+}
+
+/// A bare connection with one loaded key and one session.
+struct Bare {
+    link: Timed,
+    key: Entity,
+    session: HmacSession,
+    _tpm: Swtpm,
+}
+
+const AUTHORIZATION: [u8; 32] = [0x3C; 32];
+
+impl Bare {
+    fn start() -> Self {
+        let tpm = Swtpm::start();
+        let (root, blob) = make_key(&tpm.tcti());
+        let call = Call::within(Duration::from_secs(60));
+        let mut link =
+            Timed { link: open(&tpm.tcti(), &call).expect("swtpm"), last: Duration::ZERO };
+        let load = Load { parent: &root, public: &blob.public, private: &blob.private };
+        let key = execute(&mut link, &load, &mut [Auth::password(b"")], &call).expect("TPM2_Load");
+        let session = HmacSession::unsalted(&mut link, &call).expect("a session");
+        Self { link, key, session, _tpm: tpm }
+    }
+
+    fn sign(&mut self, count: usize) -> Vec<Duration> {
+        let call = Call::within(Duration::from_secs(60));
+        (0..count)
+            .map(|_| {
+                let sign =
+                    SignEcdsa { key: &self.key, hash: HashAlgorithm::Sha256, digest: &[0x5A; 32] };
+                let mut auths = [Auth::hmac(&mut self.session, &AUTHORIZATION)];
+                execute(&mut self.link, &sign, &mut auths, &call).expect("TPM2_Sign");
+                self.link.last
+            })
+            .collect()
+    }
+}
+
+/// A storage root key at its persistent place, and a key under it.
+fn make_key(tcti: &str) -> (Entity, tpm11::tpm::NewKey) {
+    let settings = Settings {
+        tcti: tcti.into(),
+        resource_manager: None,
+        bus_protection: BusProtection::Always,
+        raw_leftovers: Leftovers::Flush,
+        linger: Duration::ZERO,
+        call_timeout: Duration::from_secs(60),
+        keygen_timeout: Duration::from_secs(60),
+        reaper: false,
+    };
+    let tpm = Tpm::new(settings, None, Box::new(|_| false));
+    let call = tpm.call();
+    let srk = tpm.srk_name(&call).expect("a storage root key");
+    let usage = KeyUse::Ec { curve: Curve::P256, sign: true, derive: false };
+    let spec = KeySpec { usage, extractable: false, always_authenticate: None };
+    let key = tpm.create(&call, &srk, &spec, &AUTHORIZATION).expect("TPM2_Create");
+    let handle =
+        tpm.with(&call, Some(&srk), |lease| Ok(lease.srk()?.handle())).expect("its handle");
+    tpm.end();
+    (Entity::new(handle, srk), key)
+}
