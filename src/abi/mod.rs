@@ -35,7 +35,7 @@ mod verify;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,10 +77,19 @@ enum Stage {
     Out,
     /// A thread is inside C_Initialize.
     Coming,
-    /// Initialised, with this many calls inside.
-    In { module: Arc<Module>, inside: usize, patience: Duration },
-    /// A thread is inside C_Finalize and waits for this many calls.
-    Going { inside: usize },
+    /// Initialised.
+    In(Run),
+    /// A thread is inside C_Finalize and waits for the calls that are still running.
+    Going,
+}
+
+/// What one C_Initialize made.
+struct Run {
+    module: Arc<Module>,
+    /// How many calls are inside. Changed under the stage's lock.
+    guests: Arc<AtomicUsize>,
+    /// How long C_Finalize waits for them.
+    patience: Duration,
 }
 
 /// The state of this process; after a fork a new one.
@@ -141,6 +150,7 @@ struct Visit {
     state: &'static State,
     /// `None` only while being dropped.
     module: Option<Arc<Module>>,
+    guests: Arc<AtomicUsize>,
     _mark: Mark,
 }
 
@@ -148,10 +158,9 @@ impl Drop for Visit {
     fn drop(&mut self) {
         // First the module, then the count: so that C_Finalize frees it.
         self.module = None;
-        let mut stage = self.state.stage();
-        let (Stage::In { inside, .. } | Stage::Going { inside }) = &mut *stage else { return };
-        *inside = inside.saturating_sub(1);
-        if *inside == 0 && matches!(*stage, Stage::Going { .. }) {
+        let stage = self.state.stage();
+        self.guests.fetch_sub(1, Ordering::Relaxed);
+        if matches!(*stage, Stage::Going) {
             self.state.changed.notify_all();
         }
     }
@@ -163,15 +172,13 @@ impl State {
     }
 
     fn is_initialized(&self) -> bool {
-        matches!(*self.stage(), Stage::In { .. })
+        matches!(*self.stage(), Stage::In(_))
     }
 
     /// Counts a call in.
     fn arrive(&'static self) -> Result<Visit> {
-        let mut stage = self.stage();
-        let Stage::In { module, inside, .. } = &mut *stage else {
-            return Err(Error::NotInitialized);
-        };
+        let stage = self.stage();
+        let Stage::In(run) = &*stage else { return Err(Error::NotInitialized) };
         if self.poisoned.load(Ordering::Relaxed) {
             return Err(Error::Bug(
                 "an earlier call panicked; only C_Finalize and C_Initialize help",
@@ -180,8 +187,19 @@ impl State {
         let mark = Mark::set(self).ok_or_else(|| {
             Error::FunctionFailed("called from inside another call of the same thread".into())
         })?;
-        *inside += 1;
-        Ok(Visit { state: self, module: Some(module.clone()), _mark: mark })
+        run.guests.fetch_add(1, Ordering::Relaxed);
+        let (module, guests) = (Some(run.module.clone()), run.guests.clone());
+        Ok(Visit { state: self, module, guests, _mark: mark })
+    }
+
+    /// Runs `body` as a call. A panic inside poisons the module.
+    fn run(&'static self, body: impl FnOnce(&Module) -> Result<()>) -> Result<()> {
+        let visit = self.arrive()?;
+        let Some(module) = &visit.module else { return Err(Error::NotInitialized) };
+        catch_unwind(AssertUnwindSafe(|| body(module))).unwrap_or_else(|_| {
+            self.poisoned.store(true, Ordering::Relaxed);
+            Err(Error::Bug("a panic stopped at the door"))
+        })
     }
 
     /// C_Initialize: makes the module with `build`, once. `build` also says for how long
@@ -194,10 +212,10 @@ impl State {
         {
             let mut stage = self.stage();
             // Another thread's C_Initialize may still fail, another's C_Finalize will end.
-            while matches!(*stage, Stage::Coming | Stage::Going { .. }) {
+            while matches!(*stage, Stage::Coming | Stage::Going) {
                 stage = self.changed.wait(stage).unwrap_or_else(PoisonError::into_inner);
             }
-            if matches!(*stage, Stage::In { .. }) {
+            if matches!(*stage, Stage::In(_)) {
                 return Err(Error::AlreadyInitialized);
             }
             *stage = Stage::Coming;
@@ -205,7 +223,9 @@ impl State {
         let built = caught(|| build(self.forked));
         self.poisoned.store(false, Ordering::Relaxed);
         let (next, outcome) = match built {
-            Ok((module, patience)) => (Stage::In { module, inside: 0, patience }, Ok(())),
+            Ok((module, patience)) => {
+                (Stage::In(Run { module, guests: Arc::default(), patience }), Ok(()))
+            }
             Err(error) => (Stage::Out, Err(error)),
         };
         *self.stage() = next;
@@ -221,13 +241,10 @@ impl State {
                 "called from inside another call of the same thread".into(),
             ));
         };
-        let (module, patience) = {
+        let Run { module, guests, patience } = {
             let mut stage = self.stage();
-            match std::mem::take(&mut *stage) {
-                Stage::In { module, inside, patience } => {
-                    *stage = Stage::Going { inside };
-                    (module, patience)
-                }
+            match std::mem::replace(&mut *stage, Stage::Going) {
+                Stage::In(run) => run,
                 other => {
                     *stage = other;
                     return Err(Error::NotInitialized);
@@ -241,7 +258,7 @@ impl State {
         });
         let deadline = Instant::now() + patience;
         let mut stage = self.stage();
-        while let Stage::Going { inside: 1.. } = *stage {
+        while guests.load(Ordering::Relaxed) > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break; // the last call inside frees the module
@@ -276,15 +293,7 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// The way in for every exported function that needs C_Initialize: finds the module, runs `body`,
 /// stops a panic, logs, and turns the outcome into the function's return value.
 fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK_RV {
-    let state = state();
-    let outcome = state.arrive().and_then(|visit| {
-        let Some(module) = &visit.module else { return Err(Error::NotInitialized) };
-        catch_unwind(AssertUnwindSafe(|| body(module))).unwrap_or_else(|_| {
-            state.poisoned.store(true, Ordering::Relaxed);
-            Err(Error::Bug("a panic stopped at the door"))
-        })
-    });
-    leave(function, outcome)
+    leave(function, state().run(body))
 }
 
 /// The way in for the few functions that work without C_Initialize.
@@ -351,5 +360,125 @@ fn leave(function: &'static str, outcome: Result<()>) -> CK_RV {
             log::log!(rv::level(&error), "{function}: {error} ({rv:#x})");
             rv
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    use crate::config::ConfigError;
+
+    fn outside() -> &'static State {
+        Box::leak(Box::new(State {
+            process: std::process::id(),
+            forked: false,
+            stage: Mutex::default(),
+            changed: Condvar::new(),
+            poisoned: AtomicBool::new(false),
+        }))
+    }
+
+    /// A module without slots that could do anything.
+    fn module() -> Result<(Arc<Module>, Duration)> {
+        let error = ConfigError { place: "test".into(), line: None, what: "none".into() };
+        Ok((Module::new(Err(error), false)?, Duration::from_secs(5)))
+    }
+
+    fn inside() -> &'static State {
+        let state = outside();
+        state.initialize(|_| module()).unwrap();
+        state
+    }
+
+    #[test]
+    fn a_module_is_there_between_initialize_and_finalize() {
+        let state = outside();
+        assert_eq!(state.arrive().err(), Some(Error::NotInitialized));
+        assert_eq!(state.finalize(), Err(Error::NotInitialized));
+        state.initialize(|_| module()).unwrap();
+        assert!(state.arrive().is_ok());
+        assert_eq!(state.initialize(|_| module()), Err(Error::AlreadyInitialized));
+        state.finalize().unwrap();
+        assert_eq!(state.arrive().err(), Some(Error::NotInitialized));
+        state.initialize(|_| module()).unwrap();
+        state.finalize().unwrap();
+    }
+
+    #[test]
+    fn a_failed_initialize_can_be_tried_again() {
+        let state = outside();
+        assert_eq!(state.initialize(|_| Err(Error::CantLock)), Err(Error::CantLock));
+        let panicked = state.initialize(|_| panic!("on purpose"));
+        assert!(matches!(panicked, Err(Error::Bug(_))));
+        state.initialize(|_| module()).unwrap();
+    }
+
+    #[test]
+    fn a_call_inside_a_call_of_the_same_thread_is_refused() {
+        let state = inside();
+        let visit = state.arrive().unwrap();
+        assert!(matches!(state.arrive().err(), Some(Error::FunctionFailed(_))));
+        assert!(matches!(state.finalize(), Err(Error::FunctionFailed(_))));
+        assert_eq!(state.initialize(|_| module()), Err(Error::AlreadyInitialized));
+        let elsewhere = std::thread::spawn(|| state.arrive().is_ok());
+        assert!(elsewhere.join().unwrap(), "another thread may come in");
+        drop(visit);
+        assert!(state.arrive().is_ok());
+    }
+
+    #[test]
+    fn finalize_lets_no_call_in_and_waits_for_those_inside() {
+        let state = inside();
+        let (entered, is_inside) = channel();
+        let (let_go, may_go) = channel();
+        let call = std::thread::spawn(move || {
+            let visit = state.arrive().unwrap();
+            entered.send(()).unwrap();
+            may_go.recv().unwrap();
+            drop(visit);
+        });
+        is_inside.recv().unwrap();
+        let end = std::thread::spawn(|| state.finalize());
+        while state.is_initialized() {
+            std::thread::yield_now();
+        }
+        assert_eq!(state.arrive().err(), Some(Error::NotInitialized));
+        assert!(!end.is_finished(), "a call is still inside");
+        let_go.send(()).unwrap();
+        end.join().unwrap().unwrap();
+        call.join().unwrap();
+    }
+
+    #[test]
+    fn a_call_that_never_ends_does_not_hold_finalize_for_ever() {
+        let state = outside();
+        state.initialize(|_| Ok((module()?.0, Duration::from_millis(10)))).unwrap();
+        let (entered, is_inside) = channel();
+        let (let_go, may_go) = channel::<()>();
+        let call = std::thread::spawn(move || {
+            let visit = state.arrive().unwrap();
+            entered.send(()).unwrap();
+            let _ = may_go.recv();
+            drop(visit);
+        });
+        is_inside.recv().unwrap();
+        state.finalize().unwrap();
+        state.initialize(|_| module()).unwrap();
+        drop(let_go);
+        call.join().unwrap();
+        state.finalize().unwrap();
+    }
+
+    #[test]
+    fn after_a_panic_only_finalize_helps() {
+        let state = inside();
+        let panicked = state.run(|_| panic!("on purpose"));
+        assert!(matches!(panicked, Err(Error::Bug(_))));
+        assert!(matches!(state.run(|_| Ok(())), Err(Error::Bug(_))), "poisoned");
+        state.finalize().unwrap();
+        state.initialize(|_| module()).unwrap();
+        assert_eq!(state.run(|_| Ok(())), Ok(()));
     }
 }
