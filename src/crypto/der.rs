@@ -90,3 +90,71 @@ pub fn value(tag: u8, input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     };
     rest.split_at_checked(length).ok_or(Fault::Encoding)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            tag in any::<u8>(),
+            content in prop::collection::vec(any::<u8>(), 0..70_000),
+            after in prop::collection::vec(any::<u8>(), 0..4),
+        ) {
+            let mut der = tagged(tag, &[&content]);
+            der.extend(&after);
+            prop_assert_eq!(value(tag, &der).unwrap(), (&*content, &*after));
+        }
+
+        #[test]
+        fn random_bytes_never_panic_and_are_only_read_in_their_one_form(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let tag = bytes.first().copied().unwrap_or_default();
+            if let Ok((content, rest)) = value(tag, &bytes) {
+                let mut again = tagged(tag, &[content]);
+                again.extend(rest);
+                prop_assert_eq!(again, bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn longer_forms_of_a_length_are_refused() {
+        assert!(value(0x04, &[0x04, 0x01, 0xaa]).is_ok());
+        assert_eq!(value(0x04, &[0x04, 0x81, 0x01, 0xaa]), Err(Fault::Encoding));
+        assert_eq!(value(0x04, &[0x04, 0x82, 0x00, 0x01, 0xaa]), Err(Fault::Encoding));
+        assert_eq!(value(0x04, &[0x04, 0x80, 0xaa, 0x00, 0x00]), Err(Fault::Encoding));
+        assert_eq!(value(0x04, &[0x04, 0x02, 0xaa]), Err(Fault::Encoding));
+        assert_eq!(value(0x04, &[0x05, 0x01, 0xaa]), Err(Fault::Encoding));
+        assert_eq!(value(0x04, &[]), Err(Fault::Encoding));
+    }
+
+    #[test]
+    fn public_key_infos_are_what_another_reader_reads() {
+        use spki::der::Decode as _;
+        let key = rsa_public_key_info(&[0xc3; 256], &[0x00, 0x01, 0x00, 0x01]);
+        let info = spki::SubjectPublicKeyInfoRef::from_der(&key).unwrap();
+        assert_eq!(info.algorithm.oid.to_string(), "1.2.840.113549.1.1.1");
+        let bits = info.subject_public_key.as_bytes().unwrap();
+        let (numbers, _) = value(0x30, bits).unwrap();
+        let (modulus, exponent) = value(0x02, numbers).unwrap();
+        assert_eq!((modulus.len(), modulus[0]), (257, 0));
+        assert_eq!(exponent, [0x02, 0x03, 0x01, 0x00, 0x01]);
+    }
+
+    #[test]
+    fn integers_are_positive_and_shortest() {
+        assert_eq!(unsigned(&[]), [0x02, 0x01, 0x00]);
+        assert_eq!(unsigned(&[0, 0]), [0x02, 0x01, 0x00]);
+        assert_eq!(unsigned(&[0, 0x7f]), [0x02, 0x01, 0x7f]);
+        assert_eq!(unsigned(&[0x80]), [0x02, 0x02, 0x00, 0x80]);
+        assert_eq!(
+            ecdsa_signature(&[0, 1, 0xff, 2]),
+            [0x30, 0x08, 0x02, 0x01, 0x01, 0x02, 0x03, 0x00, 0xff, 0x02]
+        );
+    }
+}

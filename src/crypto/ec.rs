@@ -267,3 +267,146 @@ pub fn truncate(curve: Curve, digest: &[u8]) -> Vec<u8> {
     }
     leftmost
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The base point of a curve, uncompressed.
+    fn base(curve: Curve) -> Vec<u8> {
+        match curve {
+            Curve::P256 => encode::<p256::NistP256>(&p256::AffinePoint::GENERATOR),
+            Curve::P384 => encode::<p384::NistP384>(&p384::AffinePoint::GENERATOR),
+            Curve::P521 => encode::<p521::NistP521>(&p521::AffinePoint::GENERATOR),
+        }
+    }
+
+    /// The same point, compressed.
+    fn compressed(point: &[u8]) -> Vec<u8> {
+        let half = point.len() / 2;
+        let mut short = vec![2 + point[point.len() - 1] % 2];
+        short.extend(&point[1..=half]);
+        short
+    }
+
+    #[test]
+    fn a_point_is_read_in_each_of_its_forms() {
+        for curve in Curve::ALL {
+            let base = base(curve);
+            let expected = parse_point(curve, &base).unwrap();
+            assert_eq!(expected.uncompressed(), base);
+            assert_eq!([&[4], expected.x(), expected.y()].concat(), base);
+            assert_eq!(parse_point(curve, &expected.der()).unwrap(), expected);
+            assert_eq!(parse_point(curve, &compressed(&base)).unwrap(), expected);
+            let wrapped = der::octet_string(&compressed(&base));
+            assert_eq!(parse_point(curve, &wrapped).unwrap(), expected);
+            let again = Point::from_coordinates(curve, expected.x(), expected.y());
+            assert_eq!(again.unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_point_is_refused() {
+        for curve in Curve::ALL {
+            let base = base(curve);
+            let n = curve.len();
+            let changed = |at: usize, to: u8| {
+                let mut point = base.clone();
+                point[at] = to;
+                point
+            };
+            for (what, bytes) in [
+                ("empty", vec![]),
+                ("infinity", vec![0]),
+                ("infinity, wrapped", vec![4, 1, 0]),
+                ("all zero", vec![0; 1 + 2 * n]),
+                ("zero coordinates", [vec![4], vec![0; 2 * n]].concat()),
+                ("off the curve", changed(2 * n, base[2 * n] ^ 1)),
+                ("x not below p", [vec![4], vec![0xff; n], base[1 + n..].to_vec()].concat()),
+                ("hybrid, even", changed(0, 6)),
+                ("hybrid, odd", changed(0, 7)),
+                ("compact", changed(0, 5)),
+                ("cut", base[..2 * n].to_vec()),
+                ("too long", [&base[..], &[0]].concat()),
+                ("wrapped and more", [&der::octet_string(&base)[..], &[0]].concat()),
+                ("wrapped twice", der::octet_string(&der::octet_string(&base))),
+                ("wrapped in a longer form", [&[4, 0x82, 0, base.len() as u8], &base[..]].concat()),
+                ("a MiB", vec![4; 1 << 20]),
+            ] {
+                assert!(parse_point(curve, &bytes).is_err(), "{curve:?}: {what}");
+            }
+            for other in Curve::ALL.into_iter().filter(|other| *other != curve) {
+                assert!(parse_point(other, &base).is_err(), "{curve:?} as {other:?}");
+            }
+        }
+        // No square root: some x have no point. Half of them, so one of these has none.
+        let mut x = compressed(&base(Curve::P256));
+        let refused = (0..=255).filter(|last| {
+            x[32] = *last;
+            parse_point(Curve::P256, &x) == Err(Fault::NotOnCurve)
+        });
+        assert!((64..192).contains(&refused.count()));
+    }
+
+    #[test]
+    fn curves_are_known_by_number_and_by_name() {
+        let name = |name: &str| der::tagged(0x13, &[name.as_bytes()]);
+        for curve in Curve::ALL {
+            assert_eq!(parse_params(curve.params()), Ok(curve));
+        }
+        assert_eq!(parse_params(&name("secp256r1")), Ok(Curve::P256));
+        assert_eq!(parse_params(&name("prime256v1")), Ok(Curve::P256));
+        assert_eq!(parse_params(&name("secp384r1")), Ok(Curve::P384));
+        assert_eq!(parse_params(&name("secp521r1")), Ok(Curve::P521));
+        assert_eq!(parse_params(&name("edwards25519")), Err(Fault::UnknownCurve));
+        // secp256k1
+        let other = [0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a];
+        assert_eq!(parse_params(&other), Err(Fault::UnknownCurve));
+        for bad in [&[][..], &[0x30, 0x00], &[0x05, 0x00], &[0x06, 0x00], &[0x06, 0x08, 0x2a]] {
+            assert_eq!(parse_params(bad), Err(Fault::Encoding), "{bad:?}");
+        }
+        let longer = [Curve::P256.params(), &[0]].concat();
+        assert_eq!(parse_params(&longer), Err(Fault::Encoding));
+    }
+
+    #[test]
+    fn a_digest_is_cut_to_the_bits_of_the_order() {
+        let digest: Vec<u8> = (1..=100).collect();
+        assert_eq!(truncate(Curve::P256, &digest), digest[..32]);
+        assert_eq!(truncate(Curve::P384, &digest[..20]), digest[..20]);
+        let cut = truncate(Curve::P521, &[0xff; 66]);
+        assert_eq!((cut.len(), cut[0], cut[65]), (66, 0x01, 0xff));
+        assert_eq!(truncate(Curve::P521, &[0xff; 65]), [0xff; 65]);
+        assert!(truncate(Curve::P256, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_signature_with_a_number_out_of_range_is_refused() {
+        for curve in Curve::ALL {
+            let one = [1];
+            let over = vec![0xff; curve.len()];
+            assert_eq!(signature(curve, &one, &one).unwrap().len(), 2 * curve.len());
+            for bad in [&[][..], &[0], &over, &[&[0][..], &over].concat()] {
+                assert_eq!(signature(curve, bad, &one), Err(Fault::Range));
+                assert_eq!(signature(curve, &one, bad), Err(Fault::Range));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..140),
+            digest in prop::collection::vec(any::<u8>(), 0..140),
+        ) {
+            let _ = parse_params(&bytes);
+            for curve in Curve::ALL {
+                let _ = parse_point(curve, &bytes);
+                let point = parse_point(curve, &base(curve)).unwrap();
+                prop_assert!(verify(&point, &digest, &bytes).is_err());
+            }
+        }
+    }
+}

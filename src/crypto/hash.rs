@@ -213,3 +213,139 @@ impl Hasher {
         each!(self.0, hasher => Digest::of(&hasher.finalize()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crypto::vectors::hex;
+
+    #[test]
+    fn known_answers() {
+        // FIPS 180-4 and FIPS 202 examples ("abc"); a thousand "a" by OpenSSL 4.0.0.
+        let answers = [
+            (
+                Hash::Sha1,
+                "a9993e364706816aba3e25717850c26c9cd0d89d",
+                "291e9a6c66994949b57ba5e650361e98fc36b1ba",
+            ),
+            (
+                Hash::Sha224,
+                "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7",
+                "4e8f0ce90b64661a2b5e84be6d93a7d9b76871062f1814433d04a03d",
+            ),
+            (
+                Hash::Sha256,
+                "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+                "41edece42d63e8d9bf515a9ba6932e1c20cbc9f5a5d134645adb5db1b9737ea3",
+            ),
+            (
+                Hash::Sha384,
+                concat!(
+                    "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed",
+                    "8086072ba1e7cc2358baeca134c825a7"
+                ),
+                concat!(
+                    "f54480689c6b0b11d0303285d9a81b21a93bca6ba5a1b4472765dca4da45ee32",
+                    "8082d469c650cd3b61b16d3266ab8ced"
+                ),
+            ),
+            (
+                Hash::Sha512,
+                concat!(
+                    "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a",
+                    "2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f"
+                ),
+                concat!(
+                    "67ba5535a46e3f86dbfbed8cbbaf0125c76ed549ff8b0b9e03e0c88cf90fa634",
+                    "fa7b12b47d77b694de488ace8d9a65967dc96df599727d3292a8d9d447709c97"
+                ),
+            ),
+            (
+                Hash::Sha512_224,
+                "4634270f707b6a54daae7530460842e20e37ed265ceee9a43e8924aa",
+                "ffdfa284ae9e562222e2a37cd683823f7e669f3636477701f4ce9abe",
+            ),
+            (
+                Hash::Sha512_256,
+                "53048e2681941ef99b2e29b76b4c7dabe4c2d0c634fc6d46e0e2f13107e7af23",
+                "40eb4a70d4d69815407a9e272f0101cd67e3d11262a4a0bfc087712749c7fb53",
+            ),
+            (
+                Hash::Sha3_224,
+                "e642824c3f8cf24ad09234ee7d3c766fc9a3a5168d0c94ad73b46fdf",
+                "2461344b84416db8fe01c2a4966fea019590c231dd5724c1bfc26745",
+            ),
+            (
+                Hash::Sha3_256,
+                "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532",
+                "8f3934e6f7a15698fe0f396b95d8c4440929a8fa6eae140171c068b4549fbf81",
+            ),
+            (
+                Hash::Sha3_384,
+                concat!(
+                    "ec01498288516fc926459f58e2c6ad8df9b473cb0fc08c2596da7cf0e49be4b2",
+                    "98d88cea927ac7f539f1edf228376d25"
+                ),
+                concat!(
+                    "ccf4495ff20b4b33a1cc1917f9f0fe0fcb5e3d08e542cf4d4a90dd950b748e7e",
+                    "1cc07d2f3b36d62dd240724417cdd81b"
+                ),
+            ),
+            (
+                Hash::Sha3_512,
+                concat!(
+                    "b751850b1a57168a5693cd924b6b096e08f621827444f70d884f5d0240d2712e",
+                    "10e116e9192af3c91a7ec57647e3934057340b4cf408d5a56592f8274eec53f0"
+                ),
+                concat!(
+                    "ac7e95cc95aa7f24aaa95e040ca0c79b39cd9cc84a10abb84ddd8dd5e4b45cf9",
+                    "6543aaa70d0ef99fbf8d2769639981ee1fd0b0276f4756b9d504d0b7de19b700"
+                ),
+            ),
+        ];
+        assert_eq!(answers.map(|(hash, ..)| hash), Hash::ALL);
+        for (hash, abc, long) in answers {
+            assert_eq!(hex(&hash.digest(b"abc")), abc, "{hash:?}");
+            assert_eq!(hex(&hash.digest(&[b'a'; 1000])), long, "{hash:?}");
+            assert_eq!(hash.digest(b"").len(), hash.len(), "{hash:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_info_is_what_the_der_reader_reads() {
+        use crate::crypto::der;
+        for hash in Hash::ALL {
+            let digest = hash.digest(b"abc");
+            let info = hash.digest_info(&digest);
+            let (sequence, rest) = der::value(0x30, &info).unwrap();
+            let (algorithm, inner) = der::value(0x30, sequence).unwrap();
+            let (oid, null) = der::value(0x06, algorithm).unwrap();
+            let (octets, end) = der::value(0x04, inner).unwrap();
+            assert_eq!((oid, null), (hash.oid().as_bytes(), &[0x05, 0x00][..]));
+            assert_eq!((octets, rest, end), (&*digest, &[][..], &[][..]));
+        }
+        // RFC 8017 §9.2 note 1.
+        let sha256 = Hash::Sha256.digest_info(&[0; 32]);
+        assert!(hex(&sha256).starts_with("3031300d060960864801650304020105000420"));
+        let sha1 = Hash::Sha1.digest_info(&[0; 20]);
+        assert!(hex(&sha1).starts_with("3021300906052b0e03021a05000414"));
+    }
+
+    proptest! {
+        #[test]
+        fn parts_give_the_same_digest_as_the_whole(
+            data in prop::collection::vec(any::<u8>(), 0..600),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let (first, second) = data.split_at(at.index(data.len() + 1));
+            for hash in Hash::ALL {
+                let mut hasher = Hasher::new(hash);
+                hasher.update(first);
+                hasher.update(second);
+                prop_assert!(hasher.finish() == hash.digest(&data));
+            }
+        }
+    }
+}

@@ -331,3 +331,181 @@ fn mask(hash: Hash, seed: &[u8], target: &mut [u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hashes() -> impl Strategy<Value = Hash> {
+        prop::sample::select(&Hash::ALL[..])
+    }
+
+    fn bytes(length: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), length)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn block_type_1_comes_off_as_it_went_on(data in bytes(0..300), k in 64usize..300) {
+            match pkcs1_signature(&data, k) {
+                Ok(encoded) => {
+                    prop_assert_eq!(encoded.len(), k);
+                    prop_assert_eq!(pkcs1_signature_open(&encoded).unwrap(), &data);
+                }
+                Err(fault) => prop_assert!(fault == Fault::Length && data.len() + 11 > k),
+            }
+        }
+
+        #[test]
+        fn block_type_2_comes_off_as_it_went_on(
+            data in bytes(0..300),
+            k in 64usize..300,
+            secret in any::<[u8; 32]>(),
+        ) {
+            match pkcs1_encryption(&data, k) {
+                Ok(encoded) => {
+                    prop_assert_eq!(encoded.len(), k);
+                    prop_assert_eq!(&*pkcs1_encryption_open(&encoded, b"c", &secret), &data);
+                }
+                Err(fault) => prop_assert!(fault == Fault::Length && data.len() + 11 > k),
+            }
+        }
+
+        #[test]
+        fn bad_block_type_2_gives_the_same_random_answer_each_time(
+            encoded in bytes(64..520),
+            ciphertext in bytes(64),
+            secret in any::<[u8; 32]>(),
+        ) {
+            // Random bytes begin with 00 02 once in 65,536 times.
+            prop_assume!(encoded[..2] != [0, 2]);
+            let answer = pkcs1_encryption_open(&encoded, &ciphertext, &secret);
+            prop_assert!(answer.len() + 11 <= encoded.len());
+            let again = pkcs1_encryption_open(&vec![1; encoded.len()], &ciphertext, &secret);
+            prop_assert_eq!(&answer, &again, "depends on what was inside");
+            if answer.len() >= 8 {
+                let mut other = secret;
+                other[0] ^= 1;
+                let other = pkcs1_encryption_open(&encoded, &ciphertext, &other);
+                prop_assert_ne!(&answer, &other, "does not depend on the secret");
+                let mut other = ciphertext.clone();
+                other[0] ^= 1;
+                let other = pkcs1_encryption_open(&encoded, &other, &secret);
+                prop_assert_ne!(&answer, &other, "does not depend on the ciphertext");
+            }
+        }
+
+        #[test]
+        fn pss_verifies_what_it_made_and_nothing_else(
+            hash in hashes(),
+            mgf in hashes(),
+            message in bytes(0..100),
+            salt in bytes(0..140),
+            bits in 1024usize..1100,
+            at in any::<prop::sample::Index>(),
+            change in 1u8..,
+        ) {
+            let digest = hash.digest(&message);
+            let limit = pss_salt_limit(hash, bits).unwrap();
+            match pss(hash, mgf, &digest, &salt, bits) {
+                Ok(encoded) => {
+                    prop_assert_eq!(encoded.len(), bits.div_ceil(8));
+                    let verify = |encoded: &[u8], length| {
+                        pss_verify(hash, mgf, &digest, length, encoded, bits)
+                    };
+                    prop_assert_eq!(verify(&encoded, salt.len()), Ok(()));
+                    prop_assert_eq!(verify(&encoded, salt.len() + 1), Err(Fault::Invalid));
+                    let mut other = encoded.clone();
+                    other[at.index(encoded.len())] ^= change;
+                    prop_assert_eq!(verify(&other, salt.len()), Err(Fault::Invalid));
+                }
+                Err(fault) => prop_assert!(fault == Fault::Length && salt.len() > limit),
+            }
+        }
+
+        #[test]
+        fn oaep_comes_off_as_it_went_on_and_any_change_shows(
+            hash in hashes(),
+            mgf in hashes(),
+            label in bytes(0..40),
+            data in bytes(0..200),
+            k in 64usize..300,
+            at in any::<prop::sample::Index>(),
+            change in 1u8..,
+        ) {
+            match oaep(hash, mgf, &label, &data, k) {
+                Ok(encoded) => {
+                    prop_assert_eq!(encoded.len(), k);
+                    prop_assert_eq!(&*oaep_open(hash, mgf, &label, &encoded).unwrap(), &data);
+                    let mut other = encoded.clone();
+                    other[at.index(k)] ^= change;
+                    if let Ok(opened) = oaep_open(hash, mgf, &label, &other) {
+                        // A change in the data's own bytes is not OAEP's to find: none is.
+                        prop_assert!(at.index(k) > 0 && *opened != data);
+                    }
+                    let mut label = label;
+                    label.push(0);
+                    prop_assert!(oaep_open(hash, mgf, &label, &encoded).is_err());
+                }
+                Err(fault) => {
+                    prop_assert_eq!(fault, Fault::Length);
+                    prop_assert!(oaep_limit(hash, k).is_none_or(|limit| data.len() > limit));
+                }
+            }
+        }
+
+        #[test]
+        fn random_bytes_never_panic(
+            encoded in bytes(0..300),
+            hash in hashes(),
+            bits in 0usize..2100,
+            salt_length in 0usize..300,
+        ) {
+            let _ = pkcs1_signature_open(&encoded);
+            let _ = pkcs1_encryption_open(&encoded, &encoded, &[0; 32]);
+            let _ = oaep_open(hash, hash, b"", &encoded);
+            let _ = pss_verify(hash, hash, &encoded, salt_length, &encoded, bits);
+            let _ = pss(hash, hash, &encoded, &encoded, bits);
+        }
+    }
+
+    #[test]
+    fn every_defect_of_block_type_2_is_answered_with_the_same_length_and_bytes() {
+        let k = 128;
+        let good = pkcs1_encryption(b"attack at dawn", k).unwrap();
+        let secret = [9; 32];
+        let opened = |encoded: &[u8]| pkcs1_encryption_open(encoded, b"ciphertext", &secret);
+        assert_eq!(*opened(&good), b"attack at dawn");
+        let mut answers = Vec::new();
+        for (at, to) in [(0, 1), (1, 1), (1, 0), (2, 0), (9, 0)] {
+            let mut bad = good.clone();
+            bad[at] = to;
+            answers.push(opened(&bad));
+        }
+        let no_separator: Vec<u8> = good.iter().map(|byte| (*byte).max(1)).collect();
+        let no_separator = [&[0, 2], &no_separator[2..]].concat();
+        answers.push(opened(&no_separator));
+        answers.dedup();
+        assert_eq!(answers.len(), 1);
+        // The first place where a separator may stand.
+        let mut shortest = good.clone();
+        shortest[10] = 0;
+        assert_eq!(*opened(&shortest), good[11..]);
+    }
+
+    #[test]
+    fn every_defect_of_block_type_1_is_refused() {
+        let good = pkcs1_signature(b"data", 64).unwrap();
+        for (at, to) in [(0, 1), (1, 2), (2, 0xfe), (9, 0), (59, 1)] {
+            let mut bad = good.clone();
+            bad[at] = to;
+            assert_eq!(pkcs1_signature_open(&bad), Err(Fault::Invalid), "{at}");
+        }
+        assert_eq!(pkcs1_signature_open(&[0xff; 64]), Err(Fault::Invalid));
+        assert_eq!(pkcs1_signature_open(&[]), Err(Fault::Invalid));
+    }
+}

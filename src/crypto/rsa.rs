@@ -165,3 +165,115 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     let start = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
     number.get(start..).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An odd number of so many bits.
+    fn modulus(bits: usize) -> Vec<u8> {
+        let mut modulus = vec![0x5b; bits.div_ceil(8)];
+        modulus[0] = 1 << ((bits - 1) % 8);
+        modulus
+    }
+
+    #[test]
+    fn sizes_and_exponents_outside_the_limits_are_refused() {
+        let e = [1, 0, 1];
+        for bits in [512, 513, 1024, 2047, 2048, 4096, 8192] {
+            let key = PublicKey::new(&modulus(bits), &e).unwrap();
+            assert_eq!((key.bits(), key.len()), (bits, bits.div_ceil(8)));
+            let padded = [&[0, 0], &modulus(bits)[..]].concat();
+            assert_eq!(PublicKey::new(&padded, &[&[0; 9], &e[..]].concat()), Ok(key));
+        }
+        for bits in [8, 64, 511, 8193, 16384] {
+            assert_eq!(PublicKey::new(&modulus(bits), &e), Err(Fault::BadKey), "{bits}");
+        }
+        let mut even = modulus(2048);
+        even[255] = 2;
+        assert_eq!(PublicKey::new(&even, &e), Err(Fault::BadKey));
+        assert_eq!(PublicKey::new(&[], &e), Err(Fault::BadKey));
+        for e in [&[][..], &[0], &[1], &[2], &[4], &[1, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 1]] {
+            assert_eq!(PublicKey::new(&modulus(2048), e), Err(Fault::BadKey), "{e:?}");
+        }
+        assert!(PublicKey::new(&modulus(2048), &[3]).is_ok());
+        assert!(PublicKey::new(&modulus(2048), &[0xff; 8]).is_ok());
+    }
+
+    #[test]
+    fn an_input_must_have_the_moduluss_length_and_be_smaller() {
+        let n = modulus(2048);
+        let key = PublicKey::new(&n, &[3]).unwrap();
+        let mut below = n.clone();
+        below[255] -= 1;
+        assert_eq!(key.fits(&below), Ok(()));
+        assert_eq!(key.fits(&n), Err(Fault::Range));
+        assert_eq!(key.fits(&[0xff; 256]), Err(Fault::Range));
+        assert_eq!(key.fits(&n[1..]), Err(Fault::Length));
+        assert_eq!(key.raw(&n), Err(Fault::Range));
+        assert_eq!(key.opened(&n), Err(Fault::Invalid));
+        assert_eq!(key.opened(&[0; 257]), Err(Fault::Length));
+    }
+
+    #[test]
+    fn the_check_of_a_result_finds_every_flipped_bit_and_every_other_representative() {
+        let n = modulus(512);
+        let key = PublicKey::new(&n, &[3]).unwrap();
+        let root: Vec<u8> = (0..64).collect();
+        let cube = key.raw(&root).unwrap();
+        assert_eq!(key.check(&cube, &root), Ok(()));
+        for bit in 0..512 {
+            let mut other = root.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(key.check(&cube, &other), Err(Fault::Invalid), "bit {bit}");
+        }
+        // root + n has the same cube and still fits the length.
+        let mut carry = 0;
+        let mut sum: Vec<u8> = root
+            .iter()
+            .zip(&n)
+            .rev()
+            .map(|(a, b)| {
+                let sum = u16::from(*a) + u16::from(*b) + carry;
+                carry = sum >> 8;
+                sum as u8
+            })
+            .collect();
+        sum.reverse();
+        assert_eq!(carry, 0);
+        assert_eq!(key.check(&cube, &sum), Err(Fault::Invalid));
+        assert_eq!(key.check(&cube, &root[1..]), Err(Fault::Invalid));
+    }
+
+    #[test]
+    fn a_forgery_under_a_small_exponent_is_refused() {
+        // Bleichenbacher 2006: with e = 3, a cube root can be found for 00 01 FF 00 DigestInfo
+        // followed by garbage. Such an encoded message must not pass, whatever the garbage.
+        let key = PublicKey::new(&modulus(3072), &[3]).unwrap();
+        let info = Hash::Sha256.digest_info(&Hash::Sha256.digest(b"forged"));
+        let mut encoded = vec![0x00, 0x01];
+        encoded.extend([0xff; 8]);
+        encoded.push(0x00);
+        encoded.extend(&info);
+        encoded.resize(key.len(), 0x00);
+        let root = cube_root(&encoded);
+        let opened = key.raw(&root).unwrap();
+        assert_eq!(opened[..11 + info.len() - 1], encoded[..11 + info.len() - 1]);
+        assert_eq!(key.verify_pkcs1(&info, &root), Err(Fault::Invalid));
+    }
+
+    /// The next integer above the cube root, as many bytes as the number.
+    fn cube_root(number: &[u8]) -> Vec<u8> {
+        use rsa::BigUint;
+        let target = BigUint::from_bytes_be(number);
+        let mut root = BigUint::from(0u8);
+        for bit in (0..number.len() * 8 / 3 + 1).rev() {
+            let next = &root + (BigUint::from(1u8) << bit);
+            if &next * &next * &next <= target {
+                root = next;
+            }
+        }
+        let bytes = (root + 1u8).to_bytes_be();
+        [vec![0; number.len() - bytes.len()], bytes].concat()
+    }
+}

