@@ -9,12 +9,13 @@ use crate::config::{self, Config, ConfigError};
 use crate::error::{Error, Result};
 use crate::store;
 use crate::sync::{Condvar, Mutex, Rank};
+use crate::tpm::pin::RecoveryCode;
 use crate::tpm::{BusProtection, Leftovers, Settings, Tpm};
 
 use super::handles::Handles;
 use super::session::Session;
 use super::slot::{
-    Holds, Home, Slot, StorePlace, id_of, new_serial, sessionless_call, settle_interrupted,
+    Holds, Home, Initial, Slot, StorePlace, id_of, new_serial, sessionless_call, settle_interrupted,
 };
 use super::token::{Token, Who};
 use super::{MechanismInfo, SlotInfo, TokenInfo};
@@ -227,6 +228,18 @@ impl Module {
     /// `SlotInvalid`, `SessionExists`, `PinLength`, `TokenWriteProtected`, `TokenNotRecognized`; of the
     /// SO's PIN `WrongPin` and `PinLocked`; the TPM's and the store's.
     pub fn init_token(&self, slot: u64, so_pin: &[u8], label: &[u8; 32]) -> Result<()> {
+        self.init_token_with(slot, &Initial { so_pin, label, recovery: false }).map(drop)
+    }
+
+    /// The same with what PKCS#11 has no word for; the recovery code, if one was asked for.
+    ///
+    /// # Errors
+    /// As [`Module::init_token`].
+    pub fn init_token_with(
+        &self,
+        slot: u64,
+        initial: &Initial<'_>,
+    ) -> Result<Option<RecoveryCode>> {
         let slot = self.slot(slot)?;
         let _one = self.initialising.lock();
         let home = match slot.holds() {
@@ -234,7 +247,7 @@ impl Module {
             Holds::Empty { home, .. } => home,
             Holds::Broken(why) => return Err(Error::TokenNotRecognized(why.to_string())),
         };
-        slot.init_token(&sessionless_call(&home), so_pin, label)
+        slot.init_token(&sessionless_call(&home), initial)
     }
 
     /// C_WaitForSlotEvent: the slot where something happened. `block` is CKF_DONT_BLOCK's absence.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::mechanism;
 use crate::store::{self, NewToken, Sealer, Store, TokenChange, TokenRow, TokenState};
 use crate::sync::{Mutex, Rank};
-use crate::tpm::pin::{Gate, Mode, NewGate, Role, Settled, Stage};
+use crate::tpm::pin::{Gate, Mode, NewGate, RecoveryCode, Role, Settled, Stage};
 use crate::tpm::{Call, Facts, Tpm};
 
 use super::handles::Handles;
@@ -90,6 +90,16 @@ impl Home {
             Error::from,
         ))
     }
+}
+
+/// What a new token begins with.
+pub struct Initial<'a> {
+    /// The security officer's PIN: the new one, or the one of the token that is made anew.
+    pub so_pin: &'a [u8],
+    /// Padded with blanks.
+    pub label: &'a [u8; 32],
+    /// Make a recovery code.
+    pub recovery: bool,
 }
 
 /// A slot.
@@ -198,20 +208,24 @@ impl Slot {
     }
 
     /// C_InitToken. The caller has made sure that nobody else is in here.
-    pub(super) fn init_token(&self, call: &Call, so_pin: &[u8], label: &[u8; 32]) -> Result<()> {
+    pub(super) fn init_token(
+        &self,
+        call: &Call,
+        initial: &Initial<'_>,
+    ) -> Result<Option<RecoveryCode>> {
         match self.holds() {
             Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
             Holds::Empty { home, serial } => {
-                check_length(so_pin)?;
+                check_length(initial.so_pin)?;
                 let store = home.writable_store()?;
-                let token = create(call, &home, &store, serial, so_pin, label, None)?;
+                let (token, code) = create(call, &home, &store, serial, initial, None)?;
                 self.put(Holds::Token(token));
-                Ok(())
+                Ok(code)
             }
             Holds::Token(old) => {
-                let token = reinitialise(call, &old, so_pin, label)?;
+                let (token, code) = reinitialise(call, &old, initial)?;
                 self.put(Holds::Token(token));
-                Ok(())
+                Ok(code)
             }
         }
     }
@@ -327,9 +341,8 @@ pub(super) fn id_of(name: &[u8]) -> u64 {
 fn reinitialise(
     call: &Call,
     old: &Arc<Token>,
-    so_pin: &[u8],
-    label: &[u8; 32],
-) -> Result<Arc<Token>> {
+    initial: &Initial<'_>,
+) -> Result<(Arc<Token>, Option<RecoveryCode>)> {
     let _turn = old.turn.lock();
     let gate = {
         let state = old.state()?;
@@ -338,14 +351,14 @@ fn reinitialise(
         }
         state.gate.clone()
     };
-    check_length(so_pin)?;
+    check_length(initial.so_pin)?;
     old.writable()?;
-    let outcome = old.home.tpm.login(call, &gate, Role::So, so_pin);
+    let outcome = old.home.tpm.login(call, &gate, Role::So, initial.so_pin);
     old.counted(call, &gate, Role::So, outcome)?;
     let replaced = Some((old.serial, gate.indices()));
-    let token = create(call, &old.home, &old.store, new_serial()?, so_pin, label, replaced)?;
+    let (token, code) = create(call, &old.home, &old.store, new_serial()?, initial, replaced)?;
     log::info!("token {}: initialised anew, now {}", old.name(), token.name());
-    Ok(token)
+    Ok((token, code))
 }
 
 /// Makes a token, in steps that survive a crash: what the journal of the gate has seen is on disk.
@@ -354,10 +367,9 @@ fn create(
     home: &Arc<Home>,
     store: &Arc<Store>,
     serial: [u8; 16],
-    so_pin: &[u8],
-    label: &[u8; 32],
+    initial: &Initial<'_>,
     replaces: Option<([u8; 16], Vec<u32>)>,
-) -> Result<Arc<Token>> {
+) -> Result<(Arc<Token>, Option<RecoveryCode>)> {
     settle_interrupted(call, home, store);
     let _busy = Creating::begin(&serial);
     let srk = home.tpm.srk_name(call)?;
@@ -378,8 +390,8 @@ fn create(
             GateChoice::Da => Mode::Da,
         },
         owner_auth: Zeroizing::new(Vec::new()),
-        recovery: false,
-        so_pin,
+        recovery: initial.recovery,
+        so_pin: initial.so_pin,
         token_secret,
         retired,
     };
@@ -390,7 +402,7 @@ fn create(
                 store.insert_token(
                     &NewToken {
                         serial,
-                        label: *label,
+                        label: *initial.label,
                         gate: gate.to_bytes(),
                         srk_name: srk.clone(),
                         replaces: old,
@@ -409,21 +421,24 @@ fn create(
         }
         Ok(())
     };
-    let made = home.tpm.create_gate(call, &new, &mut journal);
-    if let Err(error) = made {
-        // Nothing is left in the TPM, or settling finds it: the row says where.
-        if let Some(row) = store.token(&serial)?.filter(|row| row.state == TokenState::Pending) {
-            settle(call, home, store, &row);
+    let code = match home.tpm.create_gate(call, &new, &mut journal) {
+        Ok((_, code)) => code,
+        Err(error) => {
+            // Nothing is left in the TPM, or settling finds it: the row says where.
+            let row = store.token(&serial)?.filter(|row| row.state == TokenState::Pending);
+            if let Some(row) = row {
+                settle(call, home, store, &row);
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     if let Err(fault) = store.keep_facts(&srk, &facts.to_bytes()) {
         log::info!("the TPM's facts are not kept: {fault}");
     }
     let row = store
         .token(&serial)?
         .ok_or_else(|| Error::Device("the new token was removed by another program".into()))?;
-    Token::new(home.clone(), store.clone(), home.handles.clone(), row)
+    Ok((Token::new(home.clone(), store.clone(), home.handles.clone(), row)?, code))
 }
 
 /// Ends creations of tokens that were interrupted: forward where the SO's PIN index is written, else
