@@ -17,6 +17,9 @@ pub mod search;
 pub mod template;
 pub mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use object::{Material, Object};
 pub use rule::{Origin, Setting};
 pub use rules::Rule;

@@ -395,17 +395,13 @@ fn plain(id: u64, given: &[u8]) -> Result<()> {
 
 /// CK_DATE: empty, or yyyymmdd with a month and a day that exist in some year.
 fn is_date(value: &[u8]) -> bool {
-    let number = |digits: &[u8]| {
-        digits.iter().all(u8::is_ascii_digit).then(|| {
-            digits.iter().fold(0u32, |number, digit| number * 10 + u32::from(digit - b'0'))
-        })
-    };
+    let pair = |tens: u8, ones: u8| (tens - b'0') * 10 + (ones - b'0');
     match value {
         [] => true,
         [_, _, _, _, m1, m2, d1, d2] => {
-            number(&value[..4]).is_some()
-                && number(&[*m1, *m2]).is_some_and(|month| (1..=12).contains(&month))
-                && number(&[*d1, *d2]).is_some_and(|day| (1..=31).contains(&day))
+            value.iter().all(u8::is_ascii_digit)
+                && (1..=12).contains(&pair(*m1, *m2))
+                && (1..=31).contains(&pair(*d1, *d2))
         }
         _ => false,
     }
