@@ -208,20 +208,31 @@ impl Bench {
     pub fn token_named(&self, label: &str) {
         let app = self.ready();
         let slot = app.empty_slot().expect("an empty slot");
-        app.init_token(slot, SO_PIN, label).expect("C_InitToken");
-        let session = app.open(slot).expect("C_OpenSession");
-        app.login_so(session, SO_PIN).expect("C_Login(SO)");
-        app.init_pin(session, PIN).expect("C_InitPIN");
-        app.finalize().expect("C_Finalize");
+        self.must("C_InitToken", app.init_token(slot, SO_PIN, label));
+        let session = self.must("C_OpenSession", app.open(slot));
+        self.must("C_Login(SO)", app.login_so(session, SO_PIN));
+        self.must("C_InitPIN", app.init_pin(session, PIN));
+        self.must("C_Finalize", app.finalize());
     }
 
     /// An application with a read-write session at the token [`LABEL`], the user logged in.
     pub fn logged_in(&self) -> (App, u64) {
         let app = self.ready();
         let slot = app.slot_of(LABEL).expect("the token");
-        let session = app.open(slot).expect("C_OpenSession");
-        app.login(session, PIN).expect("C_Login");
+        let session = self.must("C_OpenSession", app.open(slot));
+        self.must("C_Login", app.login(session, PIN));
         (app, session)
+    }
+
+    /// The result of a call that must succeed.
+    ///
+    /// # Panics
+    /// If it did not: with the module's log.
+    pub fn must<T>(&self, what: &str, answer: crate::ck::Answer<T>) -> T {
+        match answer {
+            Ok(value) => value,
+            Err(rv) => panic!("{what}: {rv:?}; the log:\n{}", self.log()),
+        }
     }
 
     /// Runs a program to its end, at most `limit`, and returns what it wrote.
