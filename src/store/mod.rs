@@ -19,6 +19,8 @@ mod sibling;
 mod tokens;
 
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod helper;
 #[cfg(test)]
 mod model;
