@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod consent;
+mod device;
 pub mod execute;
 pub mod facts;
 pub mod fault;
@@ -11,6 +12,7 @@ pub mod lease;
 pub mod pin;
 pub mod public;
 pub mod session;
+mod socket;
 pub mod srk;
 pub mod tcti;
 pub mod transport;

@@ -1,2 +1,149 @@
 //! The TCTI loader of tpm2-tss, for every conf string that is not ours (tabrmd and others). The
-//! one file of this room with `unsafe`.
+//! one file of this room with `unsafe`. TCG TSS 2.0 TPM Command Transmission Interface (TCTI) API
+//! Specification §3.2, §3.5.
+//!
+//! What the loaded library does with descriptors, signals and stderr is its own affair; that is why
+//! the device, swtpm and mssim have transports of ours.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::mem::ManuallyDrop;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tss_esapi::tss2_esys as sys;
+
+use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport};
+use super::{Call, Fault};
+
+/// TSS2_TCTI_RC_*, the layer's number included.
+const NOT_IMPLEMENTED: u32 = 0xA_0002;
+const TRY_AGAIN: u32 = 0xA_0009;
+const BAD_VALUE: u32 = 0xA_000B;
+const NOT_PERMITTED: u32 = 0xA_000C;
+/// The part of a return code that says what happened, without the layer.
+const REASON: u32 = 0xFFFF;
+
+/// A TCTI that the loader opened, with the three functions we use.
+struct Loaded {
+    context: NonNull<sys::TSS2_TCTI_CONTEXT>,
+    transmit: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, usize, *const u8) -> u32,
+    receive: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, *mut usize, *mut u8, i32) -> u32,
+    cancel: Option<unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT) -> u32>,
+    name: String,
+}
+
+// SAFETY: a TCTI context has no thread affinity (TCTI specification §3.1: the caller serialises
+// calls); `Loaded` is its only owner and is used through `&mut`.
+unsafe impl Send for Loaded {}
+
+/// Opens `tcti` through the loader.
+pub(super) fn open(tcti: &str) -> Result<Box<dyn Transport>, Broken> {
+    let settings = |why: &str| Broken::unsent(BrokenKind::Settings, format!("{tcti}: {why}"));
+    let conf = CString::new(tcti).map_err(|_| settings("contains a NUL"))?;
+    let mut context = null_mut();
+    // SAFETY: `conf` is NUL-terminated and lives through the call; `context` is a valid place.
+    let code = unsafe { sys::Tss2_TctiLdr_Initialize(conf.as_ptr(), &mut context) };
+    let context = match NonNull::new(context) {
+        Some(context) if code == 0 => context,
+        _ => {
+            let kind = match code {
+                NOT_PERMITTED => BrokenKind::Denied,
+                _ if code & REASON == BAD_VALUE & REASON => BrokenKind::Settings,
+                _ => BrokenKind::Absent,
+            };
+            let what = format!("{tcti}: the TCTI loader answers {code:#x}");
+            return Err(Broken::unsent(kind, what));
+        }
+    };
+    // SAFETY: every TCTI context begins with the common part of version 1 (TCTI specification §3.2.1),
+    // and the loader hands out initialised contexts only.
+    let common = unsafe { context.cast::<sys::TSS2_TCTI_CONTEXT_COMMON_V1>().as_ref() };
+    match (common.transmit, common.receive) {
+        (Some(transmit), Some(receive)) => {
+            let cancel = common.cancel;
+            Ok(Box::new(Loaded { context, transmit, receive, cancel, name: tcti.to_owned() }))
+        }
+        _ => {
+            let mut context = context.as_ptr();
+            // SAFETY: opened above and used by nobody else.
+            unsafe { sys::Tss2_TctiLdr_Finalize(&mut context) };
+            Err(settings("the TCTI has no transmit or receive"))
+        }
+    }
+}
+
+impl Loaded {
+    fn closed(&self, code: u32) -> Broken {
+        let what = format!("{}: the TCTI answers {code:#x}", self.name);
+        Broken { kind: BrokenKind::Closed, sent: true, what }
+    }
+
+    fn give_up(&mut self, broken: Broken) -> Broken {
+        if let Some(cancel) = self.cancel {
+            // SAFETY: the context is open; cancel may be called while a response is outstanding.
+            let _ = unsafe { cancel(self.context.as_ptr()) };
+        }
+        broken
+    }
+}
+
+impl Transport for Loaded {
+    fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let until = (Instant::now() + limit).min(call.deadline);
+        // SAFETY: the context is open, and `command` is readable for its length.
+        let code =
+            unsafe { (self.transmit)(self.context.as_ptr(), command.len(), command.as_ptr()) };
+        if code != 0 {
+            return Err(self.closed(code).into());
+        }
+        let mut response = vec![0; LARGEST];
+        let mut timeout = i32::try_from(SLICE.as_millis()).unwrap_or(50);
+        loop {
+            let mut size = response.len();
+            // SAFETY: the context is open, and `response` is writable for `size` bytes.
+            let code = unsafe {
+                (self.receive)(
+                    self.context.as_ptr(),
+                    &mut size,
+                    response.as_mut_ptr(),
+                    timeout,
+                )
+            };
+            match code {
+                0 => {
+                    response.truncate(size);
+                    return Ok(response);
+                }
+                TRY_AGAIN => {}
+                // A TCTI that can only block.
+                NOT_IMPLEMENTED | BAD_VALUE if timeout != sys::TSS2_TCTI_TIMEOUT_BLOCK => {
+                    timeout = sys::TSS2_TCTI_TIMEOUT_BLOCK;
+                }
+                _ => return Err(self.closed(code).into()),
+            }
+            if call.cancel.load(Ordering::Relaxed) {
+                return Err(self.give_up(Broken::canceled(true)).into());
+            }
+            if Instant::now() >= until {
+                let what = format!("{}: no answer in time", self.name);
+                let late = Broken { kind: BrokenKind::Late, sent: true, what };
+                return Err(self.give_up(late).into());
+            }
+        }
+    }
+
+    fn leak(self: Box<Self>) {
+        let _ = ManuallyDrop::new(self);
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let mut context = self.context.as_ptr();
+        // SAFETY: opened by the loader in `open`, finalized only here.
+        unsafe { sys::Tss2_TctiLdr_Finalize(&mut context) };
+    }
+}

@@ -3,8 +3,12 @@
 //! write to sockets without MSG_NOSIGNAL and print to stderr. Every other conf string goes through
 //! [`super::tcti`].
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use super::device::Device;
+use super::socket::{Line, Mssim, Plain};
 use super::{Call, Fault};
 
 /// Why a transport could not carry a command. [`Fault`] wraps it.
@@ -56,11 +60,199 @@ pub trait Transport: Send {
     fn leak(self: Box<Self>);
 }
 
+/// How long nobody may be there before [`open`] gives up: a TPM that is being restarted is back by
+/// then.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long between two looks for a TPM that is not there.
+const ABSENT_STEP: Duration = Duration::from_millis(250);
+
+/// How long between two attempts to get a TPM that somebody else holds.
+const BUSY_STEP: Duration = Duration::from_millis(5);
+
+/// How long a wait may be before the cancel flag is looked at again.
+pub(super) const SLICE: Duration = Duration::from_millis(50);
+
+/// No command or response of any TPM is longer (PC Client profile: 4,096 bytes).
+pub(super) const LARGEST: usize = 4096;
+
 /// Opens the TPM behind a TCTI conf string as tpm2-tools writes it. Retries while somebody else
-/// holds it or, up to 5 s, while nobody is there; never beyond the call's deadline.
+/// holds it and, up to 5 s, while nobody is there; never beyond the call's deadline.
 ///
 /// # Errors
 /// [`Broken`] inside the fault: what to do about it is in its text.
-pub fn open(_tcti: &str, _call: &Call) -> Result<Box<dyn Transport>, Fault> {
-    todo!()
+pub fn open(tcti: &str, call: &Call) -> Result<Box<dyn Transport>, Fault> {
+    open_within(tcti, PATIENCE, call)
+}
+
+/// As [`open`], with another limit to how long nobody may be there.
+pub(super) fn open_within(
+    tcti: &str,
+    patience: Duration,
+    call: &Call,
+) -> Result<Box<dyn Transport>, Fault> {
+    let address = Address::parse(tcti)?;
+    let patience = Instant::now() + patience;
+    loop {
+        let broken = match address.open(call) {
+            Ok(transport) => return Ok(transport),
+            Err(broken) => broken,
+        };
+        let (until, step) = match broken.kind {
+            BrokenKind::Busy => (call.deadline, BUSY_STEP),
+            BrokenKind::Absent => (call.deadline.min(patience), ABSENT_STEP),
+            _ => return Err(broken.into()),
+        };
+        if Instant::now() + step >= until {
+            return Err(broken.into());
+        }
+        pause(step, call)?;
+    }
+}
+
+/// Sleeps, but not past the call's deadline nor past its cancellation.
+pub(super) fn pause(length: Duration, call: &Call) -> Result<(), Broken> {
+    let until = (Instant::now() + length).min(call.deadline);
+    loop {
+        if call.cancel.load(Ordering::Relaxed) {
+            return Err(Broken::canceled(false));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(SLICE));
+    }
+}
+
+impl Broken {
+    /// A failure before any byte was sent.
+    pub(super) fn unsent(kind: BrokenKind, what: impl Into<String>) -> Self {
+        Self { kind, sent: false, what: what.into() }
+    }
+
+    /// The call's cancel flag was set.
+    pub(super) fn canceled(sent: bool) -> Self {
+        Self { kind: BrokenKind::Canceled, sent, what: "canceled by the application".to_owned() }
+    }
+}
+
+/// What a conf string says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// A character device of the kernel's.
+    Device(PathBuf),
+    /// swtpm's data channel over TCP.
+    SwtpmTcp { host: String, port: u16 },
+    /// swtpm's data channel over a UNIX socket.
+    SwtpmUnix(PathBuf),
+    /// The Microsoft simulator's framing; its platform channel is the next port.
+    Mssim { host: String, port: u16 },
+    /// Anything else: for the TCTI loader, unchanged.
+    Loader(String),
+}
+
+impl Address {
+    /// Reads a conf string: `name` or `name:rest`.
+    pub(super) fn parse(tcti: &str) -> Result<Self, Broken> {
+        let (name, rest) = tcti.split_once(':').unwrap_or((tcti, ""));
+        match name {
+            "device" => {
+                let path = if rest.is_empty() { "/dev/tpmrm0" } else { rest };
+                Ok(Self::Device(path.into()))
+            }
+            "swtpm" => {
+                let options = Options::parse(tcti, rest, &["host", "port", "path"])?;
+                match options.path {
+                    Some(path) => Ok(Self::SwtpmUnix(path.into())),
+                    None => Ok(Self::SwtpmTcp { host: options.host, port: options.port }),
+                }
+            }
+            "mssim" => {
+                let options = Options::parse(tcti, rest, &["host", "port"])?;
+                if options.port == u16::MAX {
+                    return Err(Broken::unsent(
+                        BrokenKind::Settings,
+                        format!("{tcti}: the platform channel's port would be above 65535"),
+                    ));
+                }
+                Ok(Self::Mssim { host: options.host, port: options.port })
+            }
+            "" => Err(Broken::unsent(BrokenKind::Settings, "the TCTI conf string is empty")),
+            _ => Ok(Self::Loader(tcti.to_owned())),
+        }
+    }
+
+    /// One attempt.
+    fn open(&self, call: &Call) -> Result<Box<dyn Transport>, Broken> {
+        match self {
+            Self::Device(path) => Ok(Box::new(Device::open(path)?)),
+            Self::SwtpmTcp { host, port } => {
+                Ok(Box::new(Plain(Line::connect_tcp(host, *port, call)?)))
+            }
+            Self::SwtpmUnix(path) => Ok(Box::new(Plain(Line::connect_unix(path)?))),
+            Self::Mssim { host, port } => Ok(Box::new(Mssim::connect(host, *port, call)?)),
+            Self::Loader(tcti) => super::tcti::open(tcti),
+        }
+    }
+
+    /// Whether we may send TPM2_Startup: a simulator starts without firmware that would.
+    pub(super) fn is_simulator(&self) -> bool {
+        matches!(self, Self::SwtpmTcp { .. } | Self::SwtpmUnix(_) | Self::Mssim { .. })
+    }
+}
+
+/// `key=value,key=value` of a conf string.
+struct Options {
+    host: String,
+    port: u16,
+    path: Option<String>,
+}
+
+impl Options {
+    fn parse(tcti: &str, text: &str, allowed: &[&str]) -> Result<Self, Broken> {
+        let bad = |why: String| Broken::unsent(BrokenKind::Settings, format!("{tcti}: {why}"));
+        let mut options = Self { host: "localhost".to_owned(), port: 2321, path: None };
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let Some((key, value)) = part.split_once('=').filter(|(key, _)| allowed.contains(key))
+            else {
+                return Err(bad(format!("{part:?} is none of {}", allowed.join("=, "))));
+            };
+            match key {
+                "host" => options.host = value.to_owned(),
+                "path" => options.path = Some(value.to_owned()),
+                _ => {
+                    options.port =
+                        value.parse().map_err(|_| bad(format!("{value:?} is no port number")))?;
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conf_strings_are_read_as_tpm2_tools_write_them() {
+        let cases = [
+            ("device", Address::Device("/dev/tpmrm0".into())),
+            ("device:/dev/tpm0", Address::Device("/dev/tpm0".into())),
+            ("swtpm", Address::SwtpmTcp { host: "localhost".into(), port: 2321 }),
+            ("swtpm:port=4000", Address::SwtpmTcp { host: "localhost".into(), port: 4000 }),
+            ("swtpm:host=::1,port=5", Address::SwtpmTcp { host: "::1".into(), port: 5 }),
+            ("swtpm:path=/run/a b/s", Address::SwtpmUnix("/run/a b/s".into())),
+            ("mssim:host=h,port=2321", Address::Mssim { host: "h".into(), port: 2321 }),
+            ("tabrmd:bus_type=session", Address::Loader("tabrmd:bus_type=session".into())),
+        ];
+        for (text, address) in cases {
+            assert_eq!(Address::parse(text), Ok(address), "{text}");
+        }
+        for text in ["", "swtpm:prot=1", "swtpm:port=x", "mssim:path=/x", "mssim:port=65535"] {
+            let broken = Address::parse(text).unwrap_err();
+            assert_eq!(broken.kind, BrokenKind::Settings, "{text}");
+        }
+    }
 }

@@ -1,0 +1,282 @@
+//! Software TPMs over sockets: swtpm's data channel (TCP or UNIX socket) carries the TPM's own bytes;
+//! the Microsoft simulator (mssim) wraps them. TCG TSS 2.0 TPM Command Transmission Interface; the
+//! simulator's protocol is that of the reference code's TcpServer.
+//!
+//! swtpm serves one connection at a time: a second one is accepted by the kernel and then waits
+//! until the first is closed, so a slow answer to a first command may mean "busy".
+
+use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+
+use super::device::wait;
+use super::transport::{Broken, BrokenKind, LARGEST, Transport};
+use super::{Call, Fault};
+
+/// How long one attempt to connect may take. A swtpm that is there answers at once; one whose queue
+/// is full does not answer at all.
+const CONNECT_LIMIT: Duration = Duration::from_millis(50);
+
+/// A connected stream socket: non-blocking, close-on-exec.
+pub(super) struct Line {
+    socket: OwnedFd,
+    name: String,
+}
+
+impl Line {
+    /// Connects over TCP to the first address of `host` that answers.
+    pub(super) fn connect_tcp(host: &str, port: u16, call: &Call) -> Result<Self, Broken> {
+        let name = format!("{host}:{port}");
+        let addresses = (host, port).to_socket_addrs().map_err(|error| {
+            Broken::unsent(BrokenKind::Absent, format!("{name}: {error}"))
+        })?;
+        let mut last = Broken::unsent(BrokenKind::Absent, format!("{name}: no address"));
+        for address in addresses {
+            if Instant::now() >= call.deadline {
+                break;
+            }
+            let family = match address {
+                SocketAddr::V4(_) => AddressFamily::INET,
+                SocketAddr::V6(_) => AddressFamily::INET6,
+            };
+            match Self::connect(family, &address.into(), name.clone()) {
+                Ok(line) => {
+                    // Commands are small and each waits for its answer.
+                    let _ = rustix::net::sockopt::set_tcp_nodelay(&line.socket, true);
+                    return Ok(line);
+                }
+                Err(broken) => last = broken,
+            }
+        }
+        Err(last)
+    }
+
+    /// Connects to a UNIX socket.
+    pub(super) fn connect_unix(path: &Path) -> Result<Self, Broken> {
+        let name = path.display().to_string();
+        let address = SocketAddrUnix::new(path).map_err(|error| {
+            Broken::unsent(BrokenKind::Settings, format!("{name}: {error}"))
+        })?;
+        Self::connect(AddressFamily::UNIX, &address.into(), name)
+    }
+
+    fn connect(
+        family: AddressFamily,
+        address: &SocketAddrAny,
+        name: String,
+    ) -> Result<Self, Broken> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
+            .map_err(|error| refusal(&name, error))?;
+        let line = Self { socket, name };
+        match rustix::net::connect(&line.socket, address) {
+            Ok(()) => return Ok(line),
+            Err(Errno::INPROGRESS | Errno::INTR) => {}
+            // A UNIX socket whose queue is full.
+            Err(Errno::AGAIN) => return Err(line.busy()),
+            Err(error) => return Err(refusal(&line.name, error)),
+        }
+        let until = Call::within(CONNECT_LIMIT);
+        wait(&line.socket, PollFlags::OUT, &until, until.deadline, &line.name)
+            .map_err(|_| line.busy())?;
+        match rustix::net::sockopt::socket_error(&line.socket) {
+            Ok(Ok(())) => Ok(line),
+            Ok(Err(error)) | Err(error) => Err(refusal(&line.name, error)),
+        }
+    }
+
+    fn busy(&self) -> Broken {
+        Broken::unsent(
+            BrokenKind::Busy,
+            format!("{} takes no connection: somebody else is connected", self.name),
+        )
+    }
+
+    fn closed(&self, why: impl std::fmt::Display) -> Broken {
+        Broken { kind: BrokenKind::Closed, sent: true, what: format!("{}: {why}", self.name) }
+    }
+
+    /// Writes all of it, without SIGPIPE.
+    fn send(&self, mut bytes: &[u8], call: &Call, until: Instant) -> Result<(), Broken> {
+        let mut sent = false;
+        while !bytes.is_empty() {
+            match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(length) => {
+                    sent = true;
+                    bytes = bytes.get(length..).unwrap_or_default();
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    wait(&self.socket, PollFlags::OUT, call, until, &self.name)
+                        .map_err(|broken| Broken { sent, ..broken })?;
+                }
+                Err(error) => return Err(Broken { sent, ..self.closed(error) }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads exactly as much as `buffer` holds.
+    fn receive(&self, buffer: &mut [u8], call: &Call, until: Instant) -> Result<(), Broken> {
+        let mut have = 0;
+        while let Some(room) = buffer.get_mut(have..).filter(|room| !room.is_empty()) {
+            match rustix::net::recv(&self.socket, room, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(self.closed("the other side closed the connection")),
+                Ok((length, _)) => have += length,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    wait(&self.socket, PollFlags::IN, call, until, &self.name)
+                        .map_err(|broken| Broken { sent: true, ..broken })?;
+                }
+                Err(error) => return Err(self.closed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_word(&self, call: &Call, until: Instant) -> Result<u32, Broken> {
+        let mut word = [0; 4];
+        self.receive(&mut word, call, until)?;
+        Ok(u32::from_be_bytes(word))
+    }
+
+    /// Closes for everybody, a forked child's copy of the descriptor included: else swtpm would go on
+    /// serving a connection that nobody uses.
+    fn hang_up(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+/// Why there is no connection.
+fn refusal(name: &str, error: Errno) -> Broken {
+    let kind = match error {
+        Errno::ACCESS | Errno::PERM => BrokenKind::Denied,
+        Errno::CONNREFUSED
+        | Errno::NOENT
+        | Errno::NOTDIR
+        | Errno::HOSTUNREACH
+        | Errno::NETUNREACH
+        | Errno::CONNRESET => BrokenKind::Absent,
+        Errno::TIMEDOUT => BrokenKind::Busy,
+        _ => BrokenKind::Closed,
+    };
+    let uid = match kind {
+        BrokenKind::Denied => {
+            format!(" (for uid {})", rustix::process::geteuid().as_raw())
+        }
+        _ => String::new(),
+    };
+    Broken::unsent(kind, format!("{name}: {error}{uid}"))
+}
+
+/// swtpm: the bytes as they are; a response's length is in its header.
+pub(super) struct Plain(pub(super) Line);
+
+/// tag, size, code. TPM 2.0 Part 1 §18.
+const HEADER: usize = 10;
+
+impl Transport for Plain {
+    fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let until = (Instant::now() + limit).min(call.deadline);
+        self.0.send(command, call, until)?;
+        let mut response = vec![0; HEADER];
+        self.0.receive(&mut response, call, until)?;
+        let size = match response.get(2..6).map(<[u8; 4]>::try_from) {
+            Some(Ok(size)) => u32::from_be_bytes(size) as usize,
+            _ => 0,
+        };
+        if !(HEADER..=LARGEST).contains(&size) {
+            return Err(self.0.closed(format_args!("a response of {size} bytes")).into());
+        }
+        response.resize(size, 0);
+        if let Some(rest) = response.get_mut(HEADER..) {
+            self.0.receive(rest, call, until)?;
+        }
+        Ok(response)
+    }
+
+    fn leak(self: Box<Self>) {
+        let _ = ManuallyDrop::new(self);
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.0.hang_up();
+    }
+}
+
+/// The Microsoft simulator: every command and answer in a frame, power and NV on a second channel.
+pub(super) struct Mssim {
+    commands: Line,
+    platform: Line,
+}
+
+/// Requests of the simulator's two channels.
+const POWER_ON: u32 = 1;
+const SEND_COMMAND: u32 = 8;
+const NV_ON: u32 = 11;
+const SESSION_END: u32 = 20;
+
+impl Mssim {
+    /// Connects both channels and switches the simulator on; one that is on stays as it is.
+    pub(super) fn connect(host: &str, port: u16, call: &Call) -> Result<Self, Broken> {
+        let commands = Line::connect_tcp(host, port, call)?;
+        let platform = Line::connect_tcp(host, port.saturating_add(1), call)?;
+        let until = (Instant::now() + Duration::from_secs(5)).min(call.deadline);
+        for request in [POWER_ON, NV_ON] {
+            platform
+                .send(&request.to_be_bytes(), call, until)
+                .and_then(|()| platform.receive_word(call, until))
+                // Nothing of the command was sent.
+                .map_err(|broken| Broken { sent: false, ..broken })?;
+        }
+        Ok(Self { commands, platform })
+    }
+}
+
+impl Transport for Mssim {
+    fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
+        let until = (Instant::now() + limit).min(call.deadline);
+        let length = u32::try_from(command.len()).unwrap_or(u32::MAX);
+        let mut frame = Vec::with_capacity(9 + command.len());
+        frame.extend(SEND_COMMAND.to_be_bytes());
+        frame.push(0); // locality
+        frame.extend(length.to_be_bytes());
+        frame.extend(command);
+        self.commands.send(&frame, call, until)?;
+        let size = self.commands.receive_word(call, until)? as usize;
+        if !(HEADER..=LARGEST).contains(&size) {
+            return Err(self.commands.closed(format_args!("a response of {size} bytes")).into());
+        }
+        let mut response = vec![0; size];
+        self.commands.receive(&mut response, call, until)?;
+        match self.commands.receive_word(call, until)? {
+            0 => Ok(response),
+            status => Err(self.commands.closed(format_args!("simulator status {status}")).into()),
+        }
+    }
+
+    fn leak(self: Box<Self>) {
+        let _ = ManuallyDrop::new(self);
+    }
+}
+
+impl Drop for Mssim {
+    fn drop(&mut self) {
+        let end = SESSION_END.to_be_bytes();
+        for line in [&self.commands, &self.platform] {
+            let _ = rustix::net::send(&line.socket, &end, SendFlags::NOSIGNAL);
+            line.hang_up();
+        }
+    }
+}
