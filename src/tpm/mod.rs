@@ -2,6 +2,7 @@
 //! disposable and rebuilt from the bytes that the store keeps.
 
 pub mod command;
+mod connection;
 pub mod consent;
 mod device;
 pub mod execute;
@@ -9,11 +10,15 @@ pub mod facts;
 pub mod fault;
 pub mod key;
 pub mod lease;
+mod ledger;
+mod leftovers;
 pub mod pin;
 pub mod public;
 pub mod session;
+mod sharing;
 mod socket;
 pub mod srk;
+mod state;
 pub mod tcti;
 pub mod transport;
 pub mod wire;

@@ -4,6 +4,8 @@
 //!
 //! What the loaded library does with descriptors, signals and stderr is its own affair; that is why
 //! the device, swtpm and mssim have transports of ours.
+//!
+//! Here, too, for the same reason: [`without_signals`].
 
 #![allow(unsafe_code)]
 
@@ -29,8 +31,8 @@ const REASON: u32 = 0xFFFF;
 /// A TCTI that the loader opened, with the three functions we use.
 struct Loaded {
     context: NonNull<sys::TSS2_TCTI_CONTEXT>,
-    transmit: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, usize, *const u8) -> u32,
-    receive: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, *mut usize, *mut u8, i32) -> u32,
+    transmit: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, sys::size_t, *const u8) -> u32,
+    receive: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, *mut sys::size_t, *mut u8, i32) -> u32,
     cancel: Option<unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT) -> u32>,
     name: String,
 }
@@ -95,14 +97,14 @@ impl Transport for Loaded {
         let until = (Instant::now() + limit).min(call.deadline);
         // SAFETY: the context is open, and `command` is readable for its length.
         let code =
-            unsafe { (self.transmit)(self.context.as_ptr(), command.len(), command.as_ptr()) };
+            unsafe { (self.transmit)(self.context.as_ptr(), command.len() as sys::size_t, command.as_ptr()) };
         if code != 0 {
             return Err(self.closed(code).into());
         }
         let mut response = vec![0; LARGEST];
         let mut timeout = i32::try_from(SLICE.as_millis()).unwrap_or(50);
         loop {
-            let mut size = response.len();
+            let mut size = response.len() as sys::size_t;
             // SAFETY: the context is open, and `response` is writable for `size` bytes.
             let code = unsafe {
                 (self.receive)(
@@ -114,7 +116,7 @@ impl Transport for Loaded {
             };
             match code {
                 0 => {
-                    response.truncate(size);
+                    response.truncate(size as usize);
                     return Ok(response);
                 }
                 TRY_AGAIN => {}
@@ -146,4 +148,23 @@ impl Drop for Loaded {
         // SAFETY: opened by the loader in `open`, finalized only here.
         unsafe { sys::Tss2_TctiLdr_Finalize(&mut context) };
     }
+}
+
+/// Runs `spawn` with all signals blocked, so that a thread made in it never runs a signal handler of
+/// the application's.
+pub(super) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
+    // SAFETY: sigset_t is plain data, and both calls only write to the places given.
+    let before = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        let code = libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        (code == 0).then_some(before)
+    };
+    let outcome = spawn();
+    if let Some(before) = before {
+        // SAFETY: `before` is the mask that the call above gave.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    }
+    outcome
 }

@@ -62,9 +62,9 @@ pub trait Transport: Send {
 
 /// How long nobody may be there before [`open`] gives up: a TPM that is being restarted is back by
 /// then.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long between two looks for a TPM that is not there.
+/// How long at most between two looks for a TPM that is not there; the first ones follow quicker.
 const ABSENT_STEP: Duration = Duration::from_millis(250);
 
 /// How long between two attempts to get a TPM that somebody else holds.
@@ -93,6 +93,7 @@ pub(super) fn open_within(
 ) -> Result<Box<dyn Transport>, Fault> {
     let address = Address::parse(tcti)?;
     let patience = Instant::now() + patience;
+    let mut absent_step = Duration::from_millis(10);
     loop {
         let broken = match address.open(call) {
             Ok(transport) => return Ok(transport),
@@ -100,7 +101,10 @@ pub(super) fn open_within(
         };
         let (until, step) = match broken.kind {
             BrokenKind::Busy => (call.deadline, BUSY_STEP),
-            BrokenKind::Absent => (call.deadline.min(patience), ABSENT_STEP),
+            BrokenKind::Absent => {
+                absent_step = (2 * absent_step).min(ABSENT_STEP);
+                (call.deadline.min(patience), absent_step)
+            }
             _ => return Err(broken.into()),
         };
         if Instant::now() + step >= until {
@@ -129,6 +133,11 @@ impl Broken {
     /// A failure before any byte was sent.
     pub(super) fn unsent(kind: BrokenKind, what: impl Into<String>) -> Self {
         Self { kind, sent: false, what: what.into() }
+    }
+
+    /// The deadline came before anything was sent.
+    pub(super) fn late(what: impl Into<String>) -> Self {
+        Self::unsent(BrokenKind::Late, what)
     }
 
     /// The call's cancel flag was set.
@@ -194,6 +203,12 @@ impl Address {
             Self::Mssim { host, port } => Ok(Box::new(Mssim::connect(host, *port, call)?)),
             Self::Loader(tcti) => super::tcti::open(tcti),
         }
+    }
+
+    /// Whether it serves one client at a time, so that what nobody holds can be told: then what is
+    /// loaded while we alone are connected belongs to nobody.
+    pub(super) fn is_exclusive(&self) -> bool {
+        matches!(self, Self::SwtpmTcp { .. } | Self::SwtpmUnix(_) | Self::Device(_))
     }
 
     /// Whether we may send TPM2_Startup: a simulator starts without firmware that would.
