@@ -233,9 +233,7 @@ impl Connection {
         // The parent's authorization is empty: an unsalted session would prove and hide nothing.
         let salted = self.salted;
         match self.session.as_mut().filter(|session| salted && !session.has_ended()) {
-            Some(session) => {
-                execute(&mut self.link, &load, &mut [Auth::hmac(session, &[])], call)
-            }
+            Some(session) => execute(&mut self.link, &load, &mut [Auth::hmac(session, &[])], call),
             None => execute(&mut self.link, &load, &mut [Auth::password(&[])], call),
         }
     }

@@ -103,10 +103,8 @@ pub(super) fn wait(
             return Err(Broken::unsent(BrokenKind::Late, format!("{name}: no answer in time")));
         }
         let slice = left.min(SLICE);
-        let timeout = rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(slice.subsec_nanos()).max(1),
-        };
+        let timeout =
+            rustix::event::Timespec { tv_sec: 0, tv_nsec: i64::from(slice.subsec_nanos()).max(1) };
         match poll(&mut [PollFd::new(file, what)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(()),
@@ -121,10 +119,9 @@ pub(super) fn wait(
 fn refusal(path: &Path, error: Errno) -> Broken {
     let name = path.display();
     match error {
-        Errno::BUSY => Broken::unsent(
-            BrokenKind::Busy,
-            format!("{name} is held by another program (EBUSY)"),
-        ),
+        Errno::BUSY => {
+            Broken::unsent(BrokenKind::Busy, format!("{name} is held by another program (EBUSY)"))
+        }
         Errno::ACCESS | Errno::PERM => {
             let uid = rustix::process::geteuid().as_raw();
             let who = match std::fs::metadata(path) {
@@ -143,9 +140,7 @@ fn refusal(path: &Path, error: Errno) -> Broken {
             Broken::unsent(BrokenKind::Absent, format!("{name}: {error}"))
         }
         // What open says when the driver cannot talk to the chip (now).
-        Errno::IO | Errno::AGAIN => {
-            Broken::unsent(BrokenKind::Absent, format!("{name}: {error}"))
-        }
+        Errno::IO | Errno::AGAIN => Broken::unsent(BrokenKind::Absent, format!("{name}: {error}")),
         _ => Broken::unsent(BrokenKind::Settings, format!("{name}: {error}")),
     }
 }

@@ -171,12 +171,8 @@ pub(super) fn ask(link: &mut dyn Transport, call: &Call) -> Result<Facts, Fault>
             Err(fault) => return Err(fault),
         }
     }
-    let hashes = [
-        HashAlgorithm::Sha1,
-        HashAlgorithm::Sha256,
-        HashAlgorithm::Sha384,
-        HashAlgorithm::Sha512,
-    ];
+    let hashes =
+        [HashAlgorithm::Sha1, HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512];
     let revision = property(REVISION);
     Ok(Facts {
         maker: text(&mut [property(MANUFACTURER)].into_iter()),

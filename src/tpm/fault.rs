@@ -110,6 +110,8 @@ pub enum Trouble {
     Broken(Broken),
     /// The storage root key is not the one whose Name was pinned.
     ForeignTpm,
+    /// A context-specific login was used, is too old, or was lost with the TPM's memory.
+    LoginLost,
     /// Something in the TPM is not what the token needs; says what.
     Unsound(String),
     /// The store's bytes cannot be understood; says which.
@@ -267,6 +269,7 @@ impl Trouble {
                 BrokenKind::Canceled => row(Drop, false, "canceled"),
             },
             Trouble::ForeignTpm => row(GiveUp, false, "the TPM was cleared or replaced"),
+            Trouble::LoginLost => row(GiveUp, false, "the login for this one use is gone"),
             Trouble::Unsound(_) => row(GiveUp, false, "the TPM does not hold what the token needs"),
             Trouble::Malformed(_) => row(GiveUp, false, "the store's bytes cannot be understood"),
             Trouble::Bug(_) => row(GiveUp, false, "internal error"),
@@ -441,6 +444,7 @@ impl From<Fault> for Error {
         match fault.kind() {
             Trouble::Broken(Broken { kind: BrokenKind::Canceled, .. }) => Error::Canceled,
             Trouble::ForeignTpm => Error::ForeignTpm,
+            Trouble::LoginLost => Error::NotLoggedIn,
             Trouble::Bug(what) => Error::Bug(what),
             Trouble::ObjectMemory | Trouble::SessionMemory | Trouble::NvSpace => {
                 Error::DeviceMemory(fault.to_string())

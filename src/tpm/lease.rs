@@ -362,9 +362,11 @@ impl Tpm {
                 Some(grant) => state.granted_job(inner, call, key, grant, &mut job),
                 None => state.key_job(inner, call, key, &mut job),
             };
-            if let ControlFlow::Break(outcome) = state.judge(inner, outcome, call, &mut tried, |fault| {
-                key.grant.is_none() || *fault.kind() == Trouble::LoginLost
-            }) {
+            if let ControlFlow::Break(outcome) =
+                state.judge(inner, outcome, call, &mut tried, |fault| {
+                    key.grant.is_none() || *fault.kind() == Trouble::LoginLost
+                })
+            {
                 return outcome;
             }
         }
@@ -383,9 +385,10 @@ impl Tpm {
         let mut tried = Tried::default();
         loop {
             let outcome = state.management_job(inner, call, srk, pin, job);
-            if let ControlFlow::Break(outcome) = state.judge(inner, outcome, call, &mut tried, |fault| {
-                !pin || fault.spares_the_pin()
-            }) {
+            if let ControlFlow::Break(outcome) =
+                state
+                    .judge(inner, outcome, call, &mut tried, |fault| !pin || fault.spares_the_pin())
+            {
                 return outcome;
             }
         }
@@ -619,8 +622,7 @@ impl Inner {
                 });
             }
             let slice = left.min(SLICE);
-            (desk, _) =
-                self.free.wait_timeout(desk, slice).unwrap_or_else(PoisonError::into_inner);
+            (desk, _) = self.free.wait_timeout(desk, slice).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

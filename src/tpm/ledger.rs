@@ -183,13 +183,8 @@ mod tests {
 
     fn send(ledger: &mut Ledger, tag: u16, code: u32, rest: &[u8]) {
         let size = u32::try_from(10 + rest.len()).unwrap();
-        let command = [
-            &tag.to_be_bytes()[..],
-            &size.to_be_bytes(),
-            &code.to_be_bytes(),
-            rest,
-        ]
-        .concat();
+        let command =
+            [&tag.to_be_bytes()[..], &size.to_be_bytes(), &code.to_be_bytes(), rest].concat();
         let call = Call::within(Duration::from_secs(1));
         ledger.transmit(&command, &call, Duration::from_secs(1)).unwrap();
     }

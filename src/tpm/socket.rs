@@ -36,9 +36,9 @@ impl Line {
     /// Connects over TCP to the first address of `host` that answers.
     pub(super) fn connect_tcp(host: &str, port: u16, call: &Call) -> Result<Self, Broken> {
         let name = format!("{host}:{port}");
-        let addresses = (host, port).to_socket_addrs().map_err(|error| {
-            Broken::unsent(BrokenKind::Absent, format!("{name}: {error}"))
-        })?;
+        let addresses = (host, port)
+            .to_socket_addrs()
+            .map_err(|error| Broken::unsent(BrokenKind::Absent, format!("{name}: {error}")))?;
         let mut last = Broken::unsent(BrokenKind::Absent, format!("{name}: no address"));
         for address in addresses {
             if Instant::now() >= call.deadline {
@@ -63,9 +63,8 @@ impl Line {
     /// Connects to a UNIX socket.
     pub(super) fn connect_unix(path: &Path) -> Result<Self, Broken> {
         let name = path.display().to_string();
-        let address = SocketAddrUnix::new(path).map_err(|error| {
-            Broken::unsent(BrokenKind::Settings, format!("{name}: {error}"))
-        })?;
+        let address = SocketAddrUnix::new(path)
+            .map_err(|error| Broken::unsent(BrokenKind::Settings, format!("{name}: {error}")))?;
         Self::connect(AddressFamily::UNIX, &address.into(), name)
     }
 

@@ -3,7 +3,7 @@
 //! TPM 2.0 Part 1 §16 (Names), §27; TCG TPM v2.0 Provisioning Guidance §7.5.1.
 
 use super::command::{
-    Capability, Create, Created, CreatePrimary, EvictControl, FlushContext, GetCapability, OWNER,
+    Capability, Create, CreatePrimary, Created, EvictControl, FlushContext, GetCapability, OWNER,
     ReadPublic,
 };
 use super::execute::{Auth, Entity, execute};

@@ -99,7 +99,6 @@ const FAILURE: u32 = 0x101;
 /// TPM_HT_SAVED_SESSION: where listing begins.
 const SAVED_SESSIONS: u32 = 0x0300_0000;
 
-
 /// What was tried already against the faults of one call.
 #[derive(Default)]
 pub(super) struct Tried {

@@ -32,7 +32,8 @@ const REASON: u32 = 0xFFFF;
 struct Loaded {
     context: NonNull<sys::TSS2_TCTI_CONTEXT>,
     transmit: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, sys::size_t, *const u8) -> u32,
-    receive: unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, *mut sys::size_t, *mut u8, i32) -> u32,
+    receive:
+        unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT, *mut sys::size_t, *mut u8, i32) -> u32,
     cancel: Option<unsafe extern "C" fn(*mut sys::TSS2_TCTI_CONTEXT) -> u32>,
     name: String,
 }
@@ -96,8 +97,9 @@ impl Transport for Loaded {
     fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
         let until = (Instant::now() + limit).min(call.deadline);
         // SAFETY: the context is open, and `command` is readable for its length.
-        let code =
-            unsafe { (self.transmit)(self.context.as_ptr(), command.len() as sys::size_t, command.as_ptr()) };
+        let code = unsafe {
+            (self.transmit)(self.context.as_ptr(), command.len() as sys::size_t, command.as_ptr())
+        };
         if code != 0 {
             return Err(self.closed(code).into());
         }
@@ -107,12 +109,7 @@ impl Transport for Loaded {
             let mut size = response.len() as sys::size_t;
             // SAFETY: the context is open, and `response` is writable for `size` bytes.
             let code = unsafe {
-                (self.receive)(
-                    self.context.as_ptr(),
-                    &mut size,
-                    response.as_mut_ptr(),
-                    timeout,
-                )
+                (self.receive)(self.context.as_ptr(), &mut size, response.as_mut_ptr(), timeout)
             };
             match code {
                 0 => {
