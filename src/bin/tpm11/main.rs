@@ -1,1 +1,61 @@
-fn main() {}
+//! `tpm11`: makes tokens, and says how they are. It uses the library from inside Rust, with the same
+//! checks as the C door, and never the door itself.
+
+#![forbid(unsafe_code)]
+
+mod failure;
+mod init;
+mod pins;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tpm11::config::Config;
+
+use failure::{Exit, Failure};
+
+/// The TPM 2.0 of this host as a PKCS#11 token
+#[derive(Debug, Parser)]
+#[command(name = "tpm11", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say how configuration, TPM, stores and tokens are, and what mends what is wrong
+    ///
+    /// Asks the TPM, and changes nothing. The exit code is 0 if all is well, else it names the cause:
+    /// 3 configuration, 4 TPM, 5 store, 6 token.
+    Status(status::Options),
+    /// Make a token
+    ///
+    /// Asks for the PINs on the terminal, or reads each from a file descriptor: its first line,
+    /// without the line's end. A PIN has 4 to 255 bytes. The exit code is 0 if the token is made,
+    /// else it names the cause: 3 configuration, 4 TPM, 5 store, 6 token, 7 PIN.
+    Init(init::Options),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Command::Status(options) => status::run(options, &mut std::io::stdout().lock()),
+        Command::Init(options) => init::run(options, &mut std::io::stdout().lock()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// The configuration, and the log as it says.
+fn configuration() -> Result<Config, Failure> {
+    let config = Config::load(false).map_err(|error| {
+        Failure::new(Exit::Configuration, format_args!("configuration: {error}"))
+            .hint("mend that line; until then the module shows one slot that says the same")
+    })?;
+    tpm11::log::start(&config.log);
+    Ok(config)
+}
