@@ -9,6 +9,7 @@ pub mod hash;
 pub mod kdf;
 mod montgomery;
 pub mod pad;
+pub mod roca;
 pub mod rsa;
 pub mod secret;
 #[cfg(test)]

@@ -4,9 +4,12 @@
 use cryptoki_sys::{CKK_EC, CKK_RSA, CKM_EC_KEY_PAIR_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN};
 
 use super::{Chip, Does, Mechanism, NOTHING, Params, Size};
-use crate::error::Result;
+use crate::crypto::ec::Point;
+use crate::crypto::{roca, rsa};
+use crate::error::{Error, Result};
 use crate::tpm::command::{Command as _, Create};
-use crate::tpm::{KeySpec, NewKey};
+use crate::tpm::key::{self, PublicKey};
+use crate::tpm::{KeySpec, KeyUse, NewKey};
 
 pub(super) static ROWS: &[Mechanism] = &[
     row(CKM_RSA_PKCS_KEY_PAIR_GEN, "CKM_RSA_PKCS_KEY_PAIR_GEN", CKK_RSA, Size::Bits(1024, 4096)),
@@ -33,5 +36,75 @@ fn generate(
     chip: &Chip<'_>,
 ) -> Result<NewKey> {
     params.none()?;
-    Ok(chip.tpm.create(chip.call, chip.srk, spec, authorization)?)
+    let made = chip.tpm.create(chip.call, chip.srk, spec, authorization)?;
+    check(spec, &key::public_key(&made.public)?.1).map_err(|what| {
+        Error::FunctionFailed(format!("the TPM made a key {what}; it was discarded"))
+    })?;
+    Ok(made)
+}
+
+/// Whether the public key is one that was asked for, and none known to be weak.
+fn check(spec: &KeySpec, made: &PublicKey) -> Result<(), &'static str> {
+    match (spec.usage, made) {
+        (KeyUse::Rsa { bits, exponent }, PublicKey::Rsa { modulus, exponent: e }) => {
+            let key = rsa::PublicKey::new(modulus, e).map_err(|_| "that is no RSA key")?;
+            let wanted = rsa::PublicKey::new(modulus, &exponent.to_be_bytes());
+            if key.bits() != usize::from(bits) || Ok(key) != wanted {
+                return Err("of another size or exponent than was asked for");
+            }
+            if roca::has_fingerprint(modulus) {
+                return Err("that can be broken (CVE-2017-15361): its firmware needs an update");
+            }
+            Ok(())
+        }
+        (KeyUse::Ec { curve: wanted, .. }, PublicKey::Ec { curve, x, y }) if wanted == *curve => {
+            Point::from_coordinates(*curve, x, y)
+                .map(drop)
+                .map_err(|_| "whose public point is not on its curve")
+        }
+        _ => Err("of another kind than was asked for"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::ec::{self, Curve};
+
+    fn spec(usage: KeyUse) -> KeySpec {
+        KeySpec { usage, extractable: false, always_authenticate: None }
+    }
+
+    #[test]
+    fn a_key_that_is_not_what_was_asked_for_is_discarded() {
+        let mut modulus = vec![0xc5; 256];
+        let rsa = |modulus: &[u8]| PublicKey::Rsa {
+            modulus: modulus.to_vec(),
+            exponent: vec![1, 0, 1],
+        };
+        let asked = spec(KeyUse::Rsa { bits: 2048, exponent: 65537 });
+        assert_eq!(check(&asked, &rsa(&modulus)), Ok(()));
+        assert!(check(&spec(KeyUse::Rsa { bits: 3072, exponent: 65537 }), &rsa(&modulus)).is_err());
+        assert!(check(&spec(KeyUse::Rsa { bits: 2048, exponent: 3 }), &rsa(&modulus)).is_err());
+        modulus[255] = 0xc4;
+        assert!(check(&asked, &rsa(&modulus)).is_err(), "even");
+
+        let base = [
+            "6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296",
+            "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
+        ]
+        .map(|text| {
+            let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+            (0..64).step_by(2).map(digit).collect::<Vec<u8>>()
+        });
+        let [x, y] = base;
+        assert!(ec::Point::from_coordinates(Curve::P256, &x, &y).is_ok());
+        let point = |x: &[u8]| PublicKey::Ec { curve: Curve::P256, x: x.to_vec(), y: y.clone() };
+        let ec = |curve| spec(KeyUse::Ec { curve, sign: true, derive: true });
+        assert_eq!(check(&ec(Curve::P256), &point(&x)), Ok(()));
+        assert!(check(&ec(Curve::P384), &point(&x)).is_err(), "another curve");
+        assert!(check(&ec(Curve::P256), &point(&y)).is_err(), "off the curve");
+        assert!(check(&ec(Curve::P256), &rsa(&[0xc5; 256])).is_err(), "another kind");
+        assert!(check(&asked, &point(&x)).is_err(), "another kind");
+    }
 }

@@ -1,10 +1,13 @@
 //! C_GenerateRandom. PKCS#11 3.2 §5.20. One TPM command a call however long the answer, mixed with
 //! the operating system's generator: unpredictable if either of the two is.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use zeroize::Zeroizing;
 
 use super::Chip;
 use crate::crypto::drbg::Drbg;
+use crate::crypto::hash::Hash;
 use crate::error::Result;
 
 /// How many bytes the TPM is asked for: what a TPM2_GetRandom of any chip gives.
@@ -17,14 +20,48 @@ const FROM_THE_CHIP: usize = 32;
 /// system has none.
 pub fn generate(chip: &Chip<'_>, length: usize) -> Result<Zeroizing<Vec<u8>>> {
     let from_chip = chip.tpm.random(chip.call, Some(chip.srk), FROM_THE_CHIP)?;
-    if from_chip.len() < FROM_THE_CHIP || from_chip.iter().all(|byte| *byte == 0) {
+    if let Some(what) = defect(&from_chip) {
         log::warn!(
-            "the TPM's random generator looks broken ({} bytes instead of {FROM_THE_CHIP}, or all \
-             zero); the answer rests on the operating system's",
-            from_chip.len()
+            "the TPM's random generator looks broken ({what}); what is random here comes from the \
+             operating system alone"
         );
     }
     let mut bytes = Zeroizing::new(vec![0; length]);
     Drbg::new(&from_chip)?.fill(&mut bytes);
     Ok(bytes)
+}
+
+/// What is wrong with an answer of the TPM's generator, as far as one can see.
+fn defect(answer: &[u8]) -> Option<&'static str> {
+    /// A part of the last answer's hash, which gives nothing of it away.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+
+    let hash = Hash::Sha256.digest(answer);
+    let hash = hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    let repeated = LAST.swap(hash, Ordering::Relaxed) == hash;
+    if answer.len() < FROM_THE_CHIP {
+        Some("too few bytes")
+    } else if answer.iter().all(|byte| Some(byte) == answer.first()) {
+        Some("always the same byte")
+    } else if repeated {
+        Some("the same answer twice")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_generator_is_noticed() {
+        let sound: Vec<u8> = (0..32).collect();
+        assert_eq!(defect(&sound), None);
+        assert!(defect(&sound).is_some(), "repeated");
+        assert!(defect(&sound[1..]).is_some(), "short");
+        assert!(defect(&[]).is_some(), "empty");
+        assert!(defect(&[0; 32]).is_some(), "all zero");
+        assert_eq!(defect(&sound), None);
+    }
 }
