@@ -1,0 +1,282 @@
+//! Objects: made, found, copied, changed, destroyed; by one process and seen by another.
+
+use cryptoki_sys::*;
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
+use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
+use swtpm_tests::{Attribute, Bench};
+
+fn data(label: &str, token: bool, private: bool) -> Vec<Attribute> {
+    vec![
+        number(CKA_CLASS, CKO_DATA),
+        flag(CKA_TOKEN, token),
+        flag(CKA_PRIVATE, private),
+        bytes(CKA_LABEL, label),
+        bytes(CKA_APPLICATION, "the bench"),
+        bytes(CKA_VALUE, format!("value of {label}")),
+    ]
+}
+
+#[test]
+fn objects_are_found_by_any_subset_of_their_attributes() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    for (label, token, private) in
+        [("a", true, true), ("b", true, false), ("c", false, true), ("d", false, false)]
+    {
+        app.create_object(session, &data(label, token, private)).expect("C_CreateObject");
+    }
+    let count = |template: &[Attribute]| app.find(session, template).expect("search").len();
+    assert_eq!(count(&[]), 4);
+    assert_eq!(count(&[bytes(CKA_APPLICATION, "the bench")]), 4);
+    assert_eq!(count(&[flag(CKA_TOKEN, true)]), 2);
+    assert_eq!(count(&[flag(CKA_TOKEN, false), flag(CKA_PRIVATE, true)]), 1);
+    assert_eq!(count(&[bytes(CKA_LABEL, "b"), number(CKA_CLASS, CKO_DATA)]), 1);
+    assert_eq!(count(&[bytes(CKA_VALUE, "value of a")]), 1, "data objects' values can be found");
+    assert_eq!(count(&[bytes(CKA_LABEL, "")]), 0);
+    assert_eq!(count(&[number(CKA_CLASS, 0xCE53_4351)]), 0, "a class of somebody else's");
+    assert_eq!(count(&[bytes(0x8000_1234, "vendor")]), 0, "an attribute of somebody else's");
+    assert_eq!(count(&[bytes(CKA_TOKEN, "four")]), 0, "a length that cannot be");
+    let object = app.find(session, &[bytes(CKA_LABEL, "a")]).expect("search")[0];
+    let id = app.attribute(session, object, CKA_UNIQUE_ID).expect("CKA_UNIQUE_ID");
+    assert_eq!(app.find(session, &[bytes(CKA_UNIQUE_ID, id)]), Ok(vec![object]));
+}
+
+#[test]
+fn private_objects_are_not_there_for_who_is_not_logged_in() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let hidden = app.create_object(session, &data("hidden", true, true)).expect("C_CreateObject");
+    let open = app.create_object(session, &data("open", true, false)).expect("C_CreateObject");
+    app.create_object(session, &data("of the session", false, true)).expect("C_CreateObject");
+    app.logout(session).expect("C_Logout");
+    assert_eq!(app.find(session, &[]), Ok(vec![open]));
+    assert!(app.find(session, &[bytes(CKA_LABEL, "hidden")]).expect("search").is_empty());
+    assert!(app.find(session, &[flag(CKA_PRIVATE, true)]).expect("search").is_empty());
+    assert_eq!(
+        app.attribute(session, hidden, CKA_LABEL).map(drop),
+        Err(Rv(CKR_OBJECT_HANDLE_INVALID))
+    );
+    let denied = Err(Rv(CKR_USER_NOT_LOGGED_IN));
+    assert_eq!(app.create_object(session, &data("x", true, true)).map(drop), denied);
+    assert_eq!(app.create_object(session, &data("x", false, true)).map(drop), denied);
+    assert_eq!(app.create_object(session, &data("x", true, false)).map(drop), denied);
+    assert_eq!(app.generate_ec(session, P256, "x").map(drop), denied);
+    app.create_object(session, &data("x", false, false)).expect("a public session object");
+
+    app.login(session, PIN).expect("C_Login");
+    assert_eq!(app.find(session, &[]).expect("search").len(), 3, "hidden, open, x");
+    let found = app.find(session, &[bytes(CKA_LABEL, "hidden")]).expect("search");
+    assert_eq!(found.len(), 1);
+    assert_ne!(found[0], hidden);
+    assert_eq!(app.attribute(session, found[0], CKA_VALUE), Ok(b"value of hidden".to_vec()));
+}
+
+#[test]
+fn what_another_process_makes_and_destroys_is_seen_by_the_next_search() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (other, theirs) = bench.logged_in();
+    let (public, private) = other.generate_ec(theirs, P256, "shared").expect("C_GenerateKeyPair");
+    let found = app.find(session, &[bytes(CKA_LABEL, "shared")]).expect("search");
+    assert_eq!(found.len(), 2);
+    let key = app
+        .find(session, &[number(CKA_CLASS, CKO_PRIVATE_KEY), bytes(CKA_LABEL, "shared")])
+        .expect("search")[0];
+    app.sign(session, CKM_ECDSA, key, &[3; 32]).expect("and is used");
+
+    other.set_attributes(theirs, public, &[bytes(CKA_LABEL, "renamed")]).expect("renamed");
+    assert_eq!(app.find(session, &[bytes(CKA_LABEL, "renamed")]).expect("search").len(), 1);
+    other.destroy_object(theirs, private).expect("C_DestroyObject");
+    assert_eq!(app.sign_init(session, CKM_ECDSA, key), Err(Rv(CKR_KEY_HANDLE_INVALID)));
+    assert_eq!(app.find(session, &[]).expect("search").len(), 1);
+}
+
+#[test]
+fn an_object_is_changed_in_the_store_and_after_a_restart() {
+    let bench = Bench::start();
+    bench.token();
+    {
+        let (app, session) = bench.logged_in();
+        let (public, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+        for object in [public, private] {
+            app.set_attributes(
+                session,
+                object,
+                &[bytes(CKA_LABEL, "changed"), bytes(CKA_ID, [1, 2, 3]), bytes(CKA_SUBJECT, "")],
+            )
+            .expect("C_SetAttributeValue");
+            assert_eq!(app.attribute(session, object, CKA_ID), Ok(vec![1, 2, 3]));
+            app.set_attributes(session, object, &[bytes(CKA_ID, [1, 2, 3])]).expect("unchanged");
+            assert_eq!(
+                app.set_attributes(
+                    session,
+                    object,
+                    &[bytes(CKA_LABEL, "half"), flag(CKA_LOCAL, false)]
+                ),
+                Err(Rv(CKR_ATTRIBUTE_READ_ONLY))
+            );
+            assert_eq!(
+                app.attribute(session, object, CKA_LABEL),
+                Ok(b"changed".to_vec()),
+                "all or nothing"
+            );
+        }
+    }
+    let (app, session) = bench.logged_in();
+    assert_eq!(app.find(session, &[bytes(CKA_ID, [1, 2, 3])]).expect("search").len(), 2);
+    assert!(app.find(session, &[bytes(CKA_LABEL, "key")]).expect("search").is_empty());
+}
+
+#[test]
+fn a_destroyed_object_is_gone_and_a_running_signature_keeps_its_key() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (public, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    app.sign_init(session, CKM_ECDSA, private).expect("C_SignInit");
+    app.destroy_object(session, private).expect("C_DestroyObject");
+    assert_eq!(app.destroy_object(session, private), Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+    let signature = app.sign_now(session, &[9; 32]).expect("C_Sign");
+    app.verify(session, CKM_ECDSA, public, &[9; 32], &signature).expect("C_Verify");
+    assert_eq!(app.sign_init(session, CKM_ECDSA, private), Err(Rv(CKR_KEY_HANDLE_INVALID)));
+    assert_eq!(bench.logged_in().0.slot_of(LABEL), app.slot_of(LABEL));
+    let (again, session) = bench.logged_in();
+    assert_eq!(again.find(session, &[]).expect("search").len(), 1, "the public key");
+}
+
+#[test]
+fn a_session_key_pair_is_copied_to_the_token_and_back_and_signs_everywhere() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (public, private) = app
+        .generate_pair(session, CKM_EC_KEY_PAIR_GEN, &[bytes(CKA_EC_PARAMS, P256)], &[])
+        .expect("C_GenerateKeyPair");
+    let stored = app
+        .copy_object(session, private, &[flag(CKA_TOKEN, true), bytes(CKA_LABEL, "kept")])
+        .expect("to the token");
+    let signature = app.sign(session, CKM_ECDSA, stored, &[2; 32]).expect("C_Sign");
+    app.verify(session, CKM_ECDSA, public, &[2; 32], &signature).expect("C_Verify");
+    assert_ne!(
+        app.attribute(session, stored, CKA_UNIQUE_ID),
+        app.attribute(session, private, CKA_UNIQUE_ID)
+    );
+    let point = app.attribute(session, public, CKA_EC_POINT).expect("CKA_EC_POINT");
+    drop(app);
+
+    let (app, session) = bench.logged_in();
+    let found = app.find(session, &[]).expect("search");
+    assert_eq!(found.len(), 1, "the session's own are gone");
+    let copy = app.copy_object(session, found[0], &[]).expect("no template");
+    let back = app.copy_object(session, copy, &[flag(CKA_TOKEN, false)]).expect("to the session");
+    let public = app
+        .create_object(
+            session,
+            &[
+                number(CKA_CLASS, CKO_PUBLIC_KEY),
+                number(CKA_KEY_TYPE, CKK_EC),
+                bytes(CKA_EC_PARAMS, P256),
+                bytes(CKA_EC_POINT, point),
+            ],
+        )
+        .expect("C_CreateObject");
+    for key in [found[0], copy, back] {
+        let signature = app.sign(session, CKM_ECDSA, key, &[4; 32]).expect("C_Sign");
+        app.verify(session, CKM_ECDSA, public, &[4; 32], &signature).expect("C_Verify");
+    }
+}
+
+#[test]
+fn an_attribute_that_cannot_be_read_spoils_no_other() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    let (rv, values) = app.attributes(
+        session,
+        private,
+        &[CKA_LABEL, CKA_VALUE, CKA_KEY_TYPE, 0x8000_0001, CKA_SENSITIVE],
+    );
+    assert!([CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID].contains(&rv), "{rv:#x}");
+    assert_eq!(values[0], Some(b"key".to_vec()));
+    assert_eq!(values[1], None);
+    assert_eq!(values[2], Some(CKK_EC.to_ne_bytes().to_vec()));
+    assert_eq!(values[3], None);
+    assert_eq!(values[4], Some(vec![1]));
+}
+
+#[test]
+fn the_so_trusts_certificates_and_the_user_cannot() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
+    app.login_so(session, SO_PIN).expect("C_Login(SO)");
+    let public = app
+        .create_object(session, &data("of the SO", true, false))
+        .expect("the SO makes public objects");
+    app.set_attributes(session, public, &[bytes(CKA_LABEL, "SO's")]).expect("and changes them");
+    app.logout(session).expect("C_Logout");
+    app.login(session, PIN).expect("C_Login");
+    let (key, _) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    assert_eq!(
+        app.set_attributes(session, key, &[flag(CKA_TRUSTED, true)]),
+        Err(Rv(CKR_ATTRIBUTE_READ_ONLY))
+    );
+    app.logout(session).expect("C_Logout");
+    app.login_so(session, SO_PIN).expect("C_Login(SO)");
+    app.set_attributes(session, key, &[flag(CKA_TRUSTED, true)]).expect("the SO does");
+    assert_eq!(app.attribute_flag(session, key, CKA_TRUSTED), Ok(true));
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_read_and_says_so() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let bench = Bench::start();
+    bench.token();
+    {
+        let (app, session) = bench.logged_in();
+        app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    }
+    // As somebody else, who may read it: root is not stopped by permissions.
+    const NOBODY: u32 = 65534;
+    let allow = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    allow(bench.directory(), 0o777);
+    allow(&bench.store(), 0o755);
+    for file in std::fs::read_dir(bench.store()).expect("the store").filter_map(Result::ok) {
+        allow(&file.path(), 0o644);
+    }
+    allow(bench.shim.socket(), 0o777);
+    for entry in bench.shim.socket().ancestors().skip(1).take(1) {
+        allow(entry, 0o777);
+    }
+    let app = bench.app_with(|command| {
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+    });
+    if !rustix::process::geteuid().is_root() {
+        allow(&bench.store(), 0o555);
+    }
+    app.initialize().expect("C_Initialize");
+    let slot = app.slot_of(LABEL).expect("the token");
+    assert_ne!(app.token_flags(slot).expect("flags") & CKF_WRITE_PROTECTED, 0);
+    assert_eq!(app.open(slot), Err(Rv(CKR_TOKEN_WRITE_PROTECTED)));
+    let session = app.open_session(slot, 0).expect("a read-only session");
+    app.login(session, PIN).expect("C_Login");
+    let key = app
+        .find(session, &[number(CKA_CLASS, CKO_PRIVATE_KEY)])
+        .expect("search")
+        .first()
+        .copied()
+        .expect("the key");
+    app.sign(session, CKM_ECDSA, key, &[1; 32]).expect("C_Sign");
+    assert_eq!(app.empty_slot(), None, "nothing can be initialised here");
+    allow(&bench.store(), 0o755);
+}
