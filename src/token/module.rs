@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cryptoki_sys::{CKF_ASYNC_SESSION, CKF_RW_SESSION, CKF_SERIAL_SESSION};
 
@@ -27,6 +28,8 @@ pub struct Module {
     shared: Mutex<Shared>,
     /// One C_InitToken at a time. It takes no other lock of the first rank.
     initialising: Mutex<()>,
+    /// How C_Finalize stops it: sessions know their own calls.
+    stop: Arc<AtomicBool>,
     finalizing: Mutex<bool>,
     woken: Condvar,
 }
@@ -62,6 +65,7 @@ impl Module {
             homes,
             shared: Mutex::new(Rank::Sessions, Shared { slots, sessions: HashMap::new() }),
             initialising: Mutex::new(Rank::Sessions, ()),
+            stop: Arc::default(),
             finalizing: Mutex::new(Rank::Leaf, false),
             woken: Condvar::new(),
         };
@@ -156,6 +160,7 @@ impl Module {
     /// C_Finalize: cancels what runs, wakes C_WaitForSlotEvent, closes all sessions and ends the
     /// leases. The door has already made the module unreachable for new calls.
     pub fn finalize(&self) {
+        self.stop.store(true, Ordering::Release);
         *self.finalizing.lock() = true;
         self.woken.notify_all();
         let sessions = std::mem::take(&mut self.shared.lock().sessions);
@@ -247,7 +252,7 @@ impl Module {
             Holds::Empty { home, .. } => home,
             Holds::Broken(why) => return Err(Error::TokenNotRecognized(why.to_string())),
         };
-        slot.init_token(&sessionless_call(&home), initial)
+        slot.init_token(&sessionless_call(&home, &self.stop), initial)
     }
 
     /// C_WaitForSlotEvent: the slot where something happened. `block` is CKF_DONT_BLOCK's absence.
@@ -336,7 +341,7 @@ impl Module {
     /// Ends what interrupted C_InitToken calls left, in this TPM's stores. For the tool; C_InitToken and
     /// C_Login do it by themselves.
     pub fn settle(&self, home: &Home) {
-        let call = sessionless_call(home);
+        let call = sessionless_call(home, &self.stop);
         for place in &home.places {
             if let Ok(store) = place.store() {
                 settle_interrupted(&call, home, &store);

@@ -6,6 +6,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
@@ -509,9 +510,9 @@ impl Creating {
 }
 
 /// A call that no session knows: C_InitToken's.
-pub(super) fn sessionless_call(home: &Home) -> Call {
+pub(super) fn sessionless_call(home: &Home, stop: &Arc<AtomicBool>) -> Call {
     let limit: Duration = home.tpm.settings().keygen_timeout;
-    Call { deadline: Instant::now() + limit, cancel: Arc::default() }
+    Call { deadline: Instant::now() + limit, cancel: stop.clone() }
 }
 
 /// Whether anybody is logged in: for the tool.
