@@ -53,3 +53,28 @@ impl Drbg {
         self.0.fill_bytes(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_bytes_of_a_tpm_never_give_the_same_answer() {
+        let answer = || {
+            let mut bytes = [0; 64];
+            Drbg::new(&[0; 32]).unwrap().fill(&mut bytes);
+            bytes
+        };
+        assert_ne!(answer(), answer());
+    }
+
+    #[test]
+    fn a_long_answer_has_no_repetitions() {
+        let mut bytes = vec![0; 1 << 20];
+        Drbg::new(b"tpm").unwrap().fill(&mut bytes);
+        let mut blocks: Vec<&[u8]> = bytes.chunks_exact(16).collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        assert_eq!(blocks.len(), (1 << 20) / 16);
+    }
+}

@@ -138,3 +138,51 @@ fn finish(
         Kdf::OneStep(hash) => kdf::one_step(hash, &z, shared, length),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_secret_loses_its_leading_bytes_and_gets_back_the_zeros_that_a_tpm_left_out() {
+        let x: Vec<u8> = (1..=30).collect();
+        let secret = |length| finish(Kdf::Null, 32, &x, &[], length).unwrap().to_vec();
+        assert_eq!(secret(32), [&[0, 0][..], &x].concat());
+        assert_eq!(secret(31), [&[0][..], &x].concat());
+        assert_eq!(secret(16), x[14..]);
+        assert_eq!(secret(1), [30]);
+        assert!(matches!(finish(Kdf::Null, 29, &x, &[], 29), Err(Error::Device(_))));
+    }
+
+    #[test]
+    fn a_kdf_works_on_the_whole_x_coordinate() {
+        let x: Vec<u8> = (1..=30).collect();
+        let whole = [&[0, 0][..], &x].concat();
+        let found = finish(Kdf::X963(Hash::Sha256), 32, &x, b"info", 50).unwrap();
+        assert_eq!(found, kdf::x963(Hash::Sha256, &whole, b"info", 50));
+        let found = finish(Kdf::OneStep(Hash::Sha3_512), 32, &x, b"info", 50).unwrap();
+        assert_eq!(found, kdf::one_step(Hash::Sha3_512, &whole, b"info", 50));
+    }
+
+    #[test]
+    fn the_length_of_the_secret_is_known_before_the_tpm_is_asked() {
+        let x963 = Kdf::X963(Hash::Sha1);
+        assert_eq!(wanted(Kdf::Null, 32, &[], None), Ok(32));
+        assert_eq!(wanted(Kdf::Null, 66, &[], Some(16)), Ok(16));
+        assert_eq!(wanted(x963, 32, &[1], Some(1000)), Ok(1000));
+        assert_eq!(wanted(x963, 32, &[1], None), Err(Error::TemplateIncomplete(CKA_VALUE_LEN)));
+        for (kdf, length) in [(Kdf::Null, 0), (Kdf::Null, 33), (x963, 0), (x963, usize::MAX)] {
+            assert!(matches!(wanted(kdf, 32, &[], Some(length)), Err(Error::KeySizeRange(_))));
+        }
+        let shared = wanted(Kdf::Null, 32, &[1], None);
+        assert!(matches!(shared, Err(Error::MechanismParamInvalid(_))));
+    }
+
+    #[test]
+    fn every_kdf_of_the_specification_is_known_but_for_blake2() {
+        for number in 0..40 {
+            let known = matches!(number, 1..=2 | 5..=8 | 10..=22);
+            assert_eq!(kdf_of(number).is_ok(), known, "{number}");
+        }
+    }
+}

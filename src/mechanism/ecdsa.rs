@@ -167,3 +167,114 @@ impl Verify for Verifying {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::ecdsa::hazmat::{SignPrimitive as _, bits2field};
+    use elliptic_curve::sec1::ToEncodedPoint as _;
+
+    use super::*;
+    use crate::tpm::HashAlgorithm::{Sha256, Sha384, Sha512};
+
+    fn facts(hashes: &[HashAlgorithm]) -> Facts {
+        Facts { hashes: hashes.to_vec(), ..Facts::default() }
+    }
+
+    /// What a TPM does with a digest that is as long as `hash` says: the leftmost bits, a
+    /// signature. The private key is 42.
+    fn chip_signs(curve: Curve, hash: HashAlgorithm, digest: &[u8]) -> (Vec<u8>, Point) {
+        assert_eq!(digest.len(), hash.bytes());
+        macro_rules! sign {
+            ($curve:ident) => {{
+                let private = $curve::Scalar::from(42u64);
+                let nonce = $curve::Scalar::from(0x1234_5678u64);
+                // This helper wants at least half a field element; more zeros in front change
+                // nothing.
+                let mut long = vec![0; curve.len().saturating_sub(digest.len())];
+                long.extend_from_slice(digest);
+                let z = bits2field::<$curve::NistP>(&long).unwrap();
+                let (signature, _) = private.try_sign_prehashed(nonce, &z).unwrap();
+                let public = ($curve::ProjectivePoint::GENERATOR * private).to_affine();
+                let public = public.to_encoded_point(false);
+                (signature.to_vec(), ec::parse_point(curve, public.as_bytes()).unwrap())
+            }};
+        }
+        mod p256 {
+            pub(super) use ::p256::{NistP256 as NistP, ProjectivePoint, Scalar};
+        }
+        mod p384 {
+            pub(super) use ::p384::{NistP384 as NistP, ProjectivePoint, Scalar};
+        }
+        mod p521 {
+            pub(super) use ::p521::{NistP521 as NistP, ProjectivePoint, Scalar};
+        }
+        match curve {
+            Curve::P256 => sign!(p256),
+            Curve::P384 => sign!(p384),
+            Curve::P521 => sign!(p521),
+        }
+    }
+
+    #[test]
+    fn a_digest_of_any_length_is_signed_so_that_it_verifies_or_refused() {
+        let mut refused = 0;
+        for curve in Curve::ALL {
+            for length in (0..=70).chain([96, 100, 128]) {
+                for zeros in [0, 1, 2, 40] {
+                    let digest: Vec<u8> = (0..length)
+                        .map(|at| if at < zeros { 0 } else { 0xc1 | at as u8 })
+                        .collect();
+                    let truncated = ec::truncate(curve, &digest);
+                    let all = facts(&[HashAlgorithm::Sha1, Sha256, Sha384, Sha512]);
+                    match for_the_chip(curve, &truncated, Some(&all)) {
+                        Ok((hash, prepared)) => {
+                            let (signature, public) = chip_signs(curve, hash, &prepared);
+                            assert_eq!(
+                                ec::verify(&public, &digest, &signature),
+                                Ok(()),
+                                "{curve:?}, {length} bytes, {zeros} zeros"
+                            );
+                        }
+                        Err(error) => {
+                            assert!(matches!(error, Error::DataLenRange(_)));
+                            assert!(curve == Curve::P521 && length > 64 && zeros < 2);
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+        }
+        // 65 bytes without a zero in front; 66 and more, which the cut to 521 bits leaves at 66
+        // bytes with at most one zero in front.
+        assert!(refused > 10, "{refused}");
+    }
+
+    #[test]
+    fn only_hashes_of_the_chip_are_used() {
+        let digest = [0xff; 48];
+        let with = |curve: Curve, length: usize, hashes: &[HashAlgorithm]| {
+            for_the_chip(curve, &digest[..length], Some(&facts(hashes))).map(|(hash, _)| hash)
+        };
+        let refused = Err(Error::DataLenRange("the TPM has no hash as long as this digest"));
+        assert_eq!(with(Curve::P256, 20, &[HashAlgorithm::Sha1, Sha256]), Ok(Sha256));
+        assert_eq!(with(Curve::P256, 32, &[Sha256, Sha384, Sha512]), Ok(Sha256));
+        assert_eq!(with(Curve::P384, 32, &[Sha256]), Ok(Sha256));
+        assert_eq!(with(Curve::P384, 33, &[Sha256]), refused);
+        // A longer hash would be cut on the right by the chip.
+        assert_eq!(with(Curve::P384, 33, &[Sha256, Sha512]), refused);
+        assert_eq!(with(Curve::P384, 48, &[Sha256, Sha384]), Ok(Sha384));
+        assert_eq!(with(Curve::P521, 33, &[Sha256, Sha512]), Ok(Sha512));
+        assert_eq!(with(Curve::P256, 1, &[]), refused);
+        let unknown = for_the_chip(Curve::P384, &digest, None).map(|(hash, _)| hash);
+        assert_eq!(unknown, Ok(Sha384));
+    }
+
+    #[test]
+    fn only_the_leading_bytes_of_the_data_are_kept_and_in_order() {
+        let mut leading = Leading::new(Curve::P256);
+        for part in [&[1; 10][..], &[], &[2; 30], &[3; 1000]] {
+            leading.update(part);
+        }
+        assert_eq!(leading.bytes, [&[1; 10][..], &[2; 22]].concat());
+    }
+}

@@ -78,10 +78,8 @@ mod tests {
     #[test]
     fn a_key_that_is_not_what_was_asked_for_is_discarded() {
         let mut modulus = vec![0xc5; 256];
-        let rsa = |modulus: &[u8]| PublicKey::Rsa {
-            modulus: modulus.to_vec(),
-            exponent: vec![1, 0, 1],
-        };
+        let rsa =
+            |modulus: &[u8]| PublicKey::Rsa { modulus: modulus.to_vec(), exponent: vec![1, 0, 1] };
         let asked = spec(KeyUse::Rsa { bits: 2048, exponent: 65537 });
         assert_eq!(check(&asked, &rsa(&modulus)), Ok(()));
         assert!(check(&spec(KeyUse::Rsa { bits: 3072, exponent: 65537 }), &rsa(&modulus)).is_err());

@@ -460,3 +460,6 @@ fn private_half(key: &Object) -> Result<Arc<KeyBlob>> {
         _ => Err(Error::KeyFunctionNotPermitted("the TPM has no private half of it")),
     }
 }
+
+#[cfg(test)]
+mod tests;
