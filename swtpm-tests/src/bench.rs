@@ -1,6 +1,7 @@
 //! What one test has to itself: a TPM, the shim in front of it, a store, a configuration.
 
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -169,6 +170,55 @@ impl Bench {
         command
     }
 
+    /// The module in a place that every user can reach.
+    pub fn module_for_all(&self) -> PathBuf {
+        self.copy_for_all(&module())
+    }
+
+    fn copy_for_all(&self, file: &Path) -> PathBuf {
+        let copy = self.directory().join(file.file_name().expect("it has a name"));
+        if !copy.exists() {
+            std::fs::copy(file, &copy).expect("a copy");
+        }
+        set_mode(&copy, 0o755);
+        copy
+    }
+
+    /// Lets every user reach this bench's directory and its TPM. What the store lets them do, its
+    /// own permissions say.
+    pub fn open_to_all(&self) {
+        set_mode(self.directory(), 0o755);
+        set_mode(self.shim.socket(), 0o777);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path());
+        log.expect("the log");
+        set_mode(&self.log_path(), 0o666);
+    }
+
+    /// Makes a command run as the user nobody, if this process may: it is root. Says whether.
+    pub fn as_nobody(&self, command: &mut Command) -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        root
+    }
+
+    /// Gives a file or directory to the user nobody, if this process may.
+    pub fn give_to_nobody(&self, path: &Path) {
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+    }
+
+    /// As [`Bench::app`], as the user nobody if this process is root.
+    pub fn app_as_nobody(&self) -> App {
+        let (program, module) = (self.copy_for_all(&program()), self.module_for_all());
+        self.start_app(&program, &module, |command, socket| {
+            set_mode(socket, 0o777);
+            self.as_nobody(command);
+        })
+    }
+
     /// Starts an application that has loaded the module. It has called nothing yet.
     pub fn app(&self) -> App {
         self.app_with(|_| ())
@@ -176,19 +226,28 @@ impl Bench {
 
     /// As [`Bench::app`], its command changed before it starts: environment, user, limits.
     pub fn app_with(&self, change: impl FnOnce(&mut Command)) -> App {
+        self.start_app(&program(), &module(), |command, _| change(command))
+    }
+
+    fn start_app(
+        &self,
+        program: &Path,
+        module: &Path,
+        change: impl FnOnce(&mut Command, &Path),
+    ) -> App {
         let number = self.apps.fetch_add(1, Ordering::SeqCst);
         let socket = self.directory().join(format!("app{number}"));
         let output = self.directory().join(format!("app{number}.out"));
         let listener = UnixListener::bind(&socket).expect("a socket of this application");
         let noise = std::fs::File::create(&output).expect("a file for its output");
-        let mut command = self.command(program());
+        let mut command = self.command(program);
         command
             .arg("work")
-            .arg(module())
+            .arg(module)
             .arg(&socket)
             .stdout(noise.try_clone().expect("a second descriptor"))
             .stderr(noise);
-        change(&mut command);
+        change(&mut command, &socket);
         App::start(command, listener, output)
     }
 
@@ -243,6 +302,15 @@ impl Bench {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         run(command, limit)
     }
+}
+
+/// The user nobody, and its group.
+const NOBODY: u32 = 65534;
+
+/// chmod(2).
+pub fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
 }
 
 /// As [`Bench::run`], for any command whose output is piped.

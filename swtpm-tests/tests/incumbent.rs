@@ -2,7 +2,7 @@
 //! named after what is right.
 
 use cryptoki_sys::*;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
 use swtpm_tests::ck::{Mechanism, P256, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Bench};
@@ -552,22 +552,12 @@ fn the_store_is_the_users_alone_and_can_be_read_without_writing() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let open = |path: &std::path::Path, bits| {
-        let mode = std::fs::Permissions::from_mode(bits);
-        std::fs::set_permissions(path, mode).expect("its owner may");
-    };
-    open(bench.directory(), 0o755);
-    open(bench.shim.socket(), 0o777);
-    open(&bench.store(), 0o755);
+    bench.open_to_all();
+    set_mode(&bench.store(), 0o755);
     for entry in std::fs::read_dir(bench.store()).expect("the store") {
-        open(&entry.expect("an entry").path(), 0o644);
+        set_mode(&entry.expect("an entry").path(), 0o644);
     }
-    let app = bench.app_with(|command| {
-        use std::os::unix::process::CommandExt;
-        let socket = command.get_args().last().expect("its socket").to_owned();
-        open(std::path::Path::new(&socket), 0o777);
-        command.uid(65534).gid(65534).env_remove("TPM11_LOG_FILE");
-    });
+    let app = bench.app_as_nobody();
     app.initialize().expect("C_Initialize");
     let slot = app.slot_of(LABEL).expect("the token");
     let flags = app.token_flags(slot).expect("C_GetTokenInfo");
