@@ -78,7 +78,7 @@ pub fn pkcs1_encryption_open(
     // Data of this length or more leaves no room for eight bytes of padding.
     let limit = k.saturating_sub(PKCS1_OVERHEAD - 1) as u64;
 
-    let key = Zeroizing::new(<[u8; 32]>::from(prf(secret, &[ciphertext])));
+    let key = Zeroizing::new(prf(secret, &[ciphertext]));
     let replacement = expand(&key, b"message", k);
     let mut replacement_length = 0u64;
     let mask = limit.next_power_of_two() - 1;

@@ -135,12 +135,13 @@ pub enum Size {
     Bytes(u64, u64),
 }
 
+type StartDigest = fn(&'static Mechanism, &Params) -> Result<Box<dyn Digest>>;
 type Start<T> = Option<fn(&'static Mechanism, &Params, &Object) -> Result<Box<T>>>;
 
 /// What a mechanism can do: the constructor of each operation that it has.
 pub struct Does {
     /// C_DigestInit
-    pub digest: Option<fn(&'static Mechanism, &Params) -> Result<Box<dyn Digest>>>,
+    pub digest: Option<StartDigest>,
     /// C_SignInit
     pub sign: Start<dyn Sign>,
     /// C_SignRecoverInit
