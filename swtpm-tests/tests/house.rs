@@ -64,7 +64,15 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        // From the module of tests on; `mod tests;` is a file of its own and declared anywhere.
+        let tests = text
+            .match_indices("\n#[cfg(test)]\nmod ")
+            .find(|(at, found)| {
+                let rest = &text[at + found.len()..];
+                rest.lines().next().is_some_and(|line| line.ends_with('{') || line.contains("{ "))
+            })
+            .map_or(text.len(), |(at, _)| at);
+        let text = &text[..tests];
         Self { path: path.into(), text: text.into(), code: blanked(text) }
     }
 
@@ -86,12 +94,28 @@ fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     collect(&root, &mut files);
     assert!(files.len() > 40, "the sources are not where they are looked for");
-    files
-        .iter()
-        .map(|file| {
-            let path = file.strip_prefix(&root).unwrap().to_str().unwrap();
-            Source::new(path, &fs::read_to_string(file).unwrap())
+    let read = |file: &PathBuf| {
+        let path = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        (path, fs::read_to_string(file).unwrap())
+    };
+    let texts: Vec<_> = files.iter().map(read).collect();
+    let tests: Vec<String> = texts.iter().flat_map(|(path, text)| test_files(path, text)).collect();
+    let is_test = |path: &str| tests.iter().any(|test| path.starts_with(test));
+    texts.iter().filter(|(path, _)| !is_test(path)).map(|(p, text)| Source::new(p, text)).collect()
+}
+
+/// How the paths of the files begin that a file declares as tests: `#[cfg(test)] mod vectors;`.
+fn test_files(path: &str, text: &str) -> Vec<String> {
+    let directory = path
+        .strip_suffix("mod.rs")
+        .map_or_else(|| path.trim_end_matches(".rs").to_owned() + "/", str::to_owned);
+    text.split("#[cfg(test)]\n")
+        .skip(1)
+        .filter_map(|rest| {
+            rest.lines().next()?.trim_start_matches("pub(crate) ").strip_prefix("mod ")
         })
+        .filter_map(|rest| rest.strip_suffix(';'))
+        .flat_map(|name| [format!("{directory}{name}.rs"), format!("{directory}{name}/")])
         .collect()
 }
 
@@ -360,6 +384,8 @@ fn a_word_in_the_wrong_room_is_found_but_not_in_comments_and_texts() {
     assert_eq!(found("tpm/mod.rs", "fn a<'a>(b: &'a u8) { CK_B }"), ["tpm/mod.rs:1 says CK_B"]);
     let test = "\n#[cfg(test)]\nmod tests { CK_ULONG }";
     assert_eq!(found("tpm/mod.rs", test), [""; 0]);
+    let declared = "\n#[cfg(test)]\nmod tests;\nCK_ULONG";
+    assert_eq!(found("tpm/mod.rs", declared), ["tpm/mod.rs:4 says CK_ULONG"]);
 }
 
 #[test]
