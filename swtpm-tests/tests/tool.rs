@@ -1,0 +1,172 @@
+//! The command-line tool, as a script sees it: what it prints, what it exits with, and what it leaves
+//! behind.
+
+use std::io::Write;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, program};
+use swtpm_tests::{Bench, Setup};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The tool with these arguments in the world of `bench`.
+fn tool(bench: &Bench, arguments: &[&str]) -> Command {
+    let path = program().with_file_name("tpm11");
+    assert!(path.exists(), "{} is missing: cargo build --workspace", path.display());
+    let mut command = bench.command(path);
+    command.args(arguments);
+    command
+}
+
+/// The same, with `input` on its standard input.
+fn fed(bench: &Bench, arguments: &[&str], input: &[u8]) -> Output {
+    let file = bench.directory().join("input");
+    std::fs::File::create(&file).unwrap().write_all(input).unwrap();
+    let mut command = tool(bench, arguments);
+    command.stdin(std::fs::File::open(&file).unwrap());
+    bench.run(command, LIMIT)
+}
+
+fn status(bench: &Bench) -> (Option<i32>, Value) {
+    let output = bench.run(tool(bench, &["status", "--json"]), LIMIT);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (output.status.code(), value)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn init_makes_a_token_that_programs_can_use() {
+    let bench = Bench::start();
+    let arguments = ["init", "--label", LABEL, "--so-pin-fd", "0", "--pin-fd", "0"];
+    let pins = [SO_PIN, b"\n", PIN, b"\n"].concat();
+    let output = fed(&bench, &arguments, &pins);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains(LABEL));
+    for secret in [SO_PIN, PIN] {
+        assert!(!text(&output.stdout).contains(&text(secret)), "a PIN is on the output");
+    }
+
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).expect("the token")).unwrap();
+    app.login(session, PIN).unwrap();
+    app.logout(session).unwrap();
+    app.login_so(session, SO_PIN).unwrap();
+
+    let (code, status) = status(&bench);
+    assert_eq!(code, Some(0), "{status}");
+    let token = &status["tpms"][0]["tokens"][0];
+    assert_eq!(token["label"], LABEL);
+    assert_eq!(token["gate"], "nv");
+    assert_eq!(token["user_tries"]["left"], token["user_tries"]["limit"]);
+    assert_eq!(token["recovery_code"], false);
+}
+
+#[test]
+fn status_of_an_empty_machine_is_well_and_creates_nothing() {
+    let bench = Bench::start();
+    let (code, status) = status(&bench);
+    assert_eq!(code, Some(0), "{status}");
+    let tpm = &status["tpms"][0];
+    assert_eq!(tpm["chip"]["maker"], "IBM");
+    assert!(tpm["chip"]["curves"].as_array().unwrap().contains(&"P-256".into()));
+    assert_eq!(tpm["stores"][0]["exists"], false);
+    assert!(!bench.store().exists(), "looking makes no store");
+    let mut ask = bench.tpm2("tpm2_getcap");
+    ask.arg("handles-persistent");
+    let persistent = bench.run(ask, LIMIT);
+    assert_eq!(text(&persistent.stdout), "", "looking makes no storage root key");
+}
+
+#[test]
+fn status_tells_the_tries_that_are_left_and_a_locked_pin() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    assert!(app.login(session, b"wrong").is_err());
+    let (code, report) = status(&bench);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report["tpms"][0]["tokens"][0]["user_tries"]["left"], 7);
+
+    for _ in 0..7 {
+        assert!(app.login(session, b"wrong").is_err());
+    }
+    let (code, report) = status(&bench);
+    assert_eq!(code, Some(6), "{report}");
+    assert_eq!(report["tpms"][0]["tokens"][0]["user_tries"]["left"], 0);
+    let problem = &report["problems"][0];
+    assert!(problem["what"].as_str().unwrap().contains("locked"), "{problem}");
+    assert!(problem["mend"].as_str().unwrap().contains("--init-pin"), "{problem}");
+}
+
+#[test]
+fn a_recovery_code_is_printed_once_and_a_token_without_pin_says_so() {
+    let bench = Bench::start();
+    let arguments = ["init", "--so-pin-fd", "0", "--no-pin", "--recovery"];
+    let output = fed(&bench, &arguments, b"officer-7351\n");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    let code = printed.lines().find_map(|line| line.strip_prefix("recovery")).expect("a code");
+    assert!(code.trim().len() >= 26, "128 bits take 26 letters: {code}");
+    let (exit, report) = status(&bench);
+    assert_eq!(exit, Some(0), "{report}");
+    let token = &report["tpms"][0]["tokens"][0];
+    assert_eq!((&token["user_pin"], &token["recovery_code"]), (&"none".into(), &true.into()));
+    assert!(!report.to_string().contains(code.trim()), "never again");
+    assert!(!bench.log().contains(code.trim()));
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_named_with_file_and_line() {
+    let bench = Setup::default().config("[store]\nbusy_timeout_sm = 3").start();
+    let (code, report) = status(&bench);
+    assert_eq!(code, Some(3), "{report}");
+    let output = bench.run(tool(&bench, &["status"]), LIMIT);
+    let error = text(&output.stderr);
+    assert!(error.contains("tpm11.toml:"), "{error}");
+    assert!(error.contains("busy_timeout_sm"), "{error}");
+    assert!(error.contains("hint:"), "{error}");
+    // The module goes on, with a slot that says the same.
+    let app = bench.app();
+    app.initialize().unwrap();
+    let slots = app.slots(false).unwrap();
+    assert_eq!(slots.len(), 1);
+    assert!(app.token_info(slots[0]).is_err());
+    assert_eq!(app.noise(), "");
+}
+
+#[test]
+fn without_a_tpm_status_says_what_helps() {
+    let mut bench = Bench::start();
+    bench.token();
+    bench.tpm.power_off();
+    let mut command = tool(&bench, &["status"]);
+    command.env("TPM11_TCTI", "device:/nowhere/tpmrm0");
+    let output = bench.run(command, LIMIT);
+    assert_eq!(output.status.code(), Some(4));
+    let said = text(&output.stdout);
+    assert!(said.contains("what helps:"), "{said}");
+    assert!(said.contains(LABEL), "the tokens are named all the same: {said}");
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
+fn a_bad_pin_makes_nothing() {
+    let bench = Bench::start();
+    for (pins, why) in
+        [(&b"abc\nuser-2468\n"[..], "too short"), (b"\n\n", "empty"), (b"officer\n", "no user PIN")]
+    {
+        let output = fed(&bench, &["init", "--so-pin-fd", "0", "--pin-fd", "0"], pins);
+        assert_eq!(output.status.code(), Some(7), "{why}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("hint:"));
+    }
+    let output = fed(&bench, &["init", "--so-pin-fd", "77"], b"");
+    assert_eq!(output.status.code(), Some(7), "no such descriptor");
+    assert!(!bench.store().exists());
+}
