@@ -110,7 +110,7 @@ fn time(input: &[u8]) -> Option<(Option<[u8; 8]>, &[u8])> {
 /// # Errors
 /// TemplateIncomplete if CKA_VALUE and CKA_URL are both empty, or what the specification demands beside
 /// a URL is missing; AttributeValueInvalid if CKA_VALUE is no certificate, or CKA_CHECK_VALUE not its.
-/// §4.8.3.
+/// §4.7.3.
 pub(super) fn complete(attributes: &mut Attributes) -> Result<()> {
     let value = attributes.get(CKA_VALUE).unwrap_or_default().to_vec();
     let empty = |attributes: &Attributes, id| attributes.get(id).is_none_or(<[u8]>::is_empty);

@@ -168,19 +168,13 @@ pub struct Secret {
 
 impl Secret {
     /// C_DeriveKey: checks the template. `base` is the key derived from: its CKA_DERIVE_TEMPLATE comes
-    /// first, and what it says cannot be unsaid; its history goes on in the new key. Without
+    /// first, and what it protects stays protected; its history goes on in the new key. Without
     /// CKA_KEY_TYPE the key is a generic secret.
     ///
     /// # Errors
     /// As [`rule::create`].
     pub fn plan(template: &Template, setting: &Setting, base: &Attributes) -> Result<Self> {
-        let mut whole = base
-            .get(CKA_DERIVE_TEMPLATE)
-            .map(|bytes| Template::from_bytes(bytes).ok_or(Error::Bug("a template of ours")))
-            .transpose()?
-            .unwrap_or_default();
-        template.iter().for_each(|(id, value)| whole.push(id, value));
-
+        let whole = rule::upon(rules::SECRET, base.get(CKA_DERIVE_TEMPLATE), template)?;
         let key_type = whole
             .get(CKA_KEY_TYPE)
             .map_or(Some(CKK_GENERIC_SECRET), super::value::ulong)
@@ -225,7 +219,7 @@ impl Secret {
     }
 
     /// The key, from the value that the mechanism computed. A value longer than CKA_VALUE_LEN loses its
-    /// leading bytes (§6.3.18).
+    /// leading bytes (§6.3).
     ///
     /// # Errors
     /// KeySizeRange if the value is shorter, or empty.

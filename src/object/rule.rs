@@ -329,6 +329,44 @@ fn distinct(template: &Template) -> Result<BTreeMap<u64, &[u8]>> {
     Ok(distinct)
 }
 
+/// The caller's template upon the one that a key prescribes for the keys it makes: "applied after this
+/// template as if the object has already been created" (§4.11). So the caller may change what
+/// C_SetAttributeValue may change, in the direction it may, and contradicts the rest in vain.
+///
+/// # Errors
+/// TemplateInconsistent
+pub(super) fn upon(
+    class: Classes,
+    prescribed: Option<&[u8]>,
+    template: &Template,
+) -> Result<Template> {
+    let Some(prescribed) = prescribed else {
+        return Ok(template.clone());
+    };
+    let prescribed = Template::from_bytes(prescribed).ok_or(Error::Bug("a template of ours"))?;
+    let mut whole: Template = template.clone();
+    for (id, before) in prescribed.iter() {
+        let Some(asked) = template.get(id) else {
+            whole.push(id, before);
+            continue;
+        };
+        let up = boolean(asked) == Some(true);
+        let may = asked == before
+            || rules::RULES.iter().filter(|rule| rule.id == id && rule.of & class != 0).any(
+                |rule| match rule.change {
+                    Change::Free => !rule.so_only,
+                    Change::OnlyToTrue => up,
+                    Change::OnlyToFalse | Change::Role => !up,
+                    _ => false,
+                },
+            );
+        if !may {
+            return Err(Error::TemplateInconsistent("the base key prescribes another value"));
+        }
+    }
+    Ok(whole)
+}
+
 /// The rule for an attribute of a template.
 fn find(class: Classes, key_type: Option<u64>, id: u64) -> Result<&'static Rule> {
     rules::rule(class, key_type, id).ok_or(if rules::name(id).is_some() {
@@ -491,7 +529,7 @@ pub(super) fn private_keys_are_sensitive(attributes: &mut Attributes) -> Result<
 }
 
 /// A derived key is as open as the template says (readable if it is silent), and its history is no
-/// better than that of the key it comes from. §6.3.18.
+/// better than that of the key it comes from. §6.3.
 pub(super) fn history_of_the_base(attributes: &mut Attributes, base: &Attributes) {
     let sensitive = attributes.is(CKA_SENSITIVE);
     let extractable = attributes.get(CKA_EXTRACTABLE).and_then(boolean).unwrap_or(true);

@@ -1,9 +1,9 @@
-//! The table of attributes, in the specification's order: PKCS#11 3.2 §4.4 to §4.12 and the tables of
+//! The table of attributes, in the specification's order: PKCS#11 3.2 §4.2 to §4.12 and the tables of
 //! §6 for the key types that the token has. Create, generate, derive, copy, set, get and search all
 //! read it; relations between attributes are the small functions of `rule.rs`, `keyspec.rs` and
 //! `certificate.rs`, named after what they keep.
 //!
-//! A new attribute is one row here. The footnotes of the specification's Table 13 are columns:
+//! A new attribute is one row here. The footnotes of the specification are columns:
 //! 1, 3 and 5 are `needed`, 2, 4 and 6 are what is missing from `given`, 7 is `guarded`, 8, 11 and 12
 //! are `change`, 9 is [`Silent::Ours`], 10 is `so_only`.
 
@@ -185,10 +185,10 @@ use Silent::{Absent, Empty};
 
 /// All rules. No two apply to the same attribute of the same object.
 pub static RULES: &[Rule] = &[
-    // ---- §4.5 common attributes --------------------------------------------------------------
+    // ---- §4.2 common attributes --------------------------------------------------------------
     rule!(CKA_CLASS, Ulong, ALL).given(NEW).needed(CREATE),
     rule!(CKA_UNIQUE_ID, Utf8, ALL),
-    // ---- §4.4 storage objects ----------------------------------------------------------------
+    // ---- §4.5 storage objects ----------------------------------------------------------------
     rule!(CKA_TOKEN, Bool, ALL).given(NEW).silent(Silent::Bool(false)).change(InCopy),
     rule!(CKA_PRIVATE, Bool, ALL).given(NEW).change(InCopy),
     rule!(CKA_MODIFIABLE, Bool, ALL)
@@ -201,13 +201,13 @@ pub static RULES: &[Rule] = &[
         .given(NEW)
         .silent(Silent::Bool(true))
         .change(InCopyOnlyToFalse),
-    // ---- §4.7 data objects -------------------------------------------------------------------
+    // ---- §4.6 data objects -------------------------------------------------------------------
     // The specification leaves open whether these change after creation; clients that keep state in
     // a data object rewrite it.
     rule!(CKA_APPLICATION, Utf8, DATA).given(CREATE).silent(Empty).change(Free),
     rule!(CKA_OBJECT_ID, Bytes, DATA).given(CREATE).silent(Empty).change(Free),
     rule!(CKA_VALUE, Bytes, DATA).given(CREATE).silent(Empty).change(Free),
-    // ---- §4.8 certificates -------------------------------------------------------------------
+    // ---- §4.7 certificates -------------------------------------------------------------------
     // Footnote 1, but the sample of §5.7.1 leaves the type away, and so do clients.
     rule!(CKA_CERTIFICATE_TYPE, Ulong, CERTIFICATE).given(CREATE).silent(Silent::Ulong(CKC_X_509)),
     rule!(CKA_TRUSTED, Bool, CERTIFICATE | PUBLIC | SECRET)
@@ -222,7 +222,7 @@ pub static RULES: &[Rule] = &[
     rule!(CKA_START_DATE, Date, CERTIFICATE).given(CREATE),
     rule!(CKA_END_DATE, Date, CERTIFICATE).given(CREATE),
     rule!(CKA_PUBLIC_KEY_INFO, Bytes, CERTIFICATE).given(CREATE),
-    // Read from the certificate where the template is silent; §4.8.3 names which may change, and
+    // Read from the certificate where the template is silent; §4.7.3 names which may change, and
     // SUBJECT with them, because clients write all four together.
     rule!(CKA_SUBJECT, Bytes, CERTIFICATE).given(CREATE).change(Free),
     rule!(CKA_ID, Bytes, CERTIFICATE).given(CREATE).change(Free),
@@ -314,7 +314,7 @@ pub static RULES: &[Rule] = &[
         .needed(CREATE)
         .silent(Absent)
         .guarded(),
-    // ---- §6.8 generic secret keys, §6.12 AES ---------------------------------------------------
+    // ---- §6.8 generic secret keys, §6.10 AES ---------------------------------------------------
     rule!(CKA_VALUE, Bytes, SECRET).given(CREATE).needed(CREATE).silent(Absent).guarded(),
     rule!(CKA_VALUE_LEN, Ulong, SECRET).given(GENERATE | DERIVE | UNWRAP).needed(GENERATE),
 ];

@@ -621,13 +621,18 @@ fn what_comes_from_a_private_key_is_private_whatever_the_template_says() {
 }
 
 #[test]
-fn a_derive_template_cannot_be_unsaid() {
+fn what_a_derive_template_protects_stays_protected() {
     let sensitive = Template::new().with_bool(CKA_SENSITIVE, true);
-    let private = Template::new().with(CKA_DERIVE_TEMPLATE, sensitive.to_bytes());
+    let prescribed = sensitive.clone().with(CKA_LABEL, "derived").with_bool(CKA_EXTRACTABLE, true);
+    let private = Template::new().with(CKA_DERIVE_TEMPLATE, prescribed.to_bytes());
     let (_, base) = pair(EC, &ec_public(), &private).unwrap();
     let derive = |template: &Template| Secret::plan(template, &USER, &base);
     assert!(derive(&Template::new()).unwrap().attributes.is(CKA_SENSITIVE));
     assert!(derive(&sensitive).unwrap().attributes.is(CKA_ALWAYS_SENSITIVE));
+    let closer = Template::new().with(CKA_LABEL, "mine").with_bool(CKA_EXTRACTABLE, false);
+    let closer = derive(&closer).unwrap().attributes;
+    assert!(closer.is(CKA_SENSITIVE) && closer.is(CKA_NEVER_EXTRACTABLE));
+    assert_eq!(closer.get(CKA_LABEL), Some(b"mine".as_slice()));
     assert!(matches!(
         derive(&Template::new().with_bool(CKA_SENSITIVE, false)),
         Err(Error::TemplateInconsistent(_))
