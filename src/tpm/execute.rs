@@ -47,7 +47,7 @@ const ENCRYPT: u8 = 0x40;
 enum How<'a> {
     Password,
     Hmac(&'a mut HmacSession),
-    Policy { session: &'a mut PolicySession, with_value: bool },
+    Policy { session: &'a mut PolicySession, proves: bool, knows: bool },
 }
 
 /// One authorization of a command. The first ones belong to the command's handles, in their order;
@@ -83,12 +83,19 @@ impl<'a> Auth<'a> {
 
     /// A policy that was met, without PolicyAuthValue.
     pub fn policy(session: &'a mut PolicySession) -> Self {
-        Self::new(How::Policy { session, with_value: false }, &[])
+        Self::new(How::Policy { session, proves: false, knows: false }, &[])
+    }
+
+    /// As [`Auth::policy`], for an object whose authorization value we know though the policy does not
+    /// ask for it: a salted session can then encrypt, because the TPM takes the value into the key of
+    /// the encryption even so (Part 1 §21.2).
+    pub fn policy_knowing(session: &'a mut PolicySession, value: &'a [u8]) -> Self {
+        Self::new(How::Policy { session, proves: false, knows: true }, value)
     }
 
     /// A policy that was met with PolicyAuthValue: the HMAC proves the authorization value.
     pub fn policy_with_value(session: &'a mut PolicySession, value: &'a [u8]) -> Self {
-        Self::new(How::Policy { session, with_value: true }, value)
+        Self::new(How::Policy { session, proves: true, knows: true }, value)
     }
 
     /// The TPM flushes the session if the command succeeds.
@@ -131,20 +138,18 @@ impl<'a> Auth<'a> {
         match &self.how {
             How::Password => None,
             How::Hmac(session) => Some(session.0.keyed(value)),
-            How::Policy { session, with_value: true } => Some(session.0.keyed(value)),
-            How::Policy { session, with_value: false } if session.0.key.is_empty() => None,
-            How::Policy { session, with_value: false } => Some(session.0.key.clone()),
+            How::Policy { session, proves: true, .. } => Some(session.0.keyed(value)),
+            How::Policy { session, .. } if session.0.key.is_empty() => None,
+            How::Policy { session, .. } => Some(session.0.key.clone()),
         }
     }
 
-    /// Whether this session can encrypt parameters here. A policy session without the value cannot be
-    /// trusted to: the TPM takes the entity's value into the key even then (Part 1 §21.2).
-    fn can_encrypt(&self) -> bool {
+    /// The key of the parameter encryption; none if this session cannot encrypt here.
+    fn encryption_key(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         match &self.how {
-            How::Password | How::Policy { with_value: false, .. } => false,
-            How::Hmac(HmacSession(session))
-            | How::Policy { session: PolicySession(session), .. } => {
-                session.encrypts && !(session.key.is_empty() && self.value.is_empty())
+            How::Password | How::Policy { knows: false, .. } => None,
+            How::Hmac(HmacSession(session)) | How::Policy { session: PolicySession(session), .. } => {
+                Some(session.keyed(value)).filter(|key| session.encrypts && !key.is_empty())
             }
         }
     }
@@ -153,7 +158,7 @@ impl<'a> Auth<'a> {
 /// The session that encrypts: one that is there for it alone if there is one, else the first that can.
 fn encryptor(auths: &[Auth<'_>], handles: usize) -> Option<usize> {
     let able = |mut range: std::ops::Range<usize>| {
-        range.find(|index| auths.get(*index).is_some_and(Auth::can_encrypt))
+        range.find(|index| auths.get(*index).is_some_and(|auth| auth.encryption_key(auth.value).is_some()))
     };
     able(handles..auths.len()).or_else(|| able(0..handles.min(auths.len())))
 }
@@ -235,7 +240,7 @@ fn attempt<C: Command>(
 
 /// Encrypts the content of the TPM2B that the parameters begin with.
 fn encrypt_first(auth: &Auth<'_>, parameters: &mut Writer) -> Result<(), Fault> {
-    let (Some(session), Some(key)) = (auth.open(), auth.key(auth.value)) else {
+    let (Some(session), Some(key)) = (auth.open(), auth.encryption_key(auth.value)) else {
         return Err(Fault::bug("a session that cannot encrypt"));
     };
     let length: usize = Reader::new(parameters.as_slice()).u16()?.into();
@@ -400,7 +405,7 @@ fn read<C: Command>(
     let mut parameters = Zeroizing::new(encrypted.to_vec());
     if let Some(auth) = decrypts.and_then(|index| auths.get(index)) {
         let value = auth.new_value.unwrap_or(auth.value);
-        if let (Some(session), Some(key)) = (auth.open(), auth.key(value)) {
+        if let (Some(session), Some(key)) = (auth.open(), auth.encryption_key(value)) {
             let length: usize = Reader::new(&parameters).u16()?.into();
             let content = parameters
                 .get_mut(2..2 + length)
@@ -454,4 +459,299 @@ fn check(auth: &mut Auth<'_>, reader: &mut Reader<'_>, rp_hash: &[u8]) -> Result
         return Err(tampered("a session that goes on when it should end, or the reverse"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+
+    use p256::ecdsa::signature::hazmat::PrehashVerifier;
+    use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+    use tss_esapi::interface_types::ecc::EccCurve;
+
+    use super::*;
+    use crate::crypto::ec::Curve;
+    use crate::tpm::command::*;
+    use crate::tpm::key::{PublicKey, Seal, ZERO, policy_secret, public_key, sealed};
+    use crate::tpm::srk::Pinned;
+    use crate::tpm::testing::{Link, P256, Root, Swtpm, call, flush, left_in, root};
+    use crate::tpm::{HashAlgorithm, KeySpec, KeyUse, NewKey};
+
+    const EC: KeySpec = KeySpec {
+        usage: KeyUse::Ec { curve: Curve::P256, sign: true, derive: true },
+        extractable: false,
+        always_authenticate: None,
+    };
+
+    fn create(link: &mut Link, srk: &Pinned, spec: &KeySpec, authorization: &[u8]) -> NewKey {
+        let mut session = HmacSession::salted(link, srk, &call()).expect("a session");
+        let parent = Entity::from(srk);
+        let public = spec.template().expect("a template");
+        let command = Create { parent: &parent, authorization, data: &[], public: &public };
+        let auth = &mut [Auth::hmac(&mut session, &[]).ending()];
+        execute(link, &command, auth, &call()).expect("a key")
+    }
+
+    fn load(link: &mut Link, srk: &Pinned, key: &NewKey) -> Result<Entity, Fault> {
+        let parent = Entity::from(srk);
+        let command = Load { parent: &parent, public: &key.public, private: &key.private };
+        execute(link, &command, &mut [Auth::password(&[])], &call())
+    }
+
+    fn sign(
+        link: &mut Link,
+        key: &Entity,
+        auth: Auth<'_>,
+        digest: &[u8],
+    ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+        let command = SignEcdsa { key, hash: HashAlgorithm::Sha256, digest };
+        execute(link, &command, &mut [auth], &call())
+    }
+
+    fn verifies(key: &NewKey, digest: &[u8], (r, s): &(Vec<u8>, Vec<u8>)) -> bool {
+        let Ok((_, PublicKey::Ec { x, y, .. })) = public_key(&key.public) else {
+            panic!("an EC key")
+        };
+        let point = [&[4][..], &x, &y].concat();
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(&point).expect("a point");
+        let fixed = |bytes: &[u8]| {
+            let mut field = [0; 32];
+            field[32 - bytes.len()..].copy_from_slice(bytes);
+            field
+        };
+        let signature = p256::ecdsa::Signature::from_scalars(fixed(r), fixed(s)).expect("r, s");
+        key.verify_prehash(digest, &signature).is_ok()
+    }
+
+    #[test]
+    fn a_key_signs_through_an_unsalted_session_with_its_digest_encrypted() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+        let key = create(&mut link, &srk, &EC, &[7; 32]);
+        let loaded = load(&mut link, &srk, &key).expect("loaded");
+        let mut session = HmacSession::unsalted(&mut link, &call()).expect("a session");
+        link.sent.clear();
+
+        for digest in [[0x5A; 32], [0xA5; 32]] {
+            let auth = Auth::hmac(&mut session, &[7; 32]);
+            let signature = sign(&mut link, &loaded, auth, &digest).expect("signed");
+            assert!(verifies(&key, &digest, &signature));
+        }
+
+        assert_eq!(link.sent.len(), 2);
+        for command in &link.sent {
+            assert!(!command.windows(8).any(|part| part == [0x5A; 8] || part == [0xA5; 8]));
+        }
+        session.end(&mut link, &call()).expect("ended");
+        flush(&mut link, loaded.handle);
+        assert_eq!(left_in(&mut link), []);
+    }
+
+    #[test]
+    fn zero_bytes_at_the_end_of_an_authorization_do_not_matter() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+        let mut authorization = [9; 32];
+        authorization[30..].fill(0);
+        let key = create(&mut link, &srk, &EC, &authorization);
+        let loaded = load(&mut link, &srk, &key).expect("loaded");
+        let mut session = HmacSession::unsalted(&mut link, &call()).expect("a session");
+
+        let auth = Auth::hmac(&mut session, &authorization);
+        let signature = sign(&mut link, &loaded, auth, &[1; 32]).expect("signed");
+
+        assert!(verifies(&key, &[1; 32], &signature));
+    }
+
+    #[test]
+    fn a_wrong_authorization_is_refused_and_the_session_goes_on() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+        let key = create(&mut link, &srk, &EC, &[7; 32]);
+        let loaded = load(&mut link, &srk, &key).expect("loaded");
+        let mut session = HmacSession::unsalted(&mut link, &call()).expect("a session");
+
+        let fault = sign(&mut link, &loaded, Auth::hmac(&mut session, &[8; 32]), &[1; 32])
+            .expect_err("refused");
+        assert_eq!(*fault.kind(), Trouble::AuthFail);
+        assert_eq!((fault.code(), fault.command), (Some(0x9A2), Some("TPM2_Sign")));
+
+        sign(&mut link, &loaded, Auth::hmac(&mut session, &[7; 32]), &[1; 32]).expect("signed");
+        sign(&mut link, &loaded, Auth::password(&[7; 32]), &[1; 32]).expect("signed by password");
+    }
+
+    #[test]
+    fn ecdh_and_raw_rsa_give_what_the_host_computes() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+
+        let key = create(&mut link, &srk, &EC, &[7; 32]);
+        let loaded = load(&mut link, &srk, &key).expect("loaded");
+        let Ok((_, PublicKey::Ec { x, y, .. })) = public_key(&key.public) else {
+            panic!("an EC key")
+        };
+        let theirs = p256::PublicKey::from_sec1_bytes(&[&[4][..], &x, &y].concat()).expect("point");
+        let ours = p256::SecretKey::random(&mut rand_core::OsRng);
+        let expected = p256::ecdh::diffie_hellman(ours.to_nonzero_scalar(), theirs.as_affine());
+        let point = ours.public_key();
+        let point = p256::EncodedPoint::from(point);
+        let mut session = HmacSession::unsalted(&mut link, &call()).expect("a session");
+        let command = EcdhZGen {
+            key: &loaded,
+            x: point.x().expect("x"),
+            y: point.y().expect("y"),
+        };
+        let auth = &mut [Auth::hmac(&mut session, &[7; 32])];
+        let z = execute(&mut link, &command, auth, &call()).expect("a secret");
+        assert_eq!(&z[..], &expected.raw_secret_bytes()[..]);
+        flush(&mut link, loaded.handle);
+
+        let rsa = KeySpec { usage: KeyUse::Rsa { bits: 2048, exponent: 65537 }, ..EC };
+        let key = create(&mut link, &srk, &rsa, &[7; 32]);
+        let loaded = load(&mut link, &srk, &key).expect("loaded");
+        let Ok((_, PublicKey::Rsa { modulus, exponent })) = public_key(&key.public) else {
+            panic!("an RSA key")
+        };
+        assert_eq!(exponent, [1, 0, 1]);
+        let input = [&[0, 1][..], &[0x42; 254]].concat();
+        let command = RsaDecrypt { key: &loaded, input: &input };
+        let auth = &mut [Auth::hmac(&mut session, &[7; 32])];
+        let output = execute(&mut link, &command, auth, &call()).expect("a result");
+        let power = rsa::BigUint::from_bytes_be(&output)
+            .modpow(&65537u32.into(), &rsa::BigUint::from_bytes_be(&modulus));
+        assert_eq!(power, rsa::BigUint::from_bytes_be(&input));
+    }
+
+    fn random_through_a_salted_session(kind: Root) {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, kind);
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let copy = seen.clone();
+        link.alter = Some(Box::new(move |_, response| {
+            copy.lock().expect("lock").extend_from_slice(response);
+        }));
+
+        let mut session = HmacSession::salted(&mut link, &srk, &call()).expect("a session");
+        let auth = &mut [Auth::extra(&mut session)];
+        let bytes = execute(&mut link, &GetRandom { bytes: 32 }, auth, &call()).expect("bytes");
+        assert_eq!(bytes.len(), 32);
+        assert!(!seen.lock().expect("lock").windows(8).any(|part| part == &bytes[..8]));
+
+        let auth = &mut [Auth::extra(&mut session).ending()];
+        execute(&mut link, &StirRandom { data: &bytes }, auth, &call()).expect("stirred");
+        assert!(session.has_ended());
+        assert_eq!(left_in(&mut link), []);
+    }
+
+    #[test]
+    fn sessions_are_salted_to_p256() {
+        random_through_a_salted_session(P256);
+    }
+
+    #[test]
+    fn sessions_are_salted_to_p384_with_sha384() {
+        random_through_a_salted_session(Root::Ec(EccCurve::NistP384, HashingAlgorithm::Sha384));
+    }
+
+    #[test]
+    fn sessions_are_salted_to_rsa() {
+        random_through_a_salted_session(Root::Rsa);
+    }
+
+    /// A seal opened by the proof of another object's value: policy session and encrypting session in one
+    /// command.
+    #[test]
+    fn a_policy_and_an_encrypting_session_open_a_seal_together() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+        let parent = Entity::from(&srk);
+        let mut session = HmacSession::salted(&mut link, &srk, &call()).expect("a session");
+        let mut seal = |link: &mut Link, how, authorization: &[u8], data: &[u8]| {
+            let public = sealed(how).expect("a template");
+            let command = Create { parent: &parent, authorization, data, public: &public };
+            let made =
+                execute(link, &command, &mut [Auth::hmac(&mut session, &[])], &call()).expect("made");
+            load(link, &srk, &made).expect("loaded")
+        };
+        let authority = seal(&mut link, Seal::Value, &[3; 32], b"w");
+        let policy = policy_secret(&ZERO, &authority.name);
+        let secret = seal(&mut link, Seal::Policy(policy), &[], b"the secret");
+
+        let mut policy = PolicySession::unsalted(&mut link, &call()).expect("a session");
+        let entity = policy.entity();
+        let command = PolicySecret {
+            authorizes: &authority,
+            session: &entity,
+            nonce_tpm: &policy.0.nonce_tpm,
+        };
+        let auth = &mut [Auth::hmac(&mut session, &[3; 32])];
+        execute(&mut link, &command, auth, &call()).expect("proven");
+        let digest = execute(&mut link, &PolicyGetDigest { session: &entity }, &mut [], &call())
+            .expect("a digest");
+        assert_eq!(digest, policy_secret(&ZERO, &authority.name));
+
+        let auth = &mut [Auth::policy(&mut policy).ending(), Auth::extra(&mut session).ending()];
+        let opened = execute(&mut link, &Unseal { item: &secret }, auth, &call()).expect("opened");
+        assert_eq!(&opened[..], b"the secret");
+    }
+
+    #[test]
+    fn every_changed_bit_of_a_response_is_noticed() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let srk = root(&mut link, P256);
+        let bit = Arc::new(AtomicU32::new(0));
+        let copy = bit.clone();
+        let mut length = 0;
+        let mut at = 0;
+        while at == 0 || at < length {
+            let mut salted = HmacSession::salted(&mut link, &srk, &call()).expect("a session");
+            let seen = Arc::new(AtomicU32::new(0));
+            let (seen_too, which) = (seen.clone(), copy.clone());
+            link.alter = Some(Box::new(move |_, response| {
+                seen_too.store(8 * response.len() as u32, Ordering::Relaxed);
+                let bit = which.load(Ordering::Relaxed) as usize;
+                response[bit / 8] ^= 1 << (bit % 8);
+            }));
+            let auth = &mut [Auth::extra(&mut salted)];
+            let answer = execute(&mut link, &GetRandom { bytes: 16 }, auth, &call());
+            link.alter = None;
+            length = seen.load(Ordering::Relaxed);
+            let fault = answer.expect_err("noticed");
+            assert!(
+                matches!(fault.trouble, Trouble::Tampered(_) | Trouble::Code(..)),
+                "bit {at}: {fault}"
+            );
+            salted.end(&mut link, &call()).expect("ended");
+            // A prime step: every field is hit at several of its bits.
+            at += 7;
+            bit.store(at, Ordering::Relaxed);
+        }
+        assert!(length > 8 * 60);
+    }
+
+    #[test]
+    fn a_tpm_that_asks_to_try_again_is_asked_again_with_the_same_bytes() {
+        let tpm = Swtpm::start();
+        let mut link = tpm.connect();
+        let mut left = 3;
+        link.alter = Some(Box::new(move |_, response| {
+            if left > 0 {
+                left -= 1;
+                *response = [&[0x80, 1, 0, 0, 0, 10][..], &0x922u32.to_be_bytes()].concat();
+            }
+        }));
+
+        execute(&mut link, &GetRandom { bytes: 8 }, &mut [], &call()).expect("bytes at last");
+
+        assert_eq!(link.sent.len(), 4);
+        assert!(link.sent.windows(2).all(|pair| pair[0] == pair[1]));
+    }
 }

@@ -19,6 +19,8 @@ mod sharing;
 mod socket;
 pub mod srk;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod tcti;
 pub mod transport;
 pub mod wire;

@@ -270,3 +270,12 @@ fn create(
     }
     Ok(root)
 }
+
+#[cfg(test)]
+impl Pinned {
+    /// As if its Name had been compared.
+    pub(super) fn for_test(handle: u32, public: &[u8]) -> Self {
+        let name = super::key::name_of(public).expect("a public area");
+        Self { handle, name, public: public.to_vec() }
+    }
+}
