@@ -7,12 +7,26 @@
 //! else. An index that the TPM's owner creates anew is unwritten, an unwritten one cannot authorize, and
 //! only W can write it; so the owner can destroy the gate but not pass it.
 //!
+//! `pin/gate.rs` is what the store keeps and every digest that follows from it; `pin/flow.rs` is the
+//! sequences of commands; here is what the floors above call.
+//!
 //! TPM 2.0 Part 1 §37.2.8 (PIN indices), Part 3 §31.
+
+mod flow;
+mod gate;
+#[cfg(test)]
+mod tests;
 
 use zeroize::Zeroizing;
 
-use super::{Call, Name, Tpm};
-use crate::error::Result;
+use self::flow::{Defined, Failure, Line};
+use super::fault::Trouble;
+use super::lease::Lease;
+use super::session::PolicySession;
+use super::{Call, Fault, Name, Tpm};
+use crate::error::{Error, Result};
+
+pub use gate::Gate;
 
 /// Whose PIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +89,7 @@ pub enum Stage {
 pub struct Opened {
     /// The root of everything that a login opens.
     pub token_secret: Zeroizing<[u8; 32]>,
-    /// The authorization value of W; the SO's alone.
+    /// The authorization value of W; the SO's alone, and none with the fallback gate.
     pub write_authority: Option<Zeroizing<[u8; 32]>>,
 }
 
@@ -91,102 +105,55 @@ pub struct PinCount {
     pub limit: u32,
 }
 
+impl PinCount {
+    /// How many tries are left.
+    pub fn left(self) -> u32 {
+        self.limit.saturating_sub(self.count)
+    }
+}
+
 /// How [`Tpm::settle`] left a token whose creation was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The gate stands: make the token active. The user's PIN may have to be set again.
+    /// The gate stands: make the token active. The user's PIN is to be set (again).
     Complete,
     /// Nothing of it is left in the TPM: delete the token.
     Removed,
 }
 
-/// What the store keeps of a gate. Holds no secret that a PIN or the chip does not guard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gate {
-    srk: Name,
-}
-
-impl Gate {
-    /// Bytes for the store, versioned.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Reads what [`Gate::to_bytes`] wrote. `None` for anything else.
-    pub fn from_bytes(_bytes: &[u8]) -> Option<Self> {
-        todo!()
-    }
-
-    /// The Name of the storage root key that everything of this token is under.
-    pub fn srk(&self) -> &Name {
-        &self.srk
-    }
-
-    /// Whether PIN indices guard it (`false`: the fallback under dictionary attack protection).
-    pub fn has_indices(&self) -> bool {
-        todo!()
-    }
-
-    /// The NV indices in use.
-    pub fn indices(&self) -> Vec<u32> {
-        todo!()
-    }
-
-    /// Whether the user needs no PIN: [`Tpm::open_without_pin`].
-    pub fn is_pinless(&self) -> bool {
-        todo!()
-    }
-
-    /// The Name of the user's PIN index once written, for keys that ask for the PIN at each use.
-    pub fn user_index_name(&self) -> Option<Name> {
-        todo!()
-    }
-
-    /// PBKDF2 iterations.
-    pub fn iterations(&self) -> u32 {
-        todo!()
-    }
-
-    /// How many wrong PINs lock a role.
-    pub fn limit(&self) -> u32 {
-        todo!()
-    }
-
-    /// Whether there is a recovery seal.
-    pub fn is_recoverable(&self) -> bool {
-        todo!()
-    }
-}
+/// The range of NV handles that is ours, so that a tool can find what belongs to no store any more.
+pub const INDICES: std::ops::RangeInclusive<u32> = 0x0181_1100..=0x0181_11FF;
 
 impl Tpm {
     /// Makes a gate, in steps that survive a crash: after each [`Stage`] the `journal` has it on disk, and
-    /// [`Tpm::settle`] goes on from there. The user has no PIN yet.
+    /// [`Tpm::settle`] goes on from there. The user has no PIN yet. About 20 commands.
+    ///
+    /// The TPM is not held while `journal` runs.
     ///
     /// # Errors
     /// `DeviceMemory` if there is no NV space (with [`Mode::Nv`]), `Device`, `ForeignTpm`, and what
     /// `journal` returns; then nothing is left in the TPM if it still answers.
     pub fn create_gate(
         &self,
-        _call: &Call,
-        _new: &NewGate<'_>,
-        _journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
+        call: &Call,
+        new: &NewGate<'_>,
+        journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
     ) -> Result<(Gate, Option<RecoveryCode>)> {
-        todo!()
+        create(&mut |job| self.on_line(call, &new.srk, job), new, journal)
     }
 
     /// Opens the token with a PIN: seven TPM commands.
     ///
     /// # Errors
-    /// `WrongPin` with the tries left as the TPM counts them, `PinLocked`, `PinNotInitialized`;
-    /// `ForeignTpm` and `Device` if the storage root key or the index is not the token's: then no PIN was
-    /// sent and no try was spent.
-    pub fn login(&self, _call: &Call, _gate: &Gate, _role: Role, _pin: &[u8]) -> Result<Opened> {
-        todo!()
+    /// `WrongPin` with the tries left as the TPM counts them, `PinLocked`; `ForeignTpm` and `Device` if
+    /// the storage root key or the index is not the token's: then no PIN was sent and no try was spent.
+    pub fn login(&self, call: &Call, gate: &Gate, role: Role, pin: &[u8]) -> Result<Opened> {
+        self.on_line_with_pin(call, gate.srk(), |line| line.login(gate, role, pin))
     }
 
     /// Opens a token whose user needs no PIN.
-    pub fn open_without_pin(&self, _call: &Call, _gate: &Gate) -> Result<Opened> {
-        todo!()
+    pub fn open_without_pin(&self, call: &Call, gate: &Gate) -> Result<Opened> {
+        self.on_line(call, gate.srk(), |line| line.open_without_pin(gate))
     }
 
     /// Replaces a PIN by its holder; a wrong old one is counted. The gate is to be kept if one is
@@ -196,53 +163,252 @@ impl Tpm {
     /// As [`Tpm::login`].
     pub fn change_pin(
         &self,
-        _call: &Call,
-        _gate: &Gate,
-        _role: Role,
-        _old: &[u8],
-        _new: &[u8],
+        call: &Call,
+        gate: &Gate,
+        role: Role,
+        old: &[u8],
+        new: &[u8],
     ) -> Result<Option<Gate>> {
-        todo!()
+        self.on_line_with_pin(call, gate.srk(), |line| line.change_pin(gate, role, old, new))
     }
 
     /// Sets and unlocks the user's PIN on the SO's authority. An empty one makes a token whose user needs
     /// none; a later one takes that back. The gate is to be kept if one is returned.
     pub fn set_user_pin(
         &self,
-        _call: &Call,
-        _gate: &Gate,
-        _so: &Opened,
-        _new: &[u8],
+        call: &Call,
+        gate: &Gate,
+        so: &Opened,
+        new: &[u8],
     ) -> Result<Option<Gate>> {
-        todo!()
+        self.on_line(call, gate.srk(), |line| line.set_user_pin(gate, so, new))
     }
 
     /// Takes back the count of wrong user PINs on the SO's authority; the PIN stays.
-    pub fn unlock_user(&self, _call: &Call, _gate: &Gate, _so: &Opened) -> Result<()> {
-        todo!()
+    pub fn unlock_user(&self, call: &Call, gate: &Gate, so: &Opened) -> Result<()> {
+        self.on_line(call, gate.srk(), |line| line.unlock_user(gate, so))
     }
 
     /// The wrong PINs that the TPM has counted: four commands, no PIN. For the fallback gate these are the
     /// TPM's own, of all programs.
-    pub fn pin_count(&self, _call: &Call, _gate: &Gate, _role: Role) -> Result<PinCount> {
-        todo!()
+    pub fn pin_count(&self, call: &Call, gate: &Gate, role: Role) -> Result<PinCount> {
+        self.on_line(call, gate.srk(), |line| line.pin_count(gate, role))
     }
 
     /// Ends a creation that was interrupted: forward if the SO's index is written, else back.
-    pub fn settle(&self, _call: &Call, _gate: &Gate, _owner_auth: &[u8]) -> Result<Settled> {
-        todo!()
+    pub fn settle(&self, call: &Call, gate: &Gate, owner_auth: &[u8]) -> Result<Settled> {
+        self.on_line(call, gate.srk(), |line| line.settle(gate, owner_auth))
     }
 
     /// Removes a token's indices from the TPM; every copy of the token is dead then, for ever.
-    pub fn remove_gate(&self, _call: &Call, _gate: &Gate, _owner_auth: &[u8]) -> Result<()> {
-        todo!()
+    pub fn remove_gate(&self, call: &Call, gate: &Gate, owner_auth: &[u8]) -> Result<()> {
+        self.on_line(call, gate.srk(), |line| line.remove(gate, owner_auth))
     }
 
     /// The token secret by the recovery code.
     ///
     /// # Errors
     /// `PinInvalid` for a wrong code.
-    pub fn recover(&self, _call: &Call, _gate: &Gate, _code: &str) -> Result<Zeroizing<[u8; 32]>> {
-        todo!()
+    pub fn recover(&self, call: &Call, gate: &Gate, code: &str) -> Result<Zeroizing<[u8; 32]>> {
+        self.on_line(call, gate.srk(), |line| line.recover(gate, code))
+    }
+
+    fn on_line<T>(
+        &self,
+        call: &Call,
+        srk: &Name,
+        mut job: impl FnMut(&mut Line<'_>) -> Result<T, Failure>,
+    ) -> Result<T> {
+        self.with(call, Some(srk), |lease| on(lease, call, &mut job))?
+    }
+
+    fn on_line_with_pin<T>(
+        &self,
+        call: &Call,
+        srk: &Name,
+        mut job: impl FnMut(&mut Line<'_>) -> Result<T, Failure>,
+    ) -> Result<T> {
+        self.with_pin(call, Some(srk), |lease| on(lease, call, &mut job))?
+    }
+}
+
+/// Runs one sequence on a lease. What is said to a person goes through; a fault is the lease's to heal.
+fn on<T>(
+    lease: &mut Lease,
+    call: &Call,
+    job: &mut dyn FnMut(&mut Line<'_>) -> Result<T, Failure>,
+) -> Result<Result<T>, Fault> {
+    let srk = lease.srk()?;
+    let bare = lease.is_bare();
+    match job(&mut Line { link: lease.link()?, srk: &srk, call, bare }) {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Failure::Said(error)) => Ok(Err(error)),
+        Err(Failure::Fault(fault)) => Err(fault),
+    }
+}
+
+/// A context-specific login: proves the user's PIN to the chip once, in a policy session that then
+/// authorizes one use of the key. For a key that may be duplicated too, pass its authPolicy: its two
+/// branches are joined.
+///
+/// # Errors
+/// As [`Tpm::login`].
+pub(super) fn authorize_use(
+    lease: &mut Lease,
+    call: &Call,
+    gate: &Gate,
+    pin: &[u8],
+    key_public: &[u8],
+) -> Result<Result<PolicySession>, Fault> {
+    let mut session = None;
+    let done = on(lease, call, &mut |line| {
+        session = Some(line.authorize_use(gate, pin, key_public)?);
+        Ok(())
+    })?;
+    Ok(done.and_then(|()| session.ok_or(Error::Bug("a login without its session"))))
+}
+
+/// One step of a creation: a sequence of commands on a lease of its own.
+type Step<'s> = dyn FnMut(&mut dyn FnMut(&mut Line<'_>) -> Result<(), Failure>) -> Result<()> + 's;
+
+fn step<T>(
+    steps: &mut Step<'_>,
+    mut job: impl FnMut(&mut Line<'_>) -> Result<T, Failure>,
+) -> Result<T> {
+    let mut answer = None;
+    steps(&mut |line| {
+        answer = Some(job(line)?);
+        Ok(())
+    })?;
+    answer.ok_or(Error::Bug("a step without an answer"))
+}
+
+/// The steps of a creation. `steps` runs one on a lease of its own, so that the TPM is free while the
+/// journal writes.
+fn create(
+    steps: &mut Step<'_>,
+    new: &NewGate<'_>,
+    journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
+) -> Result<(Gate, Option<RecoveryCode>)> {
+    Gate::check_numbers(new.limit, new.iterations).map_err(Error::ArgumentsBad)?;
+    let made = match new.mode {
+        Mode::Da => create_protected(steps, new, journal)?,
+        Mode::Nv => match create_indices(steps, new, journal)? {
+            Ok(made) => made,
+            Err(fault) if *fault.kind() == Trouble::AuthFail => {
+                return Err(Error::Device(
+                    "the TPM's owner hierarchy has a password; without it no NV index can be made"
+                        .to_owned(),
+                ));
+            }
+            Err(unavailable) => return Err(unavailable.into()),
+        },
+        Mode::Auto => match create_indices(steps, new, journal)? {
+            Ok(made) => made,
+            Err(unavailable) => {
+                log::warn!("tpm: no PIN indices ({unavailable}); the PINs are guarded by the TPM-wide lockout");
+                create_protected(steps, new, journal)?
+            }
+        },
+    };
+    // Every old copy of the token that this one replaces is dead from here on.
+    if !new.retired.is_empty() {
+        let undefined = step(steps, |line| line.undefine(&new.retired, &new.owner_auth));
+        if let Err(error) = undefined {
+            log::warn!("tpm: the NV indices of the replaced token remain: {error}");
+        }
+    }
+    Ok(made)
+}
+
+type Made = (Gate, Option<RecoveryCode>);
+
+/// With PIN indices. The inner error says why there can be none; then nothing is left of the attempt.
+fn create_indices(
+    steps: &mut Step<'_>,
+    new: &NewGate<'_>,
+    journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
+) -> Result<Result<Made, Fault>> {
+    let authority = Secrets::random()?;
+    let (blob, mut taken) = step(steps, |line| line.create_authority(&authority.write))?;
+    let mut next = || {
+        let free = INDICES.clone().find(|index| !taken.contains(index));
+        taken.extend(free);
+        free.ok_or_else(|| Error::DeviceMemory("all NV indices of tpm11 are taken".to_owned()))
+    };
+    let mut gate = Gate::planned(new, blob, [next()?, next()?])?;
+    loop {
+        journal(&gate, Stage::Planned)?;
+        let defined = step(steps, |line| {
+            line.define(&gate, new.so_pin, &authority.user, &new.owner_auth)
+        });
+        match defined {
+            Ok(Defined::Both) => break,
+            Ok(Defined::Taken(role)) => gate.renumber(role, next()?),
+            Ok(Defined::Unavailable(fault)) => {
+                abandon(steps, &gate, new);
+                return Ok(Err(fault));
+            }
+            Err(error) => {
+                abandon(steps, &gate, new);
+                return Err(error);
+            }
+        }
+    }
+    let mut rest = || -> Result<(Gate, Option<RecoveryCode>)> {
+        let code = new.recovery.then(flow::recovery_code).transpose()?;
+        let sealed = step(steps, |line| {
+            line.seal_both(&gate, &new.token_secret, &authority.write, code.as_deref())
+        })?;
+        journal(&sealed, Stage::Sealed)?;
+        step(steps, |line| line.write_both(&sealed, &authority.write))?;
+        Ok((sealed, code.map(|code| flow::shown(&code))))
+    };
+    match rest() {
+        Ok((gate, code)) => {
+            // From here on it can only go forward: if this fails, `settle` completes it.
+            journal(&gate, Stage::Written)?;
+            Ok(Ok((gate, code)))
+        }
+        Err(error) => {
+            abandon(steps, &gate, new);
+            Err(error)
+        }
+    }
+}
+
+/// The fallback: nothing of it is in the TPM.
+fn create_protected(
+    steps: &mut Step<'_>,
+    new: &NewGate<'_>,
+    journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
+) -> Result<Made> {
+    let code = new.recovery.then(flow::recovery_code).transpose()?;
+    let gate = step(steps, |line| line.create_protected(new, code.as_deref()))?;
+    for stage in [Stage::Planned, Stage::Sealed, Stage::Written] {
+        journal(&gate, stage)?;
+    }
+    Ok((gate, code.map(|code| flow::shown(&code))))
+}
+
+/// Takes back what an attempt left in the TPM. The pending row in the store stays for
+/// [`Tpm::settle`] in case that even this fails.
+fn abandon(steps: &mut Step<'_>, gate: &Gate, new: &NewGate<'_>) {
+    if let Err(error) = step(steps, |line| line.remove(gate, &new.owner_auth)) {
+        log::warn!("tpm: NV indices of an interrupted creation remain: {error}");
+    }
+}
+
+/// The random values of a creation that no one keeps.
+struct Secrets {
+    /// The authorization value of W: lies in the SO's seal only.
+    write: Zeroizing<[u8; 32]>,
+    /// The user's index begins with a value that nobody knows.
+    user: Zeroizing<[u8; 32]>,
+}
+
+impl Secrets {
+    fn random() -> Result<Self> {
+        Ok(Self { write: flow::random()?, user: flow::random()? })
     }
 }

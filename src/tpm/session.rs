@@ -345,6 +345,11 @@ impl PolicySession {
         Entity::permanent(self.0.handle)
     }
 
+    /// The TPM's newest nonce in it, for TPM2_PolicySecret.
+    pub fn nonce_tpm(&self) -> &[u8] {
+        &self.0.nonce_tpm
+    }
+
     /// TPM2_PolicyCommandCode
     pub fn command_code(
         &self,

@@ -57,7 +57,14 @@ impl Swtpm {
             match UnixStream::connect(&path) {
                 Ok(stream) => {
                     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-                    return Link { stream, sent: Vec::new(), stop_after: None, alter: None };
+                    return Link {
+                        stream,
+                        sent: Vec::new(),
+                        stop_after: None,
+                        lose_answer_after: None,
+                        is_cut: false,
+                        alter: None,
+                    };
                 }
                 Err(error) => assert!(Instant::now() < deadline, "swtpm does not listen: {error}"),
             }
@@ -93,10 +100,19 @@ pub(super) struct Link {
     pub(super) sent: Vec<Vec<u8>>,
     /// After so many commands from now on the connection is dead: nothing more is sent.
     pub(super) stop_after: Option<usize>,
+    /// After so many answered commands one is sent whose answer is lost; then the connection is dead.
+    pub(super) lose_answer_after: Option<usize>,
+    /// It is dead.
+    pub(super) is_cut: bool,
     pub(super) alter: Option<Alter>,
 }
 
 impl Link {
+    /// Closes the connection by putting another stream in its place.
+    pub(super) fn replace(&mut self, stream: UnixStream) {
+        self.stream = stream;
+    }
+
     /// The codes of the commands sent since the last call of this.
     pub(super) fn codes(&mut self) -> Vec<u32> {
         let code = |command: &Vec<u8>| u32::from_be_bytes(command[6..10].try_into().expect("4"));
@@ -107,11 +123,11 @@ impl Link {
 impl Transport for Link {
     fn transmit(&mut self, command: &[u8], _: &Call, _: Duration) -> Result<Vec<u8>, Fault> {
         let closed = |sent| Broken { kind: BrokenKind::Closed, sent, what: "cut".to_owned() };
-        match &mut self.stop_after {
-            Some(0) => return Err(closed(false).into()),
-            Some(left) => *left -= 1,
-            None => {}
+        if self.is_cut || self.stop_after == Some(0) {
+            self.is_cut = true;
+            return Err(closed(false).into());
         }
+        self.stop_after = self.stop_after.map(|left| left - 1);
         self.sent.push(command.to_vec());
         let code = u32::from_be_bytes(command[6..10].try_into().expect("4 bytes"));
         self.stream.write_all(command).map_err(|_| closed(true))?;
@@ -120,6 +136,11 @@ impl Transport for Link {
         let size = u32::from_be_bytes(response[2..6].try_into().expect("4 bytes"));
         response.resize(size as usize, 0);
         self.stream.read_exact(&mut response[10..]).map_err(|_| closed(true))?;
+        if self.lose_answer_after == Some(0) {
+            self.is_cut = true;
+            return Err(closed(true).into());
+        }
+        self.lose_answer_after = self.lose_answer_after.map(|left| left - 1);
         if let Some(alter) = &mut self.alter {
             alter(code, &mut response);
         }
