@@ -148,7 +148,8 @@ impl<'a> Auth<'a> {
     fn encryption_key(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         match &self.how {
             How::Password | How::Policy { knows: false, .. } => None,
-            How::Hmac(HmacSession(session)) | How::Policy { session: PolicySession(session), .. } => {
+            How::Hmac(HmacSession(session))
+            | How::Policy { session: PolicySession(session), .. } => {
                 Some(session.keyed(value)).filter(|key| session.encrypts && !key.is_empty())
             }
         }
@@ -158,7 +159,9 @@ impl<'a> Auth<'a> {
 /// The session that encrypts: one that is there for it alone if there is one, else the first that can.
 fn encryptor(auths: &[Auth<'_>], handles: usize) -> Option<usize> {
     let able = |mut range: std::ops::Range<usize>| {
-        range.find(|index| auths.get(*index).is_some_and(|auth| auth.encryption_key(auth.value).is_some()))
+        range.find(|index| {
+            auths.get(*index).is_some_and(|auth| auth.encryption_key(auth.value).is_some())
+        })
     };
     able(handles..auths.len()).or_else(|| able(0..handles.min(auths.len())))
 }
@@ -601,11 +604,7 @@ mod tests {
         let point = ours.public_key();
         let point = p256::EncodedPoint::from(point);
         let mut session = HmacSession::unsalted(&mut link, &call()).expect("a session");
-        let command = EcdhZGen {
-            key: &loaded,
-            x: point.x().expect("x"),
-            y: point.y().expect("y"),
-        };
+        let command = EcdhZGen { key: &loaded, x: point.x().expect("x"), y: point.y().expect("y") };
         let auth = &mut [Auth::hmac(&mut session, &[7; 32])];
         let z = execute(&mut link, &command, auth, &call()).expect("a secret");
         assert_eq!(&z[..], &expected.raw_secret_bytes()[..]);
@@ -676,8 +675,8 @@ mod tests {
         let mut seal = |link: &mut Link, how, authorization: &[u8], data: &[u8]| {
             let public = sealed(how).expect("a template");
             let command = Create { parent: &parent, authorization, data, public: &public };
-            let made =
-                execute(link, &command, &mut [Auth::hmac(&mut session, &[])], &call()).expect("made");
+            let made = execute(link, &command, &mut [Auth::hmac(&mut session, &[])], &call())
+                .expect("made");
             load(link, &srk, &made).expect("loaded")
         };
         let authority = seal(&mut link, Seal::Value, &[3; 32], b"w");

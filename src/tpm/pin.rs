@@ -5,7 +5,9 @@
 //! each opened by the proof of its index's value alone; and W, the write authority: whoever proves its
 //! 32 random bytes may write an index or replace its value. These bytes lie in the SO's seal and nowhere
 //! else. An index that the TPM's owner creates anew is unwritten, an unwritten one cannot authorize, and
-//! only W can write it; so the owner can destroy the gate but not pass it.
+//! only W can write it; so the owner can destroy the gate but not pass it. U, the same for the user, lies
+//! in the user's seal and can only replace the value of the user's own index: who changes a PIN proves the
+//! old one as in a login, where the TPM counts and limits.
 //!
 //! `pin/gate.rs` is what the store keeps and every digest that follows from it; `pin/flow.rs` is the
 //! sequences of commands; here is what the floors above call.
@@ -306,7 +308,9 @@ fn create(
         Mode::Auto => match create_indices(steps, new, journal)? {
             Ok(made) => made,
             Err(unavailable) => {
-                log::warn!("tpm: no PIN indices ({unavailable}); the PINs are guarded by the TPM-wide lockout");
+                log::warn!(
+                    "tpm: no PIN indices ({unavailable}); the PINs are guarded by the TPM-wide lockout"
+                );
                 create_protected(steps, new, journal)?
             }
         },
@@ -330,18 +334,18 @@ fn create_indices(
     journal: &mut dyn FnMut(&Gate, Stage) -> Result<()>,
 ) -> Result<Result<Made, Fault>> {
     let authority = Secrets::random()?;
-    let (blob, mut taken) = step(steps, |line| line.create_authority(&authority.write))?;
+    let authorities = [&*authority.write, &*authority.change];
+    let ([write, change], mut taken) = step(steps, |line| line.create_authorities(authorities))?;
     let mut next = || {
         let free = INDICES.clone().find(|index| !taken.contains(index));
         taken.extend(free);
         free.ok_or_else(|| Error::DeviceMemory("all NV indices of tpm11 are taken".to_owned()))
     };
-    let mut gate = Gate::planned(new, blob, [next()?, next()?])?;
+    let mut gate = Gate::planned(new, write, change, [next()?, next()?])?;
     loop {
         journal(&gate, Stage::Planned)?;
-        let defined = step(steps, |line| {
-            line.define(&gate, new.so_pin, &authority.user, &new.owner_auth)
-        });
+        let defined =
+            step(steps, |line| line.define(&gate, new.so_pin, &authority.user, &new.owner_auth));
         match defined {
             Ok(Defined::Both) => break,
             Ok(Defined::Taken(role)) => gate.renumber(role, next()?),
@@ -358,7 +362,7 @@ fn create_indices(
     let mut rest = || -> Result<(Gate, Option<RecoveryCode>)> {
         let code = new.recovery.then(flow::recovery_code).transpose()?;
         let sealed = step(steps, |line| {
-            line.seal_both(&gate, &new.token_secret, &authority.write, code.as_deref())
+            line.seal_both(&gate, &new.token_secret, authorities, code.as_deref())
         })?;
         journal(&sealed, Stage::Sealed)?;
         step(steps, |line| line.write_both(&sealed, &authority.write))?;
@@ -403,12 +407,14 @@ fn abandon(steps: &mut Step<'_>, gate: &Gate, new: &NewGate<'_>) {
 struct Secrets {
     /// The authorization value of W: lies in the SO's seal only.
     write: Zeroizing<[u8; 32]>,
+    /// The authorization value of U: lies in the user's seal only.
+    change: Zeroizing<[u8; 32]>,
     /// The user's index begins with a value that nobody knows.
     user: Zeroizing<[u8; 32]>,
 }
 
 impl Secrets {
     fn random() -> Result<Self> {
-        Ok(Self { write: flow::random()?, user: flow::random()? })
+        Ok(Self { write: flow::random()?, change: flow::random()?, user: flow::random()? })
     }
 }

@@ -141,7 +141,8 @@ impl Line<'_> {
         if broken || (!self.bare && !failed) {
             return outcome;
         }
-        let policy = open.policy.filter(|session| !session.has_ended()).map(|session| session.handle());
+        let policy =
+            open.policy.filter(|session| !session.has_ended()).map(|session| session.handle());
         let hmac = open.hmac.filter(|session| !session.has_ended()).map(|session| session.handle());
         let object = open.object.map(|object| object.handle);
         for handle in [object, policy, hmac].into_iter().flatten() {
@@ -259,7 +260,8 @@ impl Line<'_> {
 
     /// The TPM's own count of wrong authorizations.
     fn lockout(&mut self) -> Result<PinCount, Failure> {
-        let command = GetCapability { of: Capability::Properties, first: LOCKOUT_COUNTER, count: 2 };
+        let command =
+            GetCapability { of: Capability::Properties, first: LOCKOUT_COUNTER, count: 2 };
         let listed = self.run(&command, &mut [])?;
         let value = |number| {
             listed.items.iter().find(|(property, _)| *property == number).map(|(_, value)| *value)
@@ -274,29 +276,54 @@ impl Line<'_> {
 
     pub(super) fn login(&mut self, gate: &Gate, role: Role, pin: &[u8]) -> Result<Opened, Failure> {
         match &gate.place {
-            Place::Indices { .. } => self.login_by_index(gate, role, pin),
+            Place::Indices { .. } => {
+                let data =
+                    self.by_pin(gate, role, pin, |line, open, seal| line.unseal(seal, open, true))?;
+                Ok(opened(&data, role)?)
+            }
             Place::Protected { .. } => self.login_protected(gate, role, pin),
         }
     }
 
-    fn login_by_index(&mut self, gate: &Gate, role: Role, pin: &[u8]) -> Result<Opened, Failure> {
+    /// Proves a PIN to its index, after the index was checked, then goes on with `then`, which gets the
+    /// role's seal: its policy is met.
+    fn by_pin<T>(
+        &mut self,
+        gate: &Gate,
+        role: Role,
+        pin: &[u8],
+        then: impl FnOnce(&mut Self, &mut Open, &Blob) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let index = self.checked(gate, role)?.entity();
         let Index { salt, seal, .. } = gate.index(role)?;
-        let seal = seal.as_ref().ok_or(Fault::new(Trouble::Malformed("a gate without its seals")))?;
+        let seal =
+            seal.as_ref().ok_or(Fault::new(Trouble::Malformed("a gate without its seals")))?;
         let value = gate.stretch(salt, pin);
         let outcome = self.tidily(|line, open| {
             let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             let hmac = open.hmac.insert(line.salted()?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin())?;
-            let item = &*open.object.insert(line.load(seal, hmac)?);
-            let auths = &mut [Auth::policy(policy).ending(), Auth::extra(hmac).ending()];
-            Ok(line.run(&Unseal { item }, auths)?)
+            then(line, open, seal)
         });
         match outcome {
-            Ok(data) => opened(&data, role == Role::So),
             Err(Failure::Fault(fault)) => Err(self.refused(gate, role, fault)),
-            Err(said) => Err(said),
+            other => other,
         }
+    }
+
+    /// Opens a seal whose policy is met. `last` ends both sessions.
+    fn unseal(
+        &mut self,
+        seal: &Blob,
+        open: &mut Open,
+        last: bool,
+    ) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let hmac = open.hmac.as_mut().ok_or(Fault::bug("no session"))?;
+        open.object = Some(self.load(seal, hmac)?);
+        let (policy, hmac, item) = open.all()?;
+        let (policy, hmac) = (Auth::policy(policy), Auth::extra(hmac));
+        let mut auths = if last { [policy.ending(), hmac.ending()] } else { [policy, hmac] };
+        Ok(self.run(&Unseal { item }, &mut auths)?)
     }
 
     /// TPM2_PolicySecret
@@ -331,25 +358,25 @@ impl Line<'_> {
             Ok(line.run(&Unseal { item }, &mut [auth])?)
         });
         match outcome {
-            Ok(data) => opened(&data, false),
+            Ok(data) => Ok(Opened { token_secret: alone(&data)?, write_authority: None }),
             Err(Failure::Fault(fault)) => Err(self.refused(gate, role, fault)),
             Err(said) => Err(said),
         }
     }
 
     /// Opens a seal by its authorization value.
-    fn open_by_value(&mut self, blob: &Blob, value: &[u8]) -> Result<Opened, Failure> {
+    fn open_by_value(&mut self, blob: &Blob, value: &[u8]) -> Result<Zeroizing<[u8; 32]>, Failure> {
         let data = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
             let item = &*open.object.insert(line.load(blob, hmac)?);
             Ok(line.run(&Unseal { item }, &mut [Auth::hmac(hmac, value).ending()])?)
         })?;
-        opened(&data, false)
+        alone(&data)
     }
 
     pub(super) fn open_without_pin(&mut self, gate: &Gate) -> Result<Opened, Failure> {
         let blob = gate.pinless.as_ref().ok_or(Error::NotLoggedIn)?;
-        self.open_by_value(blob, &[])
+        Ok(Opened { token_secret: self.open_by_value(blob, &[])?, write_authority: None })
     }
 
     pub(super) fn recover(
@@ -364,9 +391,8 @@ impl Line<'_> {
             .as_ref()
             .ok_or(Error::NotSupported("the token was made without a recovery code"))?;
         match self.open_by_value(blob, recovery_value(gate, &code).as_slice()) {
-            Ok(opened) => Ok(opened.token_secret),
             Err(Failure::Fault(fault)) if *fault.kind() == Trouble::AuthFail => Err(wrong()),
-            Err(failure) => Err(failure),
+            other => other,
         }
     }
 
@@ -412,25 +438,31 @@ impl Line<'_> {
             let opened = self.login_protected(gate, role, old)?;
             return self.lock(gate, role, &opened, new).map(Some);
         }
-        let index = self.checked(gate, role)?.entity();
-        let salt = gate.index(role)?.salt;
-        let (old, new) = (gate.stretch(&salt, old), gate.stretch(&salt, new));
-        let branches = gate.branches(role)?;
-        let outcome = self.tidily(|line, open| {
-            let policy = PolicySession::salted(line.link, line.srk, line.call)?;
-            let policy = open.policy.insert(policy);
-            policy.auth_value(line.link, line.call)?;
-            policy.command_code(TPM2_CC_NV_ChangeAuth, line.link, line.call)?;
-            policy.or(&branches, line.link, line.call)?;
-            let auth = Auth::policy_with_value(policy, old.as_slice()).changing_to(new.as_slice());
+        let new = gate.stretch(&gate.index(role)?.salt, new);
+        let index = gate.index_public(role)?.written().entity();
+        self.by_pin(gate, role, old, |line, open, seal| {
+            let inside = parts(&line.unseal(seal, open, false)?)?;
+            line.next_object(gate.changer(role)?, open)?;
+            line.by_authority(gate, role, TPM2_CC_NV_ChangeAuth, &inside.authority, open)?;
+            let (policy, hmac, _) = open.all()?;
             let command = NvChangeAuth { index: &index, new: new.as_slice() };
-            Ok(line.run(&command, &mut [auth.pin().ending()])?)
-        });
-        match outcome {
-            Ok(()) => Ok(None),
-            Err(Failure::Fault(fault)) => Err(self.refused(gate, role, fault)),
-            Err(said) => Err(said),
+            // Marked as a PIN command though it proves none: after a lost answer the old PIN may be wrong,
+            // so the sequence must not run again.
+            let auths = &mut [Auth::policy(policy).pin().ending(), Auth::extra(hmac).ending()];
+            line.run(&command, auths)?;
+            Ok(None)
+        })
+    }
+
+    /// Loads another object in place of the one that is open.
+    fn next_object(&mut self, blob: &Blob, open: &mut Open) -> Result<(), Fault> {
+        if let Some(object) = open.object.take() {
+            // Three slots are all that a small TPM has.
+            self.run(&FlushContext { handle: object.handle }, &mut [])?;
         }
+        let hmac = open.hmac.as_mut().ok_or(Fault::bug("no session"))?;
+        open.object = Some(self.load(blob, hmac)?);
+        Ok(())
     }
 
     pub(super) fn set_user_pin(
@@ -533,21 +565,24 @@ impl Line<'_> {
 
     // ---- creation --------------------------------------------------------------------------
 
-    /// Makes W, and lists which of our NV numbers are taken.
-    pub(super) fn create_authority(
+    /// Makes W and U, and lists which of our NV numbers are taken.
+    pub(super) fn create_authorities(
         &mut self,
-        authority: &[u8; 32],
-    ) -> Result<(Blob, Vec<u32>), Failure> {
+        values: [&[u8; 32]; 2],
+    ) -> Result<([Blob; 2], Vec<u32>), Failure> {
         let (first, last) = (*INDICES.start(), *INDICES.end());
         let command = GetCapability { of: Capability::Handles, first, count: last - first + 1 };
         let listed = self.run(&command, &mut [])?;
         let taken = listed.items.into_iter().map(|(handle, _)| handle);
-        let blob = self.tidily(|line, open| {
+        let blobs = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            // What it seals is nobody's secret; W is its authorization value.
-            Ok(line.seal(Seal::Value, authority, b"W", Auth::hmac(hmac, &[]).ending())?)
+            // What they seal is nobody's secret; each is its authorization value.
+            let [write, change] = values;
+            let write = line.seal(Seal::Value, write, b"W", Auth::hmac(hmac, &[]))?;
+            let change = line.seal(Seal::Value, change, b"U", Auth::hmac(hmac, &[]).ending())?;
+            Ok([write, change])
         })?;
-        Ok((blob, taken.filter(|handle| INDICES.contains(handle)).collect()))
+        Ok((blobs, taken.filter(|handle| INDICES.contains(handle)).collect()))
     }
 
     /// Defines both indices. One that stands already because a first attempt's answer was lost is fine.
@@ -564,7 +599,8 @@ impl Line<'_> {
             let owner = Entity::permanent(OWNER);
             for (role, value) in [(Role::So, &*so_value), (Role::User, user_value)] {
                 let public = gate.index_public(role)?;
-                let command = NvDefineSpace { owner: &owner, authorization: value, public: &public };
+                let command =
+                    NvDefineSpace { owner: &owner, authorization: value, public: &public };
                 let auth = Auth::hmac(hmac, owner_auth);
                 let auth = if role == Role::User { auth.ending() } else { auth };
                 match line.run(&command, &mut [auth]) {
@@ -595,20 +631,23 @@ impl Line<'_> {
         &mut self,
         gate: &Gate,
         token_secret: &[u8; 32],
-        authority: &[u8; 32],
+        authorities: [&[u8; 32]; 2],
         code: Option<&[u8; 16]>,
     ) -> Result<Gate, Failure> {
         let mut gate = gate.clone();
-        let mut both = Zeroizing::new([0; 64]);
-        both[..32].copy_from_slice(token_secret);
-        both[32..].copy_from_slice(authority);
+        let [so_data, user_data] = authorities.map(|authority| {
+            let mut data = Zeroizing::new([0; 64]);
+            data[..32].copy_from_slice(token_secret);
+            data[32..].copy_from_slice(authority);
+            data
+        });
         let policies = [Role::So, Role::User].map(|role| gate.seal_policy(role).map(Seal::Policy));
         let [so_policy, user_policy] = policies;
         let (so_policy, user_policy) = (so_policy?, user_policy?);
         let value = code.map(|code| recovery_value(&gate, code));
         let (so_seal, user_seal, recovery) = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            let so = line.seal(so_policy, &[], both.as_slice(), Auth::hmac(hmac, &[]))?;
+            let so = line.seal(so_policy, &[], so_data.as_slice(), Auth::hmac(hmac, &[]))?;
             let recovery = match &value {
                 Some(value) => {
                     let auth = Auth::hmac(hmac, &[]);
@@ -616,7 +655,8 @@ impl Line<'_> {
                 }
                 None => None,
             };
-            let user = line.seal(user_policy, &[], token_secret, Auth::hmac(hmac, &[]).ending())?;
+            let auth = Auth::hmac(hmac, &[]).ending();
+            let user = line.seal(user_policy, &[], user_data.as_slice(), auth)?;
             Ok((so, user, recovery))
         })?;
         gate.recovery = recovery;
@@ -673,16 +713,16 @@ impl Line<'_> {
             let owner = Entity::permanent(OWNER);
             for index in &found {
                 let command = NvUndefineSpace { owner: &owner, index };
-                line.run(&command, &mut [Auth::hmac(hmac, owner_auth)]).map_err(|fault| {
-                    match fault.kind() {
+                line.run(&command, &mut [Auth::hmac(hmac, owner_auth)]).map_err(
+                    |fault| match fault.kind() {
                         Trouble::AuthFail => Failure::Said(Error::Device(
                             "the TPM's owner hierarchy has a password; without it the NV indices \
                              stay"
                                 .to_owned(),
                         )),
                         _ => fault.into(),
-                    }
-                })?;
+                    },
+                )?;
             }
             let handle = hmac.handle();
             line.run(&FlushContext { handle }, &mut [])?;
@@ -783,16 +823,36 @@ impl Open {
     }
 }
 
-/// Takes apart what a seal held: the token secret, and for the SO W's authorization value.
-fn opened(data: &[u8], so: bool) -> Result<Opened, Failure> {
-    let malformed = || Failure::from(Fault::new(Trouble::Malformed("a seal of another size")));
-    let (token_secret, rest) = data.split_first_chunk::<32>().ok_or_else(malformed)?;
-    let write_authority = match (so, <&[u8; 32]>::try_from(rest)) {
-        (true, Ok(authority)) => Some(Zeroizing::new(*authority)),
-        (false, _) if rest.is_empty() => None,
-        _ => return Err(malformed()),
-    };
-    Ok(Opened { token_secret: Zeroizing::new(*token_secret), write_authority })
+/// What a role's seal holds: the token secret, and the authorization value of who may change the PIN.
+struct Inside {
+    token_secret: Zeroizing<[u8; 32]>,
+    /// W's for the SO, U's for the user.
+    authority: Zeroizing<[u8; 32]>,
+}
+
+fn malformed() -> Failure {
+    Fault::new(Trouble::Malformed("a seal of another size")).into()
+}
+
+fn parts(data: &[u8]) -> Result<Inside, Failure> {
+    let (token_secret, authority) = data.split_first_chunk::<32>().ok_or_else(malformed)?;
+    let authority: &[u8; 32] = authority.try_into().map_err(|_| malformed())?;
+    Ok(Inside {
+        token_secret: Zeroizing::new(*token_secret),
+        authority: Zeroizing::new(*authority),
+    })
+}
+
+/// What a seal without an authority holds.
+fn alone(data: &[u8]) -> Result<Zeroizing<[u8; 32]>, Failure> {
+    data.try_into().map(Zeroizing::new).map_err(|_| malformed())
+}
+
+/// What a login gives away: the SO's authority, for C_InitPIN; the user's stays here.
+fn opened(data: &[u8], role: Role) -> Result<Opened, Failure> {
+    let inside = parts(data)?;
+    let write_authority = (role == Role::So).then_some(inside.authority);
+    Ok(Opened { token_secret: inside.token_secret, write_authority })
 }
 
 fn authority_of(so: &Opened) -> Result<&[u8; 32], Failure> {

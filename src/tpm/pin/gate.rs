@@ -7,9 +7,7 @@ use zeroize::Zeroizing;
 use super::{NewGate, Role, flow};
 use crate::error::Result;
 use crate::tpm::command::NvPublic;
-use crate::tpm::key::{
-    ZERO, name_of, policy_auth_value, policy_command_code, policy_or, policy_secret,
-};
+use crate::tpm::key::{ZERO, name_of, policy_command_code, policy_or, policy_secret};
 use crate::tpm::session::sha256;
 use crate::tpm::wire::{Reader, Writer};
 use crate::tpm::{Fault, Name, NewKey};
@@ -46,6 +44,8 @@ pub(super) enum Place {
     Indices {
         /// W
         authority: Blob,
+        /// U
+        changer: Blob,
         user: Index,
         so: Index,
     },
@@ -109,7 +109,12 @@ impl Gate {
     }
 
     /// A gate with PIN indices of these numbers (user, SO), which are to be defined yet.
-    pub(super) fn planned(new: &NewGate<'_>, authority: Blob, numbers: [u32; 2]) -> Result<Self> {
+    pub(super) fn planned(
+        new: &NewGate<'_>,
+        authority: Blob,
+        changer: Blob,
+        numbers: [u32; 2],
+    ) -> Result<Self> {
         let [user, so] = numbers;
         let index = |number| flow::random().map(|salt| Index { number, salt: *salt, seal: None });
         Ok(Self {
@@ -117,7 +122,7 @@ impl Gate {
             srk: new.srk.clone(),
             limit: new.limit,
             iterations: new.iterations,
-            place: Place::Indices { authority, user: index(user)?, so: index(so)? },
+            place: Place::Indices { authority, changer, user: index(user)?, so: index(so)? },
             pinless: None,
             recovery: None,
         })
@@ -187,9 +192,16 @@ impl Gate {
 
     /// W at rest.
     pub(super) fn authority(&self) -> Result<&Blob, Fault> {
-        match &self.place {
-            Place::Indices { authority, .. } => Ok(authority),
-            Place::Protected { .. } => Err(Fault::bug("the write authority of the fallback gate")),
+        self.changer(Role::So)
+    }
+
+    /// Who replaces a role's own PIN, at rest: U for the user, W for the SO. Its authorization value lies in
+    /// the role's seal.
+    pub(super) fn changer(&self, role: Role) -> Result<&Blob, Fault> {
+        match (&self.place, role) {
+            (Place::Indices { changer, .. }, Role::User) => Ok(changer),
+            (Place::Indices { authority, .. }, Role::So) => Ok(authority),
+            (Place::Protected { .. }, _) => Err(Fault::bug("an authority of the fallback gate")),
         }
     }
 
@@ -217,20 +229,27 @@ impl Gate {
     }
 
     /// The branches of a role's index, in the order that TPM2_PolicyOR needs.
-    pub(super) fn branches(&self, role: Role) -> Result<[[u8; 32]; 5], Fault> {
+    ///
+    /// None of them is PolicyAuthValue: a TPM counts wrong values of a PIN index there, but does not look
+    /// at the limit (it is the availability of the value for HMAC and password authorizations that it
+    /// limits), so that whoever has the salt could go on guessing with TPM2_NV_ChangeAuth for ever.
+    pub(super) fn branches(&self, role: Role) -> Result<Vec<[u8; 32]>, Fault> {
         let by_authority = policy_secret(&ZERO, &name_of(&self.authority()?.public)?);
-        let by_holder = policy_auth_value(&ZERO);
-        Ok([
+        let mut branches = vec![
             // anyone may read count and limit, for the flags
             policy_command_code(&ZERO, TPM2_CC_NV_Read),
             // W sets the limit, and the count to zero
             policy_command_code(&by_authority, TPM2_CC_NV_Write),
             // W replaces the PIN
             policy_command_code(&by_authority, TPM2_CC_NV_ChangeAuth),
-            // who knows the PIN replaces it; a wrong one is counted
-            policy_command_code(&by_holder, TPM2_CC_NV_ChangeAuth),
-            self.commitment(role)?,
-        ])
+        ];
+        if role == Role::User {
+            // U replaces the PIN; only who has just opened the user's seal with the old one knows its value
+            let by_holder = policy_secret(&ZERO, &name_of(&self.changer(role)?.public)?);
+            branches.push(policy_command_code(&by_holder, TPM2_CC_NV_ChangeAuth));
+        }
+        branches.push(self.commitment(role)?);
+        Ok(branches)
     }
 
     /// A role's index as it is defined, not written yet.
@@ -253,9 +272,10 @@ impl Gate {
         let mut out = Writer::new();
         out.u8(VERSION).bytes(&self.serial).sized(&self.srk).u32(self.limit).u32(self.iterations);
         match &self.place {
-            Place::Indices { authority, user, so } => {
+            Place::Indices { authority, changer, user, so } => {
                 out.u8(1);
                 write_blob(&mut out, authority);
+                write_blob(&mut out, changer);
                 for index in [user, so] {
                     out.u32(index.number).bytes(&index.salt);
                     write_option(&mut out, index.seal.as_ref(), write_blob);
@@ -301,6 +321,7 @@ fn read_array<const N: usize>(input: &mut Reader<'_>) -> Result<[u8; N], Fault> 
     input.take(N)?.try_into().map_err(|_| Fault::bug("an array of another length"))
 }
 
+/// As the other readers here, `None` would be something that is not our layout.
 fn read_blob(input: &mut Reader<'_>) -> Result<Option<Blob>, Fault> {
     Ok(Some(Blob { public: input.sized()?.to_vec(), private: input.sized()?.to_vec() }))
 }
@@ -334,10 +355,15 @@ fn read(input: &mut Reader<'_>) -> Result<Option<Gate>, Fault> {
     let (serial, srk) = (read_array(input)?, input.sized()?.to_vec());
     let (limit, iterations) = (input.u32()?, input.u32()?);
     let place = match input.u8()? {
-        1 => match (read_blob(input)?, read_index(input)?, read_index(input)?) {
-            (Some(authority), Some(user), Some(so)) => Place::Indices { authority, user, so },
-            _ => return Ok(None),
-        },
+        1 => {
+            let (authority, changer) = (read_blob(input)?, read_blob(input)?);
+            match (authority, changer, read_index(input)?, read_index(input)?) {
+                (Some(authority), Some(changer), Some(user), Some(so)) => {
+                    Place::Indices { authority, changer, user, so }
+                }
+                _ => return Ok(None),
+            }
+        }
         2 => match (read_option(input, read_locked)?, read_locked(input)?) {
             (Some(user), Some(so)) => Place::Protected { user, so },
             _ => return Ok(None),
