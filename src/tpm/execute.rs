@@ -47,7 +47,7 @@ const ENCRYPT: u8 = 0x40;
 enum How<'a> {
     Password,
     Hmac(&'a mut HmacSession),
-    Policy { session: &'a mut PolicySession, proves: bool, knows: bool },
+    Policy { session: &'a mut PolicySession, proves: bool },
 }
 
 /// One authorization of a command. The first ones belong to the command's handles, in their order;
@@ -83,19 +83,12 @@ impl<'a> Auth<'a> {
 
     /// A policy that was met, without PolicyAuthValue.
     pub fn policy(session: &'a mut PolicySession) -> Self {
-        Self::new(How::Policy { session, proves: false, knows: false }, &[])
-    }
-
-    /// As [`Auth::policy`], for an object whose authorization value we know though the policy does not
-    /// ask for it: a salted session can then encrypt, because the TPM takes the value into the key of
-    /// the encryption even so (Part 1 §21.2).
-    pub fn policy_knowing(session: &'a mut PolicySession, value: &'a [u8]) -> Self {
-        Self::new(How::Policy { session, proves: false, knows: true }, value)
+        Self::new(How::Policy { session, proves: false }, &[])
     }
 
     /// A policy that was met with PolicyAuthValue: the HMAC proves the authorization value.
     pub fn policy_with_value(session: &'a mut PolicySession, value: &'a [u8]) -> Self {
-        Self::new(How::Policy { session, proves: true, knows: true }, value)
+        Self::new(How::Policy { session, proves: true }, value)
     }
 
     /// The TPM flushes the session if the command succeeds.
@@ -138,7 +131,7 @@ impl<'a> Auth<'a> {
         match &self.how {
             How::Password => None,
             How::Hmac(session) => Some(session.0.keyed(value)),
-            How::Policy { session, proves: true, .. } => Some(session.0.keyed(value)),
+            How::Policy { session, proves: true } => Some(session.0.keyed(value)),
             How::Policy { session, .. } if session.0.key.is_empty() => None,
             How::Policy { session, .. } => Some(session.0.key.clone()),
         }
@@ -147,7 +140,9 @@ impl<'a> Auth<'a> {
     /// The key of the parameter encryption; none if this session cannot encrypt here.
     fn encryption_key(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         match &self.how {
-            How::Password | How::Policy { knows: false, .. } => None,
+            // The TPM takes the entity's value into this key even if the policy does not ask for it
+            // (Part 1 §21.2), and we may not know it.
+            How::Password | How::Policy { proves: false, .. } => None,
             How::Hmac(HmacSession(session))
             | How::Policy { session: PolicySession(session), .. } => {
                 Some(session.keyed(value)).filter(|key| session.encrypts && !key.is_empty())
@@ -549,7 +544,7 @@ mod tests {
         }
         session.end(&mut link, &call()).expect("ended");
         flush(&mut link, loaded.handle);
-        assert_eq!(left_in(&mut link), []);
+        assert_eq!(left_in(&mut link), [0u32; 0]);
     }
 
     #[test]
@@ -645,7 +640,7 @@ mod tests {
         let auth = &mut [Auth::extra(&mut session).ending()];
         execute(&mut link, &StirRandom { data: &bytes }, auth, &call()).expect("stirred");
         assert!(session.has_ended());
-        assert_eq!(left_in(&mut link), []);
+        assert_eq!(left_in(&mut link), [0u32; 0]);
     }
 
     #[test]

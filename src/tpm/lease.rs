@@ -582,16 +582,6 @@ impl Tpm {
             std::mem::forget(desk.state.take());
         }
     }
-
-    /// The connection.
-    pub fn link(&mut self) -> Result<&mut dyn super::transport::Transport, Fault> {
-        todo!()
-    }
-
-    /// Whether nobody cleans up behind us: no resource manager.
-    pub fn is_bare(&self) -> bool {
-        todo!()
-    }
 }
 
 impl Drop for Tpm {

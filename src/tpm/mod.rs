@@ -3,7 +3,6 @@
 
 pub mod command;
 mod connection;
-pub mod consent;
 mod device;
 pub mod execute;
 pub mod facts;

@@ -23,8 +23,7 @@ use zeroize::Zeroizing;
 
 use self::flow::{Defined, Failure, Line};
 use super::fault::Trouble;
-use super::lease::Lease;
-use super::session::PolicySession;
+use super::lease::{Grant, Key, Lease};
 use super::{Call, Fault, Name, Tpm};
 use crate::error::{Error, Result};
 
@@ -215,6 +214,24 @@ impl Tpm {
         self.on_line(call, gate.srk(), |line| line.recover(gate, code))
     }
 
+    /// A context-specific login: the user's PIN is proven to the chip once, in a policy session that then
+    /// waits, at most 30 s, for its one use of `key`.
+    ///
+    /// # Errors
+    /// As [`Tpm::login`].
+    pub fn authorize_once(&self, call: &Call, key: &Key, gate: &Gate, pin: &[u8]) -> Result<Grant> {
+        let mut said = None;
+        let granted = self.grant(call, gate.srk(), |lease| {
+            on(lease, call, &mut |line| line.authorize_use(gate, pin, &key.blob.public))?.map_err(
+                |error| {
+                    said = Some(error);
+                    Fault::bug("a refused PIN")
+                },
+            )
+        });
+        granted.map_err(|fault| said.take().unwrap_or_else(|| fault.into()))
+    }
+
     fn on_line<T>(
         &self,
         call: &Call,
@@ -241,33 +258,12 @@ fn on<T>(
     job: &mut dyn FnMut(&mut Line<'_>) -> Result<T, Failure>,
 ) -> Result<Result<T>, Fault> {
     let srk = lease.srk()?;
-    let bare = lease.is_bare();
-    match job(&mut Line { link: lease.link()?, srk: &srk, call, bare }) {
+    // The lease flushes what a sequence leaves, or closes the connection: the cheaper of the two.
+    match job(&mut Line { link: lease.link(), srk: &srk, call, alone: false }) {
         Ok(answer) => Ok(Ok(answer)),
         Err(Failure::Said(error)) => Ok(Err(error)),
         Err(Failure::Fault(fault)) => Err(fault),
     }
-}
-
-/// A context-specific login: proves the user's PIN to the chip once, in a policy session that then
-/// authorizes one use of the key. For a key that may be duplicated too, pass its authPolicy: its two
-/// branches are joined.
-///
-/// # Errors
-/// As [`Tpm::login`].
-pub(super) fn authorize_use(
-    lease: &mut Lease,
-    call: &Call,
-    gate: &Gate,
-    pin: &[u8],
-    key_public: &[u8],
-) -> Result<Result<PolicySession>, Fault> {
-    let mut session = None;
-    let done = on(lease, call, &mut |line| {
-        session = Some(line.authorize_use(gate, pin, key_public)?);
-        Ok(())
-    })?;
-    Ok(done.and_then(|()| session.ok_or(Error::Bug("a login without its session"))))
 }
 
 /// One step of a creation: a sequence of commands on a lease of its own.

@@ -116,8 +116,8 @@ pub(super) struct Line<'a> {
     pub(super) link: &'a mut dyn Transport,
     pub(super) srk: &'a Pinned,
     pub(super) call: &'a Call,
-    /// Nobody cleans up behind us. (Behind a resource manager closing the connection does.)
-    pub(super) bare: bool,
+    /// Nobody cleans up behind us when a sequence succeeds.
+    pub(super) alone: bool,
 }
 
 impl Line<'_> {
@@ -138,7 +138,7 @@ impl Line<'_> {
         let outcome = sequence(self, &mut open);
         let broken = matches!(&outcome, Err(Failure::Fault(fault)) if fault.breaks_the_line());
         let failed = outcome.is_err();
-        if broken || (!self.bare && !failed) {
+        if broken || (!self.alone && !failed) {
             return outcome;
         }
         let policy =
@@ -409,9 +409,7 @@ impl Line<'_> {
         let branches = use_branches(&index.name);
         let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
         let outcome = self.tidily(|line, open| {
-            // Salted, so that the use of the key is authenticated by more than the policy.
-            let policy = PolicySession::salted(line.link, line.srk, line.call)?;
-            let policy = open.policy.insert(policy);
+            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             let hmac = open.hmac.insert(line.salted()?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin().ending())?;
             if joined {

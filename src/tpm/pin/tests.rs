@@ -61,7 +61,7 @@ impl Rig {
     fn on<T>(&mut self, job: impl FnOnce(&mut Line<'_>) -> Result<T, Failure>) -> Result<T> {
         let call = call();
         let outcome =
-            job(&mut Line { link: &mut self.link, srk: &self.srk, call: &call, bare: true });
+            job(&mut Line { link: &mut self.link, srk: &self.srk, call: &call, alone: true });
         outcome.map_err(|failure| match failure {
             Failure::Said(error) => error,
             Failure::Fault(fault) => fault.into(),
@@ -103,7 +103,7 @@ impl Rig {
     }
 
     fn clean(&mut self) {
-        assert_eq!(left_in(&mut self.link), [], "nothing is left in the TPM");
+        assert_eq!(left_in(&mut self.link), [0u32; 0], "nothing is left in the TPM");
         assert_eq!(lockout_counter(&mut self.link), 0, "nobody else is locked out");
     }
 }
@@ -364,7 +364,7 @@ fn a_use_of_a_key_may_ask_for_the_pin() {
         let mut policy =
             rig.on(|line| line.authorize_use(&gate, USER, &key.public)).expect("a login");
         rig.link.sent.clear();
-        let auth = &mut [Auth::policy_knowing(&mut policy, &[7; 32]).ending()];
+        let auth = &mut [Auth::policy(&mut policy).ending(), Auth::extra(&mut session)];
         execute(&mut rig.link, &sign, auth, &call()).expect("signed");
         assert!(!rig.link.sent[0].windows(8).any(|part| part == [0x77; 8]), "encrypted");
         session.end(&mut rig.link, &call()).expect("ended");
@@ -582,7 +582,7 @@ fn an_index_created_anew_by_the_owner_opens_nothing_in_any_variant() {
 
     let error = rig.login(&gate, Role::User, USER).err().expect("refused");
     assert!(error.to_string().contains("removed by the TPM's owner"), "{error}");
-    assert_eq!(left_in(&mut rig.link), []);
+    assert_eq!(left_in(&mut rig.link), [0u32; 0]);
 }
 
 #[test]
@@ -646,13 +646,13 @@ fn a_creation_that_stops_after_any_command_settles_to_nothing_or_to_the_token() 
             break;
         }
         let Some((gate, _)) = kept else {
-            assert_eq!(rig.indices(), [], "nothing was planned, nothing is there");
+            assert_eq!(rig.indices(), [0u32; 0], "nothing was planned, nothing is there");
             continue;
         };
         match rig.on(|line| line.settle(&gate, &[])).expect("settled") {
             Settled::Removed => {
                 removed += 1;
-                assert_eq!(rig.indices(), []);
+                assert_eq!(rig.indices(), [0u32; 0]);
             }
             Settled::Complete => {
                 complete += 1;
@@ -802,7 +802,7 @@ fn an_owner_password_is_used_if_known_and_named_if_not() {
 
     let error = rig.create(&rig.new_gate(), &mut |_, _| Ok(())).err().expect("refused");
     assert!(error.to_string().contains("owner hierarchy has a password"), "{error}");
-    assert_eq!(rig.indices(), []);
+    assert_eq!(rig.indices(), [0u32; 0]);
 
     let auto = NewGate { mode: Mode::Auto, ..rig.new_gate() };
     let (gate, _) = rig.create(&auto, &mut |_, _| Ok(())).expect("the fallback");
@@ -816,7 +816,7 @@ fn an_owner_password_is_used_if_known_and_named_if_not() {
     assert!(gate.has_indices());
     rig.login(&gate, Role::So, SO).expect("the SO");
     rig.on(|line| line.remove(&gate, b"owner")).expect("removed");
-    assert_eq!(rig.indices(), []);
+    assert_eq!(rig.indices(), [0u32; 0]);
     rig.clean();
 }
 
@@ -840,7 +840,7 @@ fn when_nv_space_runs_out_nothing_is_left_behind() {
     }
     let error = rig.create(&rig.new_gate(), &mut |_, _| Ok(())).err().expect("no space");
     assert!(matches!(error, Error::DeviceMemory(_)), "{error}");
-    assert_eq!(rig.indices(), []);
+    assert_eq!(rig.indices(), [0u32; 0]);
 
     let auto = NewGate { mode: Mode::Auto, ..rig.new_gate() };
     let (gate, _) = rig.create(&auto, &mut |_, _| Ok(())).expect("the fallback");
@@ -897,7 +897,7 @@ fn the_fallback_gate_opens_and_locks_with_the_tpm() {
     let mut rig = Rig::new();
     let new = NewGate { mode: Mode::Da, ..rig.new_gate() };
     let (gate, _) = rig.create(&new, &mut |_, _| Ok(())).expect("a gate");
-    assert_eq!(gate.indices(), []);
+    assert_eq!(gate.indices(), [0u32; 0]);
     assert_eq!(rig.login(&gate, Role::User, USER).err(), Some(Error::PinNotInitialized));
     let so = rig.login(&gate, Role::So, SO).expect("the SO");
     let gate = rig.on(|line| line.set_user_pin(&gate, &so, USER)).expect("set").expect("a gate");
@@ -925,7 +925,7 @@ fn the_fallback_gate_opens_and_locks_with_the_tpm() {
     }
     assert_eq!(left, 0);
     assert_eq!(rig.login(&gate, Role::User, b"another").err(), Some(Error::PinLocked));
-    assert_eq!(left_in(&mut rig.link), []);
+    assert_eq!(left_in(&mut rig.link), [0u32; 0]);
 }
 
 // ---- bytes -------------------------------------------------------------------------------------
