@@ -143,9 +143,23 @@ static REGISTRY: Registry = Registry {
     next: OnceLock::new(),
 };
 
+/// Which process this is.
+pub(super) fn process() -> u32 {
+    #[cfg(test)]
+    let forks = FORKS_IN_TESTS.load(Ordering::Relaxed);
+    #[cfg(not(test))]
+    let forks = 0;
+    std::process::id() + forks
+}
+
+/// A test plays a forked child by raising this, in a process of its own.
+#[cfg(test)]
+pub(super) static FORKS_IN_TESTS: std::sync::atomic::AtomicU32 =
+    std::sync::atomic::AtomicU32::new(0);
+
 /// This process's registry.
 fn registry() -> &'static Registry {
-    let process = std::process::id();
+    let process = process();
     let mut registry = &REGISTRY;
     while *registry.process.get_or_init(|| process) != process {
         registry = registry.next.get_or_init(|| Box::new(registry.after_fork(process)));
@@ -206,7 +220,7 @@ impl File {
             key,
             path,
             options: options.clone(),
-            process: std::process::id(),
+            process: process(),
             ladder,
             inner: Some(inner),
         });
@@ -220,7 +234,7 @@ impl File {
     }
 
     fn lock(&self) -> Result<Guard<'_, Inner>, Fault> {
-        if self.process != std::process::id() {
+        if self.process != process() {
             return Err(Fault::Forked);
         }
         self.inner.as_ref().map(Mutex::lock).ok_or(Fault::Forked)
@@ -565,7 +579,7 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         let Some(inner) = self.inner.take() else { return };
-        if self.process != std::process::id() {
+        if self.process != process() {
             // A forked child: not even a lock is taken.
             std::mem::forget(inner);
             return;
@@ -689,11 +703,14 @@ pub(super) fn may(path: &Path, need: Access) -> io::Result<()> {
     outcome.map_err(io::Error::from)
 }
 
-/// The mode of a file in this directory: whoever is let into the directory may use the file in the
-/// same way, except that nobody else ever may.
+/// The mode of a file in this directory: 0600, and for a directory of a group (0750, 2770, …: the
+/// group may enter, others may not) the same for the group.
 pub(super) fn file_mode(path: &Path) -> u32 {
     let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
-    0o600 | directory.map_or(0, |directory| directory.mode() & 0o060)
+    match directory.map(|directory| directory.mode()) {
+        Some(mode) if mode & 0o007 == 0 => 0o600 | (mode & 0o060),
+        _ => 0o600,
+    }
 }
 
 /// A write beyond the process's limit on the size of files is not just an error but SIGXFSZ, which

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use super::tests::{SERIAL, label, object, options, sealer};
-use super::{FILE, Store, check};
+use super::tests::{SERIAL, label, new_token, object, options, sealer};
+use super::{FILE, Fault, Sealer, Store, check};
 
 const ROLE: &str = "TPM11_TEST_STORE_ROLE";
 const PLACE: &str = "TPM11_TEST_STORE_PLACE";
@@ -23,10 +23,20 @@ impl Helper {
         Helper::run(Command::new(std::env::current_exe().unwrap()), place, role)
     }
 
-    /// Starts it through another program, which gets this binary's path as its last argument.
+    /// Starts it through another program, which gets this binary and its arguments as its last.
     pub(super) fn start_under(program: &[&str], place: &Path, role: &str) -> Helper {
+        Helper::start_binary(program, &std::env::current_exe().unwrap(), place, role)
+    }
+
+    /// The same with a copy of this binary.
+    pub(super) fn start_binary(
+        program: &[&str],
+        binary: &Path,
+        place: &Path,
+        role: &str,
+    ) -> Helper {
         let mut command = Command::new(program[0]);
-        command.args(&program[1..]).arg(std::env::current_exe().unwrap());
+        command.args(&program[1..]).arg(binary);
         Helper::run(command, place, role)
     }
 
@@ -53,6 +63,13 @@ impl Helper {
         assert_eq!(self.says().as_deref(), Some(said));
     }
 
+    /// Everything that it still says, once it has ended.
+    pub(super) fn rest(mut self) -> Vec<String> {
+        let said = std::iter::from_fn(|| self.says()).collect();
+        let _ = self.child.wait();
+        said
+    }
+
     /// SIGKILL.
     pub(super) fn kill(&mut self) {
         let _ = self.child.kill();
@@ -64,6 +81,13 @@ impl Drop for Helper {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// How many descriptors this process has on the store in `place`.
+pub(super) fn descriptors(place: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(place.join(FILE)).unwrap();
+    super::sibling::descriptors((file.dev(), file.ino())).unwrap()
 }
 
 fn say(what: impl std::fmt::Display) {
@@ -151,6 +175,71 @@ fn another_process() {
                 other => panic!("no such write: {other}"),
             };
             say(format_args!("wrote {outcome:?}"));
+        }
+        // Dies with changed pages in the file and the journal beside it.
+        "die" => {
+            let connection = rusqlite::Connection::open(place.join(FILE)).unwrap();
+            connection.pragma_update(None, "cache_size", 1).unwrap();
+            connection.pragma_update(None, "cache_spill", 1).unwrap();
+            connection
+                .execute_batch("BEGIN IMMEDIATE; UPDATE object SET content = zeroblob(200000)")
+                .unwrap();
+            say("dirty");
+            std::thread::sleep(std::time::Duration::from_secs(60));
+        }
+        // Plays a child after fork: everything from before is dead, a new start works.
+        "fork" => {
+            let old = Store::open(place, &options()).unwrap();
+            let before = old.find(&SERIAL, Some(&sealer()), &[]).unwrap();
+            super::file::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            super::leak();
+            assert_eq!(old.tokens(), Err(Fault::Forked));
+            assert_eq!(old.change(), Err(Fault::Forked));
+            assert_eq!(old.writable(), Err(Fault::Forked));
+            assert_eq!(descriptors(place), 1);
+            let new = Store::open(place, &options()).unwrap();
+            assert_eq!(new.find(&SERIAL, Some(&sealer()), &[]).unwrap(), before);
+            assert_eq!(descriptors(place), 2, "the parent's stays open, ours is another");
+            let id = new.insert(&SERIAL, &sealer(), &object("child", false)).unwrap();
+            drop(old);
+            assert_eq!(descriptors(place), 2);
+            assert_eq!(new.delete(&SERIAL, &sealer(), id), Ok(true));
+            drop(new);
+            assert_eq!(descriptors(place), 1);
+            say("lived");
+        }
+        // The same, while another thread is in the middle of a transaction.
+        "fork-in-use" => {
+            let old = Store::open(place, &options()).unwrap();
+            let (inside, wait) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                old.write(0, |_| {
+                    inside.send(()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_secs(60));
+                    Ok(())
+                })
+            });
+            wait.recv().unwrap();
+            super::file::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let new = Store::open(place, &options()).unwrap();
+            say(format_args!("found {}", new.find(&SERIAL, Some(&sealer()), &[]).unwrap().len()));
+            say(format_args!("wrote {:?}", new.insert(&SERIAL, &sealer(), &object("y", true))));
+        }
+        // Says whether anybody has a lock on the file.
+        "locked" => {
+            let file = std::fs::File::options().write(true).open(place.join(FILE)).unwrap();
+            let free =
+                rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+            say(format_args!("locked {}", free.is_err()));
+        }
+        "create" => {
+            let store = Store::open(place, &options()).unwrap();
+            let mut serial = SERIAL;
+            serial[0] = argument.as_bytes()[0];
+            serial[1] = b'f';
+            let sealer = Sealer::new(&[1; 32], &serial);
+            store.insert_token(&new_token(serial), &sealer).unwrap();
+            say("created");
         }
         other => panic!("no such role: {other}"),
     }

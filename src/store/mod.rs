@@ -21,9 +21,13 @@ mod tokens;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod cuts;
+#[cfg(test)]
 mod helper;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -99,7 +103,7 @@ impl Store {
             directory,
             options: options.clone(),
             ladder,
-            process: std::process::id(),
+            process: file::process(),
             file: StdMutex::new(None),
             named: StdMutex::new(BTreeSet::new()),
         };
@@ -175,7 +179,7 @@ impl Store {
 
     /// The file, if there is one; the one that has the name *now*, should it have been replaced.
     fn file(&self) -> Result<Option<Arc<File>>, Fault> {
-        if self.process != std::process::id() {
+        if self.process != file::process() {
             return Err(Fault::Forked);
         }
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -379,7 +379,7 @@ fn the_file_is_for_those_whom_the_directory_admits() {
     drop(store(&created));
     assert_eq!((mode(&created), mode(&created.join(FILE))), (0o700, 0o600));
 
-    for (of_directory, of_file) in [(0o700, 0o600), (0o750, 0o640), (0o2770, 0o660), (0o755, 0o640)]
+    for (of_directory, of_file) in [(0o700, 0o600), (0o750, 0o640), (0o2770, 0o660), (0o755, 0o600)]
     {
         let directory = tempfile::tempdir().unwrap();
         let permissions = std::fs::Permissions::from_mode(of_directory);
@@ -519,4 +519,79 @@ fn faults_say_what_a_person_is_told() {
     for (fault, error) in cases {
         assert_eq!(Error::from(fault), error);
     }
+}
+
+/// Start-up, looking up one object and listing stay quick with many of them. The bounds hold in a
+/// debug build on a busy machine; optimised, each is several times below.
+#[test]
+fn ten_thousand_objects_slow_down_nothing_but_what_reads_them_all() {
+    use std::time::Instant;
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(directory.path());
+    for chunk in 0..10 {
+        let rows: Vec<_> = (0..1000)
+            .map(|n| object(&format!("object {}", chunk * 1000 + n), n % 2 == 0))
+            .collect();
+        first.insert_all(&SERIAL, &sealer(), &rows).unwrap();
+    }
+    drop(first);
+    let sealer = sealer();
+    let timed = |what: &str, limit: u64, job: &mut dyn FnMut()| {
+        // The best of three: other tests run at the same time.
+        let best = (0..3).map(|_| {
+            let start = Instant::now();
+            job();
+            start.elapsed()
+        });
+        let best = best.min().unwrap();
+        println!("{what}: {best:?}");
+        assert!(best < Duration::from_millis(limit), "{what} took {best:?}");
+    };
+    timed("open", 20, &mut || drop(Store::open(directory.path(), &options()).unwrap()));
+    let store = Store::open(directory.path(), &options()).unwrap();
+    timed("tokens", 5, &mut || assert_eq!(store.tokens().unwrap().len(), 1));
+    timed("change", 2, &mut || assert!(store.change().unwrap() > 0));
+    timed("find one of 10,000", 5, &mut || {
+        assert_eq!(store.find(&SERIAL, Some(&sealer), &label("object 4711")).unwrap().len(), 1);
+    });
+    timed("list 10,000", 100, &mut || {
+        assert_eq!(store.find(&SERIAL, Some(&sealer), &[]).unwrap().len(), 10_000);
+    });
+    timed("verify 10,000", 200, &mut || {
+        assert!(store.verify_set(&SERIAL, &sealer).unwrap().intact);
+    });
+    timed("find all 10,000 by a value", 3000, &mut || {
+        assert_eq!(store.find(&SERIAL, Some(&sealer), &[(ID, vec![1])]).unwrap().len(), 10_000);
+    });
+    timed("insert one more", 500, &mut || {
+        store.insert(&SERIAL, &sealer, &object("more", true)).unwrap();
+    });
+}
+
+#[test]
+fn searches_and_logins_read_indexes_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let plan = |sql: &str| {
+        let plan = store.read(|connection| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let steps = statement.query_map([], |row| row.get::<_, String>(3))?;
+            Ok(steps.collect::<Result<Vec<_>, _>>()?.join("; "))
+        });
+        plan.unwrap().unwrap()
+    };
+    let login = plan("SELECT uuid, version, tag FROM object WHERE token = 1");
+    assert!(login.contains("USING COVERING INDEX object_set (token=?)"), "{login}");
+    let public = plan("SELECT id FROM object WHERE token = 1 AND private = 0 ORDER BY id");
+    assert!(public.contains("USING COVERING INDEX object_set"), "{public}");
+    let term = "SELECT object FROM attribute WHERE token = 1 AND type = 2 AND value IN (3, 4)";
+    let search = plan(&format!("{term} INTERSECT {term} ORDER BY 1"));
+    assert_eq!(
+        search.matches("PRIMARY KEY (token=? AND type=? AND value=?)").count(),
+        2,
+        "{search}"
+    );
+    assert!(!search.contains("SCAN attribute"), "{search}");
+    let name = plan("SELECT 1 FROM object WHERE name = x'00' AND length(name) > 0");
+    assert!(name.contains("INDEX object_by_name (name=?)"), "{name}");
 }

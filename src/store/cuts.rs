@@ -1,0 +1,237 @@
+//! Tests: processes that are killed, and disks that fail, at any moment of any write. What was
+//! acknowledged is there; what was not either happened or did not.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::attacks::samples;
+use super::helper::Helper;
+use super::tests::{SERIAL, label, new_token, object, options, sealer, store};
+use super::*;
+
+/// What can be seen of a store, in comparable form; everything in it must be whole.
+fn state(directory: &Path) -> String {
+    let store = Store::open(directory, &options()).unwrap();
+    let report = store.verify_set(&SERIAL, &sealer());
+    assert!(report.as_ref().map_or(true, |report| report.intact), "{report:?}");
+    let tokens = store.tokens().unwrap();
+    let mut rows = Vec::new();
+    for id in store.find(&SERIAL, Some(&sealer()), &[]).unwrap() {
+        let row = check(store.row(&SERIAL, id).unwrap().unwrap(), &sealer()).unwrap();
+        rows.push((id, row.version, row.attributes.clone()));
+    }
+    drop(store);
+    let connection = rusqlite::Connection::open(directory.join(FILE)).unwrap();
+    let sound: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    let orphans: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM attribute WHERE object NOT IN (SELECT id FROM object)",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(orphans, 0);
+    format!("{tokens:?} {rows:?}")
+}
+
+/// Objects `old` and others, and a second token that waits to replace the first.
+fn scene(directory: &Path) {
+    let store = store(directory);
+    let serial = *b"fedcba9876543210";
+    store.insert_token(&new_token(serial), &Sealer::new(&[8; 32], &serial)).unwrap();
+    for name in ["old", "a", "b"] {
+        store.insert(&SERIAL, &sealer(), &object(name, true)).unwrap();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done() {
+    use rand_core::{RngCore, SeedableRng};
+    let directory = tempfile::tempdir().unwrap();
+    drop(store(directory.path()));
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+    let mut there = BTreeSet::new();
+    let mut acknowledged = 0;
+    for round in 0..samples(25) {
+        let mut writer = Helper::start(directory.path(), &format!("churn {round}"));
+        let mut said = vec![writer.says().unwrap()];
+        std::thread::sleep(Duration::from_micros(u64::from(random.next_u32() % 30_000)));
+        writer.kill();
+        said.extend(std::iter::from_fn(|| writer.says()));
+        acknowledged += said.len();
+
+        let before = there.clone();
+        for line in &said {
+            match line.split_once(' ').unwrap() {
+                ("inserted", id) => _ = there.insert(id.parse::<i64>().unwrap()),
+                ("deleted", id) => _ = there.remove(&id.parse().unwrap()),
+                _ => {}
+            }
+        }
+        state(directory.path());
+        let store = Store::open(directory.path(), &options()).unwrap();
+        let found: BTreeSet<_> =
+            store.find(&SERIAL, Some(&sealer()), &[]).unwrap().into_iter().collect();
+        // The one call that was under way may have happened: an insert more, or a delete more.
+        let more = found.difference(&there).count();
+        let fewer = there.difference(&found).count();
+        assert!(more + fewer <= 1, "had {before:?}, heard {said:?}, found {found:?}");
+        there = found;
+    }
+    println!("{acknowledged} acknowledged");
+}
+
+#[test]
+fn many_processes_share_a_store_without_a_single_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let reader = store(directory.path());
+    let (processes, rounds) = (6, samples(24));
+    let mut helpers: Vec<_> = (0..processes)
+        .map(|name| Helper::start(directory.path(), &format!("share {name} {rounds}")))
+        .collect();
+    // Meanwhile somebody looks.
+    for _ in 0..20 {
+        assert!(reader.verify_set(&SERIAL, &sealer()).unwrap().intact);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    helpers.iter_mut().for_each(|helper| helper.expect("done"));
+    let left = reader.find(&SERIAL, Some(&sealer()), &[]).unwrap();
+    assert_eq!(left.len() as u32, processes * rounds.div_ceil(4));
+    let token = reader.token(&SERIAL).unwrap().unwrap();
+    let deleted = rounds - rounds.div_ceil(4);
+    assert_eq!(token.generation, u64::from(processes * (rounds + deleted)));
+    drop(reader);
+    state(directory.path());
+}
+
+/// Whether strace is there to break system calls for us. Says so loudly if not.
+fn strace() -> bool {
+    let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let works = works.is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("SKIPPED: strace is not installed, or may not trace");
+    }
+    works
+}
+
+/// Runs one write under strace, which does `what` (kill, or fail) at the n-th `call`. Answers what
+/// the writer said; `None` once the write makes fewer calls than that.
+fn broken_write(directory: &Path, write: &str, call: &str, what: &str, n: u32) -> Option<String> {
+    let log = directory.join("strace.log");
+    let inject = format!("inject={call}:{what}:when={n}");
+    let trace = format!("trace={call}");
+    let place = directory.join("store");
+    let helper = Helper::start_under(
+        &["strace", "-f", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject],
+        &place,
+        &format!("write {write}"),
+    );
+    let said = helper.rest();
+    let log = std::fs::read_to_string(log).unwrap();
+    let hit = log.contains("INJECTED") || log.contains("killed by SIGKILL");
+    hit.then(|| said.first().cloned().unwrap_or_default())
+}
+
+/// Breaks every single call of a kind in every kind of write.
+fn break_every(call: &str, what: &str, expect: impl Fn(&str) -> bool) {
+    break_each(&["insert", "update", "delete", "retire"], call, what, expect);
+}
+
+fn break_each(writes: &[&str], call: &str, what: &str, expect: impl Fn(&str) -> bool) {
+    if !strace() {
+        return;
+    }
+    let original = tempfile::tempdir().unwrap();
+    scene(original.path());
+    let before = state(original.path());
+    let mut cuts = 0;
+    for write in writes {
+        for n in 1.. {
+            assert!(n < 200);
+            let directory = tempfile::tempdir().unwrap();
+            let place = directory.path().join("store");
+            std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
+            copy(original.path(), &place);
+            let Some(said) = broken_write(directory.path(), write, call, what, n) else { break };
+            cuts += 1;
+            let after = state(&place);
+            let happened = after != before;
+            match said.as_str() {
+                // Killed.
+                "" => {}
+                "wrote Ok(true)" => assert!(happened, "{write}, {call} {n}: acknowledged, lost"),
+                error => assert!(expect(error), "{write}, {call} {n}: {error}"),
+            }
+            if happened {
+                was_done(&place, write);
+            }
+        }
+    }
+    println!("{cuts} cuts at {call} ({what})");
+    assert!(cuts > 0, "{call} is never called");
+}
+
+/// If a write changed anything, then all that it was to change.
+fn was_done(place: &Path, write: &str) {
+    let store = Store::open(place, &options()).unwrap();
+    let find = |name| store.find(&SERIAL, Some(&sealer()), &label(name)).unwrap().len();
+    match write {
+        "insert" => assert_eq!((find("new"), find("old")), (1, 1)),
+        "update" => assert_eq!((find("newer"), find("old")), (1, 0)),
+        "delete" => assert_eq!((find("old"), find("a")), (0, 1)),
+        "retire" => {
+            let tokens = store.tokens().unwrap();
+            assert_eq!(tokens.len(), 1);
+            assert_eq!(tokens[0].state, TokenState::Active);
+            assert_ne!(tokens[0].serial, SERIAL);
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_kill_before_any_write_to_the_disk_leaves_before_or_after() {
+    break_every("pwrite64", "signal=KILL", |_| false);
+}
+
+#[test]
+fn a_kill_before_any_sync_leaves_before_or_after() {
+    break_every("fsync", "signal=KILL", |_| false);
+}
+
+#[test]
+fn a_kill_before_the_journal_is_removed_leaves_before_or_after() {
+    break_every("unlink", "signal=KILL", |_| false);
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_write_is_told_as_full() {
+    break_every("pwrite64", "error=ENOSPC", |said| said.starts_with("wrote Err(Full("));
+}
+
+#[test]
+fn a_quota_that_is_used_up_at_any_write_is_told_as_full() {
+    let told = |said: &str| said.starts_with("wrote Err(Full(");
+    break_each(&["insert"], "pwrite64", "error=EDQUOT", told);
+}
+
+#[test]
+fn a_disk_that_fails_at_any_sync_is_told_as_broken() {
+    break_every("fsync", "error=EIO", |said| said.starts_with("wrote Err(Damaged("));
+}
+
+#[test]
+fn a_journal_that_cannot_be_removed_is_told() {
+    break_every("unlink", "error=EIO", |said| said.starts_with("wrote Err(Damaged("));
+}
