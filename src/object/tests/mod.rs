@@ -5,6 +5,7 @@ mod certificates;
 mod clients;
 mod life;
 mod properties;
+mod rows;
 mod table;
 
 use cryptoki_sys::*;
