@@ -471,9 +471,9 @@ mod tests {
     use super::*;
     use crate::crypto::ec::Curve;
     use crate::tpm::command::*;
+    use crate::tpm::emulator::{Link, P256, Root, Swtpm, call, flush, left_in, root};
     use crate::tpm::key::{PublicKey, Seal, ZERO, policy_secret, public_key, sealed};
     use crate::tpm::srk::Pinned;
-    use crate::tpm::testing::{Link, P256, Root, Swtpm, call, flush, left_in, root};
     use crate::tpm::{HashAlgorithm, KeySpec, KeyUse, NewKey};
 
     const EC: KeySpec = KeySpec {

@@ -19,7 +19,7 @@ mod socket;
 pub mod srk;
 mod state;
 #[cfg(test)]
-mod testing;
+mod emulator;
 pub mod tcti;
 pub mod transport;
 pub mod wire;

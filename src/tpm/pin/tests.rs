@@ -6,11 +6,11 @@ use super::flow::{Failure, Line};
 use super::gate::{ATTRIBUTES, Place};
 use super::*;
 use crate::tpm::command::*;
+use crate::tpm::emulator::{Link, P256, Swtpm, call, left_in, lockout_counter, root};
 use crate::tpm::execute::{Auth, Entity, execute};
 use crate::tpm::key::policy_or;
 use crate::tpm::session::{HmacSession, PolicySession};
 use crate::tpm::srk::Pinned;
-use crate::tpm::testing::{Link, P256, Swtpm, call, left_in, lockout_counter, root};
 
 const SO: &[u8] = b"so pin 12345678";
 const USER: &[u8] = b"user pin";
@@ -368,7 +368,7 @@ fn a_use_of_a_key_may_ask_for_the_pin() {
         execute(&mut rig.link, &sign, auth, &call()).expect("signed");
         assert!(!rig.link.sent[0].windows(8).any(|part| part == [0x77; 8]), "encrypted");
         session.end(&mut rig.link, &call()).expect("ended");
-        crate::tpm::testing::flush(&mut rig.link, loaded.handle);
+        crate::tpm::emulator::flush(&mut rig.link, loaded.handle);
         rig.clean();
     }
 }
@@ -457,7 +457,7 @@ fn attack(rig: &mut Rig, gate: &Gate, index: &Entity, value: &[u8]) -> Result<Op
         let item = execute(&mut rig.link, &command, &mut [Auth::password(&[])], &call())?;
         let auth = &mut [Auth::policy(&mut policy)];
         let opened = execute(&mut rig.link, &Unseal { item: &item }, auth, &call());
-        crate::tpm::testing::flush(&mut rig.link, item.handle);
+        crate::tpm::emulator::flush(&mut rig.link, item.handle);
         opened
     })();
     policy.end(&mut rig.link, &call())?;
