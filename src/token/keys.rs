@@ -46,7 +46,8 @@ impl Session {
         let key_type = row.generates()?;
         let (setting, pin) = {
             let state = self.token.state()?;
-            (state.setting(), state.gate.user_index_name())
+            // Where the user has no PIN, there is none that the TPM could ask for.
+            (state.setting(), state.gate.user_index_name().filter(|_| !state.row.pinless))
         };
         if [public, private].iter().any(|template| template.bool(CKA_TOKEN) == Some(true)) {
             self.may_write()?;
