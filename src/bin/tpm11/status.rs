@@ -2,7 +2,7 @@
 //! (what it is, whether the tokens' storage root keys are there, how many PIN tries are left) and
 //! changes nothing. Whatever is wrong comes with the sentence that mends it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 use tpm11::config::Config;
 use tpm11::crypto::ec::Curve;
 use tpm11::error::Error;
-use tpm11::store::{TokenRow, TokenState};
+use tpm11::store::{Fault, TokenRow, TokenState};
 use tpm11::token::Module;
 use tpm11::token::slot::{Home, StorePlace};
 use tpm11::tpm::pin::{Gate, PinCount, Role};
@@ -238,8 +238,8 @@ fn store(
         }
         Err(fault) => {
             let what = fault.to_string();
-            let mend = match File::open(place.directory.join(tpm11::store::FILE)) {
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let mend = match fault {
+                Fault::Unreadable(_) => {
                     "run as a user who may read it, or let this one: the directory's and the \
                      file's group, mode 0750 and 0640"
                 }
