@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use cryptoki_sys::{CKA_PRIVATE, CKA_TOKEN};
+use cryptoki_sys::{
+    CKA_CLASS, CKA_ID, CKA_PRIVATE, CKA_PUBLIC_KEY_INFO, CKA_TOKEN, CKO_CERTIFICATE,
+};
 use zeroize::Zeroizing;
 
 use crate::crypto::drbg;
@@ -112,7 +114,7 @@ impl Objects {
 }
 
 impl Session {
-    /// C_CreateObject
+    /// C_CreateObject. A certificate without CKA_ID gets that of its key, where there is one.
     ///
     /// # Errors
     /// Those of the rules (`object/rule.rs`); `SessionReadOnly`, `NotLoggedIn`,
@@ -123,7 +125,14 @@ impl Session {
         if template.bool(CKA_TOKEN) == Some(true) {
             self.may_write()?;
         }
-        let attributes = rule::create(template, &setting)?;
+        let mut attributes = rule::create(template, &setting)?;
+        let certificate = attributes.ulong(CKA_CLASS) == Some(CKO_CERTIFICATE);
+        if certificate && template.get(CKA_ID).is_none() {
+            let info = attributes.get(CKA_PUBLIC_KEY_INFO).filter(|info| !info.is_empty());
+            if let Some(id) = info.map(|info| self.id_of_key(info)).transpose()?.flatten() {
+                attributes.set(CKA_ID, id);
+            }
+        }
         self.place(attributes, Material::None)
     }
 
