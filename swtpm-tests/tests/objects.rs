@@ -286,3 +286,61 @@ fn a_store_that_cannot_be_written_is_read_and_says_so() {
     assert_eq!(app.empty_slot(), None, "nothing can be initialised here");
     allow(&bench.store(), 0o755);
 }
+
+/// A DER value; lengths below 65,536.
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = (content.len() as u16).to_be_bytes();
+    [&[tag, 0x82], length.as_slice(), &content].concat()
+}
+
+/// Lengths below 128 have one byte in DER, longer ones here two.
+fn short(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    [&[tag, content.len() as u8], content.as_slice()].concat()
+}
+
+/// What a certificate for this public key looks like; nobody has signed it.
+fn certificate(public_key_info: &[u8]) -> Vec<u8> {
+    let algorithm = short(0x30, &[&[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]]);
+    let name = short(0x30, &[]);
+    let day = short(0x17, &[b"260101000000Z"]);
+    let validity = short(0x30, &[&day, &day]);
+    let serial = [0x02, 1, 7];
+    let padding = [0; 300]; // so that all lengths have two bytes
+    let extensions = der(0xA3, &[&der(0x04, &[&padding])]);
+    let tbs =
+        der(0x30, &[&serial, &algorithm, &name, &validity, &name, public_key_info, &extensions]);
+    der(0x30, &[&tbs, &algorithm, &short(0x03, &[&[0]])])
+}
+
+#[test]
+fn a_certificate_without_an_id_gets_that_of_its_key() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let import = |info: &[u8], more: &[Attribute]| {
+        let mut template = vec![
+            number(CKA_CLASS, CKO_CERTIFICATE),
+            number(CKA_CERTIFICATE_TYPE, CKC_X_509),
+            flag(CKA_TOKEN, true),
+            bytes(CKA_VALUE, certificate(info)),
+        ];
+        template.extend_from_slice(more);
+        app.create_object(session, &template).expect("C_CreateObject")
+    };
+    let id_of = |object| app.attribute(session, object, CKA_ID).expect("CKA_ID");
+
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    let info = app.attribute(session, key, CKA_PUBLIC_KEY_INFO).expect("CKA_PUBLIC_KEY_INFO");
+    assert_eq!(id_of(import(&info, &[])), id_of(key), "the default of both is the same");
+    app.set_attributes(session, key, &[bytes(CKA_ID, "mine")]).expect("C_SetAttributeValue");
+    assert_eq!(id_of(import(&info, &[])), b"mine");
+    assert_eq!(id_of(import(&info, &[bytes(CKA_ID, "other")])), b"other", "who chooses, chooses");
+
+    let subject = import(&info, &[]);
+    let value = app.attribute(session, subject, CKA_VALUE).expect("CKA_VALUE");
+    assert_eq!(value, certificate(&info), "to the byte");
+    let public_key_info = app.attribute(session, subject, CKA_PUBLIC_KEY_INFO);
+    assert_eq!(public_key_info, Ok(info));
+}
