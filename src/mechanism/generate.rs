@@ -9,7 +9,7 @@ use crate::crypto::{roca, rsa};
 use crate::error::{Error, Result};
 use crate::tpm::command::{Command as _, Create};
 use crate::tpm::key::{self, PublicKey};
-use crate::tpm::{KeySpec, KeyUse, NewKey};
+use crate::tpm::{Facts, KeySpec, KeyUse, NewKey};
 
 pub(super) static ROWS: &[Mechanism] = &[
     row(CKM_RSA_PKCS_KEY_PAIR_GEN, "CKM_RSA_PKCS_KEY_PAIR_GEN", CKK_RSA, Size::Bits(1024, 4096)),
@@ -36,11 +36,25 @@ fn generate(
     chip: &Chip<'_>,
 ) -> Result<NewKey> {
     params.none()?;
+    if let Some(facts) = chip.facts {
+        offered(spec, facts)?;
+    }
     let made = chip.tpm.create(chip.call, chip.srk, spec, authorization)?;
     check(spec, &key::public_key(&made.public)?.1).map_err(|what| {
         Error::FunctionFailed(format!("the TPM made a key {what}; it was discarded"))
     })?;
     Ok(made)
+}
+
+/// Whether the TPM can make such a key at all, so that it need not be asked.
+fn offered(spec: &KeySpec, facts: &Facts) -> Result<()> {
+    match spec.usage {
+        KeyUse::Rsa { bits, .. } if !facts.rsa_bits.contains(&bits) => Err(Error::KeySizeRange(
+            format!("this TPM makes RSA keys of {:?} bits, none of {bits}", facts.rsa_bits),
+        )),
+        KeyUse::Ec { curve, .. } if !facts.curves.contains(&curve) => Err(Error::CurveNotSupported),
+        _ => Ok(()),
+    }
 }
 
 /// Whether the public key is one that was asked for, and none known to be weak.
@@ -73,6 +87,17 @@ mod tests {
 
     fn spec(usage: KeyUse) -> KeySpec {
         KeySpec { usage, extractable: false, always_authenticate: None }
+    }
+
+    #[test]
+    fn what_the_tpm_does_not_offer_is_refused_without_asking_it() {
+        let facts = Facts { rsa_bits: vec![2048], curves: vec![Curve::P256], ..Facts::default() };
+        let rsa = |bits| offered(&spec(KeyUse::Rsa { bits, exponent: 65537 }), &facts);
+        let ec = |curve| offered(&spec(KeyUse::Ec { curve, sign: true, derive: true }), &facts);
+        assert_eq!(rsa(2048), Ok(()));
+        assert!(matches!(rsa(3072), Err(Error::KeySizeRange(_))));
+        assert_eq!(ec(Curve::P256), Ok(()));
+        assert_eq!(ec(Curve::P384), Err(Error::CurveNotSupported));
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn ecdsa_of_any_length(curve: &[u8], longest: usize) {
     let Scene { app, session, .. } = &scene;
     let (public, private) = app.generate_ec(*session, curve, "key").expect("C_GenerateKeyPair");
     let file = scene.public_file(public);
-    let mut signed = 0;
+    let (mut signed, mut shown_to_openssl) = (0, 0);
     for length in [1, 16, 20, 28, 32, 33, 47, 48, 49, 63, 64, 65, 66, 100, 128] {
         for zeros in [0, 1, 2] {
             let digest: Vec<u8> =
@@ -131,14 +131,25 @@ fn ecdsa_of_any_length(curve: &[u8], longest: usize) {
                 continue;
             }
             let signature = answer.expect("C_Sign");
-            let verified = scene.openssl_verifies(&file, &digest, &ecdsa_der(&signature), &[]);
-            assert!(verified, "{length} bytes, {zeros} zeros");
+            // OpenSSL's tool takes no more than 64 bytes. On the shorter curves the rest counts for
+            // nothing; on the longest, zeros in front may go if nothing is cut off behind.
+            let shown = match (longest, length) {
+                (_, ..=64) => Some(&digest[..]),
+                (64, 65) => Some(&digest[1..]),
+                (64, _) => None,
+                _ => Some(&digest[..64]),
+            };
+            if let Some(shown) = shown {
+                let verified = scene.openssl_verifies(&file, shown, &ecdsa_der(&signature), &[]);
+                assert!(verified, "{length} bytes, {zeros} zeros");
+                shown_to_openssl += 1;
+            }
             app.verify(*session, CKM_ECDSA, public, &digest, &signature).expect("C_Verify");
             signed += 1;
         }
     }
-    println!("{signed} signatures verified by OpenSSL");
-    assert!(signed >= 30);
+    println!("{signed} signatures, {shown_to_openssl} of them verified by OpenSSL");
+    assert!(shown_to_openssl >= 30);
 }
 
 #[test]
