@@ -657,7 +657,8 @@ mod tests {
             object::Template::from_bytes(template.get(CKA_WRAP_TEMPLATE).unwrap()).unwrap();
         assert_eq!(inside.bool(CKA_SENSITIVE), Some(true));
 
-        inner.type_ = CKA_UNWRAP_TEMPLATE;
+        let mut deep = CK_ATTRIBUTE { type_: CKA_UNWRAP_TEMPLATE, ..inner };
+        outer.pValue = (&raw mut deep).cast();
         // SAFETY: as above; the deepest is refused before it is read.
         let deeper = unsafe { Template::new(&mut outer, 1) }.read();
         assert!(matches!(deeper, Err(Error::AttributeValueInvalid(..))));
