@@ -98,10 +98,9 @@ pub unsafe extern "C" fn C_GetAttributeValue(
 ) -> CK_RV {
     enter("C_GetAttributeValue", |module| {
         // SAFETY: this function's own contract.
-        let template = unsafe { Template::new(pTemplate, ulCount) };
-        let types = template.types()?;
+        let wanted = unsafe { Template::new(pTemplate, ulCount) }.wanted()?;
         let session = module.session(wide(hSession))?;
-        template.answer(session.get_attribute_value(wide(hObject), &types)?)
+        wanted.answer(session.get_attribute_value(wide(hObject), &wanted.types())?)
     })
 }
 

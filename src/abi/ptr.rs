@@ -163,6 +163,8 @@ impl<T: Copy> Place<T> {
 pub(super) struct Output {
     at: *mut u8,
     length: *mut CK_ULONG,
+    /// What the caller asked for when the call came: read once, for another thread may change it.
+    room: Result<Room>,
 }
 
 impl Output {
@@ -170,7 +172,18 @@ impl Output {
     /// Until the C_ function returns, `length` is NULL or readable and writable, and `at` is NULL
     /// or writable for `*length` bytes.
     pub(super) unsafe fn new(at: *mut CK_BYTE, length: *mut CK_ULONG) -> Self {
-        Self { at, length }
+        let room = if length.is_null() {
+            Err(Error::ArgumentsBad("the pointer to the length is NULL"))
+        } else if at.is_null() {
+            Ok(Room::Query)
+        } else {
+            // SAFETY: readable by this function's own contract, and not NULL.
+            let length = unsafe { ptr::read_unaligned(length) };
+            isize::try_from(length)
+                .map(|length| Room::Bytes(length.unsigned_abs()))
+                .map_err(|_| Error::ArgumentsBad("the buffer is longer than memory can be"))
+        };
+        Self { at, length, room }
     }
 
     /// What the caller asks for.
@@ -179,56 +192,32 @@ impl Output {
     /// [`Error::ArgumentsBad`] if there is no place for the length, or the room is larger than
     /// memory can be.
     pub(super) fn room(&self) -> Result<Room> {
-        if self.length.is_null() {
-            return Err(Error::ArgumentsBad("the pointer to the length is NULL"));
-        }
-        if self.at.is_null() {
-            return Ok(Room::Query);
-        }
-        // SAFETY: readable by the contract of `new`, and not NULL.
-        let length = unsafe { ptr::read_unaligned(self.length) };
-        match usize::try_from(length) {
-            Ok(length) if isize::try_from(length).is_ok() => Ok(Room::Bytes(length)),
-            _ => Err(Error::ArgumentsBad("the buffer is longer than memory can be")),
-        }
+        self.room.clone()
     }
 
     /// Writes a finished answer, or the length it needs. The length is written last.
     ///
     /// # Errors
-    /// [`Error::BufferTooSmall`] if the answer says so.
+    /// [`Error::BufferTooSmall`] if the answer says so; what [`Output::room`] says.
     pub(super) fn put(self, answer: Answer) -> Result<()> {
-        match answer {
+        let room = self.room()?;
+        let (length, outcome) = match answer {
             Answer::Done(bytes) => {
-                match self.room()? {
-                    Room::Bytes(room) if room >= bytes.len() => {}
-                    _ => {
-                        return Err(Error::Bug(
-                            "an answer is longer than the room it was made for",
-                        ));
-                    }
+                if !matches!(room, Room::Bytes(room) if room >= bytes.len()) {
+                    return Err(Error::Bug("an answer is longer than the room it was made for"));
                 }
                 // SAFETY: writable for at least `bytes.len()` bytes, as just checked; `bytes` is
                 // our own memory and overlaps nothing of the caller's.
                 unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.at, bytes.len()) };
-                self.say(bytes.len());
-                Ok(())
+                (bytes.len(), Ok(()))
             }
-            Answer::Length(length) => {
-                self.say(length);
-                Ok(())
-            }
-            Answer::TooSmall(length) => {
-                self.say(length);
-                Err(Error::BufferTooSmall)
-            }
-        }
-    }
-
-    fn say(&self, length: usize) {
-        // SAFETY: `room` was asked before every answer and refused NULL; writable by the contract
-        // of `new`. A usize fits a CK_ULONG, which is as wide as a pointer here.
-        unsafe { ptr::write_unaligned(self.length, length as CK_ULONG) }
+            Answer::Length(length) => (length, Ok(())),
+            Answer::TooSmall(length) => (length, Err(Error::BufferTooSmall)),
+        };
+        // SAFETY: `new` found it not NULL, else there were no room; writable by its contract. A
+        // usize fits a CK_ULONG, which is as wide as a pointer here.
+        unsafe { ptr::write_unaligned(self.length, length as CK_ULONG) };
+        outcome
     }
 }
 
@@ -487,15 +476,28 @@ impl Template {
         }))
     }
 
-    /// The types that C_GetAttributeValue is asked for.
+    /// What C_GetAttributeValue is asked for.
     ///
     /// # Errors
     /// [`Error::ArgumentsBad`] for NULL or too many.
-    pub(super) fn types(&self) -> Result<Vec<u64>> {
-        Ok(self.entries()?.iter().map(|entry| wide(entry.type_)).collect())
+    pub(super) fn wanted(&self) -> Result<Wanted> {
+        Ok(Wanted { at: self.at, entries: self.entries()? })
+    }
+}
+
+/// The attributes that C_GetAttributeValue is asked for, as they were when the call came.
+pub(super) struct Wanted {
+    at: *mut CK_ATTRIBUTE,
+    entries: Vec<CK_ATTRIBUTE>,
+}
+
+impl Wanted {
+    /// Their types.
+    pub(super) fn types(&self) -> Vec<u64> {
+        self.entries.iter().map(|entry| wide(entry.type_)).collect()
     }
 
-    /// Answers all attributes, in the order of [`Template::types`]: with a value in the library's
+    /// Answers all of them, in the order of [`Wanted::types`]: with a value in the library's
     /// encoding, or why there is none. One that cannot be had never spoils the others.
     /// PKCS#11 3.2 §5.7.5.
     ///
@@ -503,20 +505,20 @@ impl Template {
     /// The first reason why an attribute was not answered.
     pub(super) fn answer(&self, values: Vec<Result<Zeroizing<Vec<u8>>>>) -> Result<()> {
         let mut outcome = Ok(());
-        for (index, (entry, value)) in self.entries()?.iter().zip(values).enumerate() {
+        for (index, (entry, value)) in self.entries.iter().zip(values).enumerate() {
             let kind = rules::kind(wide(entry.type_));
             let (length, answered) = match value {
                 Err(error) => (CK_UNAVAILABLE_INFORMATION, Err(error)),
-                // SAFETY: the contract of `new` for this entry's value.
+                // SAFETY: the contract of `Template::new` for this entry's value.
                 Ok(value) if kind == Kind::Template => unsafe { answer_nested(entry, &value) },
                 Ok(value) => {
                     let value = Zeroizing::new(kind.to_native(&value));
-                    // SAFETY: the contract of `new` for this entry's value.
+                    // SAFETY: the contract of `Template::new` for this entry's value.
                     unsafe { answer_one(entry, &value) }
                 }
             };
             // SAFETY: `index` is below the number of attributes, writable by the contract of
-            // `new`; `&raw mut` makes a pointer to the field without a reference.
+            // `Template::new`; `&raw mut` makes a pointer to the field without a reference.
             unsafe { ptr::write_unaligned(&raw mut (*self.at.add(index)).ulValueLen, length) };
             outcome = outcome.and(answered);
         }
@@ -614,9 +616,9 @@ mod tests {
         let output = unsafe { Output::new(memory.as_mut_ptr(), &mut length) };
         assert_eq!(output.put(Answer::TooSmall(5)), Err(Error::BufferTooSmall));
         assert_eq!((memory, length), ([0xA5; 4], 5));
+        length = 4;
         // SAFETY: as above.
         let output = unsafe { Output::new(memory.as_mut_ptr(), &mut length) };
-        length = 4;
         let longer = Answer::Done(Zeroizing::new(vec![0; 5]));
         assert!(matches!(output.put(longer), Err(Error::Bug(_))));
         assert_eq!((memory, length), ([0xA5; 4], 4));
