@@ -138,6 +138,9 @@ const FUNCTIONS: &[&str] = &[
 const EARLY: &[&str] =
     &["C_Initialize", "C_GetFunctionList", "C_GetInterfaceList", "C_GetInterface"];
 
+/// secp256r1
+const P256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+
 /// No test calls with more room than this; the bytes behind it must stay as they are.
 const GUARD: usize = 64;
 
@@ -173,14 +176,16 @@ struct World {
     stale_session: u64,
     object: u64,
     stale_object: u64,
+    /// The halves of a key pair, if the user is logged in.
+    keys: Option<(u64, u64)>,
 }
 
 /// Numbers at the borders of what a length can be.
 const HUGE: [u64; 5] = [1 << 31, (1 << 32) + 16, 1 << 62, 1 << 63, u64::MAX];
 
 impl World {
-    /// A token with a public data object, and a user session.
-    fn build(app: &Ck) -> World {
+    /// A session with the token, and a public data object; with `login` the user's, and a key pair.
+    fn build(app: &Ck, login: bool) -> World {
         let slot = app.slot_of(LABEL).expect("the token");
         let stale_session = app.open(slot).unwrap();
         let session = app.open(slot).unwrap();
@@ -197,7 +202,11 @@ impl World {
         let stale_object = app.create_object(session, &data(b"gone")).unwrap();
         let object = app.create_object(session, &data(b"door")).unwrap();
         app.destroy_object(session, stale_object).unwrap();
-        World { slot, session, stale_session, object, stale_object }
+        let keys = login.then(|| {
+            app.login(session, PIN).unwrap();
+            app.generate_ec(session, P256, "door").unwrap()
+        });
+        World { slot, session, stale_session, object, stale_object, keys }
     }
 
     /// All ways to give a parameter; the first one is sound.
@@ -223,18 +232,20 @@ impl World {
                     variant([word(id)], if id == self.slot { Fault::None } else { fault })
                 })
                 .into(),
-            "object" | "key" => [self.object, 0, u64::MAX, self.stale_object, self.session]
+            "object" => [self.object, 0, u64::MAX, self.stale_object, self.session]
                 .map(|handle| {
-                    let code = if parameter == "key" {
-                        CKR_KEY_HANDLE_INVALID
-                    } else {
-                        CKR_OBJECT_HANDLE_INVALID
-                    };
-                    // The object is no key.
-                    let sound = handle == self.object && parameter == "object";
-                    variant([word(handle)], if sound { Fault::None } else { Fault::Handle(code) })
+                    let fault = Fault::Handle(CKR_OBJECT_HANDLE_INVALID);
+                    variant([word(handle)], if handle == self.object { Fault::None } else { fault })
                 })
                 .into(),
+            "key" => {
+                let keys = self.keys.iter().flat_map(|(public, private)| [*private, *public]);
+                let sound = keys.map(|key| variant([word(key)], Fault::None));
+                // The object is no key.
+                let wrong = [self.object, 0, u64::MAX, self.stale_object, self.session];
+                let fault = Fault::Handle(CKR_KEY_HANDLE_INVALID);
+                sound.chain(wrong.map(|handle| variant([word(handle)], fault))).collect()
+            }
             "word" => [0, 1, 4, 1 << 31, u64::MAX].map(|n| variant([word(n)], Fault::None)).into(),
             "zero" => vec![variant([word(0)], Fault::None), variant([word(1)], bad)],
             "user" => [CKU_USER, 7, u64::MAX]
@@ -276,7 +287,7 @@ impl World {
                     variant([null(), null()], bad),
                     variant([Memory::room(16 + GUARD).into(), null()], bad),
                 ];
-                for length in [0, 1, 16] {
+                for length in [0, 1, 16, 256] {
                     let room = Memory::room(length + GUARD).into();
                     variants.push(variant([room, Memory::word(length as u64).into()], Fault::None));
                 }
@@ -382,6 +393,7 @@ impl World {
         let parameter = Fault::Memory(CKR_MECHANISM_PARAM_INVALID);
         let mut variants = vec![
             variant([given(CKM_SHA256, Argument::NULL, 0)], Fault::None),
+            variant([given(CKM_ECDSA, Argument::NULL, 0)], Fault::None),
             variant([Argument::NULL], if must { bad } else { Fault::None }),
             variant([given(0x7fff_0000, Argument::NULL, 0)], invalid),
             variant([given(CKM_VENDOR_DEFINED | 1, Memory::of([1; 9]).into(), 9)], invalid),
@@ -498,6 +510,7 @@ fn check(name: &str, faults: &[Fault], rv: u64) {
             CKR_USER_ALREADY_LOGGED_IN,
             CKR_SESSION_EXISTS,
             CKR_SESSION_PARALLEL_NOT_SUPPORTED,
+            CKR_SESSION_ASYNC_NOT_SUPPORTED,
             CKR_OK, // C_XxxInit with a NULL mechanism looks at no key
         ];
         let named = faults.contains(&Fault::Handle(rv));
@@ -566,14 +579,18 @@ fn combinations(variants: &[Vec<Variant>], dice: &mut Dice) -> Vec<Vec<usize>> {
             }
         }
     }
-    for _ in 0..MIXTURES {
-        all.insert(variants.iter().map(|list| dice.below(list.len())).collect());
+    let mut all: Vec<_> = all.into_iter().collect();
+    // Where one or two parameters are all there is, every combination is there already.
+    if variants.iter().map(Vec::len).product::<usize>() > all.len() {
+        let mixtures = (0..MIXTURES)
+            .map(|_| variants.iter().map(|list| dice.below(list.len())).collect::<Vec<_>>());
+        all.extend(mixtures);
     }
-    all.into_iter().collect()
+    all
 }
 
 /// How many random mixtures each function gets beside all pairs.
-const MIXTURES: usize = 1500;
+const MIXTURES: usize = 3000;
 
 fn arguments_of(variants: &[Vec<Variant>], chosen: &[usize]) -> Vec<Argument> {
     variants.iter().zip(chosen).flat_map(|(list, at)| list[*at].arguments.clone()).collect()
@@ -602,6 +619,7 @@ fn storm(app: &Ck, world: &World, line: &str, dice: &mut Dice) -> usize {
         if must_fail && faults.iter().all(|fault| *fault == Fault::None) {
             continue;
         }
+        prepare(app, world, name);
         let arguments = arguments_of(&variants, &chosen);
         let (rv, after) = app.raw(name, arguments.clone());
         check(name, &faults, rv);
@@ -612,6 +630,32 @@ fn storm(app: &Ck, world: &World, line: &str, dice: &mut Dice) -> usize {
         calls += 1;
     }
     calls
+}
+
+/// Where there are keys: an operation for the call to go on with. It may be in progress already.
+fn prepare(app: &Ck, world: &World, name: &str) {
+    let Some((public, private)) = world.keys else { return };
+    let mechanism = |id: u64| {
+        let mut memory = Memory::default();
+        for word in [id, 0, 0] {
+            memory.push_word(word);
+        }
+        Argument::from(memory)
+    };
+    let ecdsa = || mechanism(CKM_ECDSA_SHA256);
+    let (init, arguments) = match name {
+        "C_Digest" | "C_DigestUpdate" | "C_DigestFinal" | "C_DigestKey" => {
+            ("C_DigestInit", vec![mechanism(CKM_SHA256)])
+        }
+        "C_Sign" | "C_SignUpdate" | "C_SignFinal" => ("C_SignInit", vec![ecdsa(), private.into()]),
+        "C_Verify" | "C_VerifyUpdate" | "C_VerifyFinal" => {
+            ("C_VerifyInit", vec![ecdsa(), public.into()])
+        }
+        "C_FindObjects" => ("C_FindObjectsInit", vec![Argument::NULL, Argument::Word(0)]),
+        _ => return,
+    };
+    let (rv, _) = app.raw(init, [vec![world.session.into()], arguments].concat());
+    assert!([CKR_OK, CKR_OPERATION_ACTIVE].contains(&rv), "{init} is {rv:#x}");
 }
 
 /// Slots, sessions, objects and login as the API shows them.
@@ -625,12 +669,14 @@ fn state(app: &Ck, world: &World) -> (Vec<u64>, u64, u64, Vec<u64>) {
     (app.slots(false).unwrap(), info.state, sessions, objects)
 }
 
-#[test]
-fn a_hundred_thousand_wrong_calls_change_nothing() {
+/// How many calls a run makes at least: logged out, and logged in with keys and operations.
+const CALLS: usize = 50_000;
+
+fn wrong_calls_change_nothing(login: bool) {
     let bench = Bench::start();
     bench.token();
     let app = bench.ready();
-    let world = World::build(&app);
+    let world = World::build(&app, login);
     let before = state(&app, &world);
     let mut dice = Dice(20);
     let mut calls = 0;
@@ -638,15 +684,29 @@ fn a_hundred_thousand_wrong_calls_change_nothing() {
         calls += storm(&app, &world, line, &mut dice);
         assert_eq!(state(&app, &world), before, "after {line}");
     }
-    assert!(calls >= 100_000, "only {calls} calls");
+    assert!(calls >= CALLS, "only {calls} calls");
 
     // No PIN was spent, and everything still works.
-    app.login(world.session, PIN).unwrap();
+    if !login {
+        app.login(world.session, PIN).unwrap();
+    }
     let flags = app.token_flags(world.slot).unwrap();
     assert_eq!(flags & (CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW), 0);
-    assert_eq!(app.digest(world.session, CKM_SHA256, b"abc").unwrap().len(), 32);
+    app.raw("C_SessionCancel", vec![world.session.into(), Argument::Word(u64::MAX)]);
+    let (_, key) = app.generate_ec(world.session, P256, "after").unwrap();
+    assert_eq!(app.sign(world.session, CKM_ECDSA, key, &[1; 32]).unwrap().len(), 64);
     app.finalize().unwrap();
     assert_eq!(app.noise(), "", "an application's output is its own");
+}
+
+#[test]
+fn fifty_thousand_wrong_calls_of_a_stranger_change_nothing() {
+    wrong_calls_change_nothing(false);
+}
+
+#[test]
+fn fifty_thousand_wrong_calls_of_a_user_amid_operations_change_nothing() {
+    wrong_calls_change_nothing(true);
 }
 
 #[test]
@@ -810,7 +870,7 @@ fn one_attribute_that_cannot_be_read_does_not_spoil_the_others() {
     let bench = Bench::start();
     bench.token();
     let app = bench.ready();
-    let world = World::build(&app);
+    let world = World::build(&app, false);
     let mut template = Memory::default();
     for (id, room) in [(CKA_VALUE, 39), (0x8765_4321, 8), (CKA_LABEL, 40), (CKA_CLASS, 8)] {
         template.push_word(id);

@@ -116,6 +116,9 @@ fn the_caller_of_a_set_uid_program_does_not_choose_its_store_or_its_log() {
     fs::set_permissions(bench.directory(), fs::Permissions::from_mode(0o777)).unwrap();
     let app = bench.app_with(|command| {
         let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        // The other user connects to the test's socket, which is the last argument.
+        let socket = Path::new(arguments.last().unwrap());
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).unwrap();
         let environment: Vec<_> = command
             .get_envs()
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
