@@ -50,6 +50,11 @@ impl Swtpm {
         self.child = spawn(self.directory.path().into());
     }
 
+    /// Its conf string.
+    pub(super) fn tcti(&self) -> String {
+        format!("swtpm:path={}", self.directory.path().join("sock").display())
+    }
+
     pub(super) fn connect(&self) -> Link {
         let path = self.directory.path().join("sock");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -64,6 +69,7 @@ impl Swtpm {
                         lose_answer_after: None,
                         is_cut: false,
                         alter: None,
+                        intercept: None,
                     };
                 }
                 Err(error) => assert!(Instant::now() < deadline, "swtpm does not listen: {error}"),
@@ -105,7 +111,11 @@ pub(super) struct Link {
     /// It is dead.
     pub(super) is_cut: bool,
     pub(super) alter: Option<Alter>,
+    pub(super) intercept: Option<Intercept>,
 }
+
+/// Answers a command, given its code, in the TPM's place.
+pub(super) type Intercept = Box<dyn FnMut(u32) -> Option<Vec<u8>> + Send>;
 
 impl Link {
     /// Closes the connection by putting another stream in its place.
@@ -130,6 +140,9 @@ impl Transport for Link {
         self.stop_after = self.stop_after.map(|left| left - 1);
         self.sent.push(command.to_vec());
         let code = u32::from_be_bytes(command[6..10].try_into().expect("4 bytes"));
+        if let Some(response) = self.intercept.as_mut().and_then(|intercept| intercept(code)) {
+            return Ok(response);
+        }
         self.stream.write_all(command).map_err(|_| closed(true))?;
         let mut response = vec![0; 10];
         self.stream.read_exact(&mut response).map_err(|_| closed(true))?;

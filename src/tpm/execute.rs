@@ -547,6 +547,66 @@ mod tests {
         assert_eq!(left_in(&mut link), [0u32; 0]);
     }
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
+            .collect()
+    }
+
+    /// A TPM2_Unseal as swtpm saw and answered it: the same bytes go out, and the answer is accepted,
+    /// decrypted, and refused with any bit changed.
+    #[test]
+    fn a_recorded_exchange_replays() {
+        let command = bytes(
+            "80020000004b0000015e8000000100000039020000000010475007fa38fe38db753a1bf19e74f1a641\
+             0020ce1a1d9cac67d564b2e644c39c9e1a4a17a5e455c56b20e90545dc6288fa5e07",
+        );
+        let response = bytes(
+            "8002000000560000000000000013001160833d5578e30decce07bdaf91d9f637c20010afa94b6d3ef4\
+             ac4e4a5293acd9d4ec6e410020a6855eb4214cac40ca3085bb6171a5b116b910598c48379f7686886b\
+             f6ee5280",
+        );
+        let name = bytes("000b30e1b2c7649392ba14d3d5e508b7e503a1b2ae4ea4efaba1cc82dcec9e6c77c9");
+        let item = Entity::new(0x8000_0001, name);
+        let session = || {
+            HmacSession(Session {
+                handle: 0x0200_0000,
+                key: Zeroizing::default(),
+                nonce_tpm: bytes("f4b0b064ceab3294943ff532c7c9bebd"),
+                nonce_caller: bytes("475007fa38fe38db753a1bf19e74f1a6")
+                    .try_into()
+                    .expect("16 bytes"),
+                encrypts: true,
+                ended: false,
+            })
+        };
+        let unseal = Unseal { item: &item };
+
+        let mut first = session();
+        let cp_hash = sha256(&[&0x15Eu32.to_be_bytes(), &item.name]);
+        let auths = [Auth::hmac(&mut first, &[7; 32])];
+        let area = authorization_area(&auths, &cp_hash, None, Some(0), 1);
+        assert_eq!(area.as_slice(), &command[18..]);
+
+        let mut auths = auths;
+        let opened = read(&unseal, &response, &mut auths, Some(0)).expect("accepted");
+        assert_eq!(&opened[..], b"a recorded secret");
+        for bit in 0..8 * response.len() {
+            let mut changed = response.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let mut other = session();
+            let auths = &mut [Auth::hmac(&mut other, &[7; 32])];
+            let outcome = read(&unseal, &changed, auths, Some(0));
+            assert!(outcome.is_err(), "bit {bit}");
+        }
+        for length in 0..response.len() {
+            let mut other = session();
+            let auths = &mut [Auth::hmac(&mut other, &[7; 32])];
+            assert!(read(&unseal, &response[..length], auths, Some(0)).is_err());
+        }
+    }
+
     #[test]
     fn zero_bytes_at_the_end_of_an_authorization_do_not_matter() {
         let tpm = Swtpm::start();

@@ -483,3 +483,115 @@ impl From<Fault> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Code, what it is, its remedy, and whether a PIN in it may be sent again.
+    #[test]
+    fn the_table_knows_every_code_that_matters() {
+        use Remedy::*;
+        let wait = Wait(Duration::from_secs(10));
+        let rows: &[(u32, Trouble, Remedy, bool)] = &[
+            (0x922, Trouble::Retry, wait, true),
+            (0x908, Trouble::Yielded, wait, false),
+            (0x909, Trouble::Canceled, Again, false),
+            (0x90A, Trouble::Testing, wait, true),
+            (0x920, Trouble::NvRate, wait, true),
+            (0x923, Trouble::NvUnavailable, wait, true),
+            (0x921, Trouble::Lockout, GiveUp, false),
+            (0x902, Trouble::ObjectMemory, FlushObjects, true),
+            (0x906, Trouble::ObjectMemory, FlushObjects, true),
+            (0x903, Trouble::SessionMemory, FlushSessions, true),
+            (0x904, Trouble::SessionMemory, FlushSessions, true),
+            (0x905, Trouble::SessionMemory, FlushSessions, true),
+            (0x901, Trouble::ContextGap, WithoutSession, false),
+            (0x12E, Trouble::ContextGap, WithoutSession, false),
+            (0x100, Trouble::Initialize, Startup, true),
+            (0x101, Trouble::Failure, GiveUp, false),
+            (0x1DF, Trouble::Integrity, Reload, false),
+            (0x155, Trouble::Integrity, Reload, false),
+            (0x1E5, Trouble::Integrity, Reload, false),
+            (0x910, Trouble::Reference, Rebuild, true),
+            (0x916, Trouble::Reference, Rebuild, true),
+            (0x918, Trouble::Reference, Rebuild, true),
+            (0x91E, Trouble::Reference, Rebuild, true),
+            (0x18B, Trouble::Handle, FindAgain, false),
+            (0x28B, Trouble::Handle, FindAgain, false),
+            (0x184, Trouble::Handle, FindAgain, false),
+            (0x98E, Trouble::AuthFail, GiveUp, false),
+            (0x9A2, Trouble::AuthFail, GiveUp, false),
+            (0x12F, Trouble::AuthUnavailable, GiveUp, false),
+            (0x99D, Trouble::Policy, GiveUp, false),
+            (0x9A4, Trouble::Policy, GiveUp, false),
+            (0x9A3, Trouble::Policy, GiveUp, false),
+            (0x126, Trouble::Policy, GiveUp, false),
+            (0x128, Trouble::PcrChanged, Again, false),
+            (0x2C3, Trouble::Parameter, GiveUp, false),
+            (0x1C4, Trouble::Parameter, GiveUp, false),
+            (0x984, Trouble::Parameter, GiveUp, false),
+            (0x982, Trouble::Parameter, GiveUp, false),
+            (0x2C7, Trouble::KeySize, GiveUp, false),
+            (0x2E6, Trouble::Curve, GiveUp, false),
+            (0x143, Trouble::CommandCode, GiveUp, false),
+            (0x1E7, Trouble::EccPoint, GiveUp, false),
+            (0x185, Trouble::Hierarchy, GiveUp, false),
+            (0x14B, Trouble::NvSpace, GiveUp, false),
+            (0x14C, Trouble::NvDefined, NextIndex, false),
+            (0x149, Trouble::NvState, GiveUp, false),
+            (0x148, Trouble::NvState, GiveUp, false),
+            (0x14A, Trouble::NvState, GiveUp, false),
+            (0x146, Trouble::NvState, GiveUp, false),
+            (0x01E, Trouble::OldTpm, GiveUp, false),
+            (0x907, Trouble::Other, GiveUp, false),
+            (0x12D, Trouble::Other, GiveUp, false),
+            (0x0000_07FF & !0x80, Trouble::Other, GiveUp, false),
+        ];
+        for (code, trouble, remedy, pin) in rows {
+            let fault = Fault::of_code(*code).at("TPM2_PolicySecret", true);
+            assert_eq!(fault.kind(), trouble, "{code:#x}");
+            assert_eq!(fault.remedy(), *remedy, "{code:#x}");
+            assert_eq!(fault.spares_the_pin(), *pin, "{code:#x}");
+            assert_eq!(fault.code(), Some(*code));
+            // A resource manager's own codes carry its layer.
+            assert_eq!(Fault::of_code(code | 0x000B_0000).kind(), trouble);
+        }
+    }
+
+    #[test]
+    fn every_code_has_a_line_and_none_says_that_a_pin_was_wrong() {
+        for code in 1..0x1000 {
+            let error = Error::from(Fault::of_code(code).at("TPM2_Sign", true));
+            assert!(
+                !matches!(error, Error::WrongPin { .. } | Error::PinLocked | Error::Bug(_)),
+                "{code:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_line_spares_a_pin_only_if_nothing_was_sent() {
+        let broken = |sent| {
+            let broken = Broken { kind: BrokenKind::Closed, sent, what: "EOF".to_owned() };
+            Fault::from(broken).at("TPM2_PolicySecret", true)
+        };
+        assert!(broken(false).spares_the_pin());
+        assert!(!broken(true).spares_the_pin());
+        assert!(broken(true).at("TPM2_Sign", false).spares_the_pin());
+        assert!(broken(true).breaks_the_line());
+        assert_eq!(broken(true).remedy(), Remedy::Rebuild);
+        let tampered = Fault::new(Trouble::Tampered("an HMAC that is wrong")).after_sending();
+        assert!(!tampered.at("TPM2_Unseal", true).spares_the_pin());
+    }
+
+    #[test]
+    fn a_fault_says_what_happened_where() {
+        let fault = Fault::of_code(0x902).at("TPM2_Load", false);
+        assert_eq!(
+            fault.to_string(),
+            "the TPM has no room for another loaded object; other programs hold them \
+             (TPM2_Load: 0x902)"
+        );
+    }
+}

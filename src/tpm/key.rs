@@ -415,3 +415,80 @@ pub(super) fn sealed(seal: Seal) -> Result<Vec<u8>, Fault> {
         .marshall()
         .map_err(impossible)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The policy of every endorsement key: TCG EK Credential Profile, B.6.2.
+    #[test]
+    fn policy_secret_is_that_of_endorsement_keys() {
+        assert_eq!(
+            hex(&policy_secret(&ZERO, &0x4000_000Bu32.to_be_bytes())),
+            "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa"
+        );
+    }
+
+    #[test]
+    fn only_who_knows_the_authorization_may_duplicate() {
+        assert_eq!(
+            hex(&duplication_policy()),
+            "09bd2ec618ec5d4688b2861cd8aedbbce1c1dd0b9e31e4a12f837750b33831e2"
+        );
+    }
+
+    fn ec(extractable: bool, always_authenticate: Option<Name>) -> KeySpec {
+        let usage = KeyUse::Ec { curve: Curve::P384, sign: true, derive: false };
+        KeySpec { usage, extractable, always_authenticate }
+    }
+
+    #[test]
+    fn a_template_says_what_the_chip_shall_enforce() {
+        let pin = vec![0, 11, 9];
+        for (spec, fixed, with_auth, policy) in [
+            (ec(false, None), true, true, vec![]),
+            (ec(true, None), false, true, duplication_policy().to_vec()),
+            (ec(false, Some(pin.clone())), true, false, policy_secret(&ZERO, &pin).to_vec()),
+            (ec(true, Some(pin.clone())), false, false, policy_or(&use_branches(&pin)).to_vec()),
+        ] {
+            let public = parse(&spec.template().expect("a template")).expect("public");
+            let attributes = public.object_attributes();
+            assert_eq!(attributes.fixed_tpm(), fixed);
+            assert_eq!(attributes.fixed_parent(), fixed);
+            assert_eq!(attributes.user_with_auth(), with_auth);
+            assert!(attributes.no_da() && attributes.sensitive_data_origin());
+            assert!(attributes.sign_encrypt() && !attributes.decrypt() && !attributes.restricted());
+            assert_eq!(public.auth_policy().value(), policy);
+        }
+    }
+
+    #[test]
+    fn an_rsa_key_signs_and_decrypts_because_every_padding_is_ours() {
+        let rsa = |bits| KeySpec {
+            usage: KeyUse::Rsa { bits, exponent: 65537 },
+            extractable: false,
+            always_authenticate: None,
+        };
+        let public = parse(&rsa(3072).template().expect("a template")).expect("public");
+        assert!(public.object_attributes().sign_encrypt() && public.object_attributes().decrypt());
+        assert_eq!(rsa(1000).template(), Err(Fault::new(Trouble::KeySize)));
+    }
+
+    #[test]
+    fn a_public_area_is_read_to_its_last_byte() {
+        let mut bytes = ec(false, None).template().expect("a template");
+        parse(&bytes).expect("public");
+        name_of(&bytes).expect("a Name");
+        bytes.push(0);
+        assert!(parse(&bytes).is_err());
+        for length in 0..bytes.len() - 1 {
+            assert!(parse(&bytes[..length]).is_err());
+        }
+        assert!(name_of(&[0, 0x23]).is_err());
+        assert!(name_of(&[0, 0x23, 0, 0x99, 0]).is_err(), "an unknown nameAlg");
+    }
+}

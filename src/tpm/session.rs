@@ -179,12 +179,11 @@ fn bad_root() -> Fault {
     Fault::new(Trouble::Unsound("the storage root key is no usable public key".to_owned()))
 }
 
-/// ECDH with a one-time key: the shared x coordinate, and our point. Coordinates are as long as the field.
-fn agree(
-    curve: crate::crypto::ec::Curve,
-    x: &[u8],
-    y: &[u8],
-) -> Option<(Zeroizing<Vec<u8>>, Vec<u8>, Vec<u8>)> {
+/// The shared x coordinate, and our point's two; all as long as the field.
+type Agreed = (Zeroizing<Vec<u8>>, Vec<u8>, Vec<u8>);
+
+/// ECDH with a one-time key.
+fn agree(curve: crate::crypto::ec::Curve, x: &[u8], y: &[u8]) -> Option<Agreed> {
     use crate::crypto::ec::Curve;
 
     macro_rules! on {
@@ -392,5 +391,68 @@ impl PolicySession {
 impl From<&Pinned> for Entity {
     fn from(root: &Pinned) -> Self {
         Entity { handle: root.handle(), name: Name::clone(root.name()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    // Expected values from Python's hmac and hashlib.
+
+    #[test]
+    fn kdfa_is_sp_800_108_in_counter_mode() {
+        let key: Vec<u8> = (0..32).collect();
+        let out = kdfa(&key, "ATH", &[0x11; 16], &[0x22; 16], 32);
+        assert_eq!(hex(&out), "b93102ad8d3b1dd43bce22e7dee81abcf358306ce73947449b4f21bca783af41");
+        let out = kdfa(&[], "CFB", &[0x11; 16], &[0x22; 16], 48);
+        assert_eq!(
+            hex(&out),
+            "471594aa8eaa05f95ad5521a7725e1772b5f7488878992d60b1fda2fa1328957\
+             fd10958ea68bcbd319f36324270e5122"
+        );
+    }
+
+    #[test]
+    fn kdfe_is_the_concatenation_kdf_with_the_keys_own_hash() {
+        let out = kdfe(HashAlgorithm::Sha256, &[5; 32], "SECRET", &[6; 32], &[7; 32]);
+        assert_eq!(hex(&out), "4e39d50c118cef341d33c737aa61fa1decae416bd1c996fa3d204b73702b4848");
+        let out = kdfe(HashAlgorithm::Sha384, &[5; 48], "SECRET", &[6; 48], &[7; 48]);
+        assert_eq!(
+            hex(&out),
+            "e2b9f853da905fbf22794a1eca3ddbb05e40d01549943a05\
+             54fa594acfe8e40a93fa444f2497ebf660c0d733f68b8ec3"
+        );
+    }
+
+    /// RFC 4231, cases 1, 2 and 6 (a key longer than the block).
+    #[test]
+    fn hmac_is_hmac() {
+        assert_eq!(
+            hex(&*hmac_sha256(&[0x0b; 20], &[b"Hi ", b"There"])),
+            "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
+        );
+        assert_eq!(
+            hex(&*hmac_sha256(b"Jefe", &[b"what do ya want ", b"for nothing?"])),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+        assert_eq!(
+            hex(&*hmac_sha256(
+                &[0xaa; 131],
+                &[b"Test Using Larger Than Block-Size Key - Hash Key First"]
+            )),
+            "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
+        );
+    }
+
+    #[test]
+    fn zero_bytes_are_cut_at_the_end_only() {
+        assert_eq!(trimmed(&[0, 1, 0, 2, 0, 0]), [0, 1, 0, 2]);
+        assert_eq!(trimmed(&[0, 0]), [0u8; 0]);
+        assert_eq!(trimmed(&[]), [0u8; 0]);
     }
 }

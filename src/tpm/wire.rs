@@ -166,3 +166,43 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_nothing_may_be_left() {
+        let mut out = Writer::new();
+        out.u8(1).u16(2).u32(3).u64(4).sized(b"five").bytes(b"six");
+        out.check().expect("short enough");
+        let bytes = out.as_slice().to_vec();
+
+        let mut input = Reader::new(&bytes);
+        assert_eq!(input.u8(), Ok(1));
+        assert_eq!(input.u16(), Ok(2));
+        assert_eq!(input.u32(), Ok(3));
+        assert_eq!(input.u64(), Ok(4));
+        assert_eq!(input.sized(), Ok(&b"five"[..]));
+        assert!(input.end().is_err(), "trailing bytes");
+        assert_eq!(input.take(3), Ok(&b"six"[..]));
+        assert!(input.is_empty() && input.end().is_ok());
+        assert!(input.u8().is_err());
+    }
+
+    #[test]
+    fn a_length_beyond_the_end_is_an_error() {
+        assert!(Reader::new(&[0, 3, 1, 2]).sized().is_err());
+        assert!(Reader::new(&[0]).u16().is_err());
+        assert!(Reader::new(&[]).take(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_its_length_field_is_noticed() {
+        let mut out = Writer::new();
+        out.sized(&vec![7; 65_535]);
+        assert!(out.check().is_ok());
+        out.sized(&vec![7; 65_536]);
+        assert!(out.check().is_err());
+    }
+}

@@ -564,7 +564,7 @@ fn an_index_created_anew_by_the_owner_opens_nothing_in_any_variant() {
         assert_eq!(*fault.kind(), Trouble::Policy, "{fault}");
         // and with the Name that the seal wants in the HMAC
         let mut session = HmacSession::unsalted(&mut rig.link, &call()).expect("a session");
-        let mut policy = PolicySession::unsalted(&mut rig.link, &call()).expect("a session");
+        let policy = PolicySession::unsalted(&mut rig.link, &call()).expect("a session");
         let claimed = ours.written().entity();
         let entity = policy.entity();
         let command = PolicySecret { authorizes: &claimed, session: &entity, nonce_tpm: &[] };
@@ -945,4 +945,174 @@ fn a_gate_is_read_as_it_was_written_and_nothing_else_is() {
     assert_eq!(Gate::from_bytes(&longer), None);
     let later = [&[2][..], &bytes[1..]].concat();
     assert_eq!(Gate::from_bytes(&later), None);
+}
+
+// ---- through the lease -------------------------------------------------------------------------
+
+fn tpm_at(swtpm: &Swtpm) -> std::sync::Arc<Tpm> {
+    let settings = crate::tpm::Settings { tcti: swtpm.tcti(), ..Default::default() };
+    Tpm::new(settings, None, Box::new(|_| false))
+}
+
+#[test]
+fn the_whole_life_of_a_gate_goes_through_the_lease() {
+    let mut swtpm = Swtpm::start();
+    let tpm = tpm_at(&swtpm);
+    let call = tpm.call();
+    let srk = tpm.srk_name(&call).expect("a storage root key");
+    let new = NewGate {
+        serial: *b"0123456789abcdef",
+        srk,
+        limit: 3,
+        iterations: 1000,
+        mode: Mode::Auto,
+        owner_auth: Zeroizing::default(),
+        recovery: false,
+        so_pin: SO,
+        token_secret: Zeroizing::new(SECRET),
+        retired: Vec::new(),
+    };
+    let (gate, _) = tpm.create_gate(&call, &new, &mut |_, _| Ok(())).expect("a gate");
+    assert!(gate.has_indices());
+    let so = tpm.login(&call, &gate, Role::So, SO).expect("the SO");
+    tpm.set_user_pin(&call, &gate, &so, USER).expect("set");
+    assert_eq!(secret_of(&tpm.login(&call, &gate, Role::User, USER).expect("the user")), SECRET);
+    let error = tpm.login(&call, &gate, Role::User, b"wrong").err();
+    assert_eq!(error, Some(Error::WrongPin { left: Some(2) }));
+    let count = tpm.pin_count(&call, &gate, Role::User).expect("a count");
+    assert_eq!((count.count, count.limit), (1, 3));
+
+    // The TPM goes away and comes back while the lease still holds a connection.
+    swtpm.power_cut();
+    tpm.login(&call, &gate, Role::User, USER).expect("the user, after a power cut");
+    tpm.change_pin(&call, &gate, Role::User, USER, b"another").expect("changed");
+    swtpm.power_cut();
+    tpm.login(&call, &gate, Role::User, b"another").expect("the user");
+    assert_eq!(tpm.settle(&call, &gate, &[]).expect("settled"), Settled::Complete);
+
+    let foreign = Gate { srk: vec![0, 11, 1, 2, 3], ..gate.clone() };
+    assert_eq!(tpm.login(&call, &foreign, Role::User, b"another").err(), Some(Error::ForeignTpm));
+    tpm.remove_gate(&call, &gate, &[]).expect("removed");
+    let error = tpm.login(&call, &gate, Role::User, b"another").err();
+    assert!(matches!(error, Some(Error::Device(_))), "{error:?}");
+    tpm.end();
+    assert_eq!(left_in(&mut swtpm.connect()), [0u32; 0]);
+}
+
+#[test]
+fn a_key_that_asks_for_the_pin_signs_once_per_login() {
+    use crate::crypto::ec::Curve;
+    use crate::tpm::{HashAlgorithm, KeyBlob, KeySpec, KeyUse};
+    use std::sync::Arc;
+    let swtpm = Swtpm::start();
+    let tpm = tpm_at(&swtpm);
+    let call = tpm.call();
+    let srk = tpm.srk_name(&call).expect("a storage root key");
+    let new = NewGate {
+        serial: *b"0123456789abcdef",
+        srk: srk.clone(),
+        limit: 3,
+        iterations: 1000,
+        mode: Mode::Nv,
+        owner_auth: Zeroizing::default(),
+        recovery: false,
+        so_pin: SO,
+        token_secret: Zeroizing::new(SECRET),
+        retired: Vec::new(),
+    };
+    let (gate, _) = tpm.create_gate(&call, &new, &mut |_, _| Ok(())).expect("a gate");
+    let so = tpm.login(&call, &gate, Role::So, SO).expect("the SO");
+    tpm.set_user_pin(&call, &gate, &so, USER).expect("set");
+    let spec = KeySpec {
+        usage: KeyUse::Ec { curve: Curve::P256, sign: true, derive: false },
+        extractable: false,
+        always_authenticate: gate.user_index_name(),
+    };
+    let made = tpm.create(&call, &srk, &spec, &[7; 32]).expect("a key");
+    let blob = KeyBlob {
+        id: [1; 16],
+        public: made.public,
+        private: made.private,
+        authorization: Zeroizing::new([7; 32]),
+    };
+    let mut key = Key { blob: Arc::new(blob), srk: Arc::new(srk), grant: None };
+
+    assert!(tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]).is_err(), "not without the PIN");
+    let error = tpm.authorize_once(&call, &key, &gate, b"wrong").err();
+    assert_eq!(error, Some(Error::WrongPin { left: Some(2) }));
+    key.grant = Some(tpm.authorize_once(&call, &key, &gate, USER).expect("a login"));
+    tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]).expect("signed");
+    assert!(tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]).is_err(), "only once");
+    tpm.end();
+    assert_eq!(left_in(&mut swtpm.connect()), [0u32; 0]);
+}
+
+// ---- what the TPM says of a PIN command --------------------------------------------------------
+
+/// Answers the first TPM2_PolicySecret with this code instead of passing it on.
+fn answer_first_proof_with(link: &mut Link, code: u32) {
+    let mut answered = false;
+    link.intercept = Some(Box::new(move |command| {
+        if command != PolicySecret::CODE || std::mem::replace(&mut answered, true) {
+            return None;
+        }
+        Some([&[0x80, 1, 0, 0, 0, 10][..], &code.to_be_bytes()].concat())
+    }));
+}
+
+#[test]
+fn a_pin_is_sent_again_only_if_the_tpm_did_not_look_at_it() {
+    let mut rig = Rig::new();
+    let gate = rig.token();
+    for code in [0x922, 0x90A, 0x920, 0x923] {
+        answer_first_proof_with(&mut rig.link, code);
+        rig.login(&gate, Role::User, USER).expect("asked again");
+        rig.link.intercept = None;
+        let proofs = rig.link.codes();
+        assert_eq!(proofs.iter().filter(|code| **code == PolicySecret::CODE).count(), 2);
+    }
+    for code in [0x908, 0x909, 0x101, 0x12F, 0x98E] {
+        answer_first_proof_with(&mut rig.link, code);
+        let error = rig.login(&gate, Role::User, USER).err().expect("given up");
+        rig.link.intercept = None;
+        let proofs = rig.link.codes();
+        assert_eq!(proofs.iter().filter(|code| **code == PolicySecret::CODE).count(), 1, "{error}");
+    }
+    assert_eq!(rig.count(&gate, Role::User), 0);
+    rig.clean();
+}
+
+#[test]
+fn no_changed_bit_of_a_response_opens_anything_else() {
+    let mut rig = Rig::new();
+    let new = NewGate { limit: 255, ..rig.new_gate() };
+    let (gate, _) = rig.create(&new, &mut |_, _| Ok(())).expect("a gate");
+    let lengths = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let copy = lengths.clone();
+    rig.link.alter =
+        Some(Box::new(move |_, response| copy.lock().expect("lock").push(8 * response.len())));
+    rig.login(&gate, Role::So, SO).expect("the SO");
+    let lengths = lengths.lock().expect("lock").clone();
+
+    // all but the last, the answer to TPM2_FlushContext
+    for (which, length) in lengths.iter().enumerate().take(6) {
+        for bit in (which..*length).step_by(37) {
+            let mut seen = 0;
+            rig.link.alter = Some(Box::new(move |_, response| {
+                if seen == which {
+                    response[bit / 8] ^= 1 << (bit % 8);
+                }
+                seen += 1;
+            }));
+            if let Ok(opened) = rig.login(&gate, Role::So, SO) {
+                // The policy session has no key: its nonce in the last response protects nothing any more.
+                assert_eq!(which, 5, "bit {bit} is not noticed");
+                assert_eq!(secret_of(&opened), SECRET, "bit {bit}");
+            }
+            rig.link.alter = None;
+            for handle in left_in(&mut rig.link) {
+                crate::tpm::emulator::flush(&mut rig.link, handle);
+            }
+        }
+    }
 }
