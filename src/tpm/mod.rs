@@ -22,6 +22,8 @@ mod state;
 mod emulator;
 pub mod tcti;
 pub mod transport;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 use std::sync::Arc;
