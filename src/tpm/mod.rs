@@ -21,9 +21,9 @@ mod state;
 #[cfg(test)]
 mod emulator;
 pub mod tcti;
-pub mod transport;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 pub mod wire;
 
 use std::sync::Arc;
