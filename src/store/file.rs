@@ -12,20 +12,20 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use rustix::fs::{Access, AtFlags, CWD};
 
 use super::migrate::{Ladder, Version};
+use super::place::{file_mode, room_to_grow, unwritable};
+use super::registry::{Descriptors, process, registry};
 use super::sibling::{self, Key};
 use super::{Fault, Options};
 use crate::sync::{Guard, Mutex, Rank};
@@ -95,124 +95,19 @@ enum Attempt<T> {
     Again,
 }
 
-// ---- the registry ------------------------------------------------------------------------------
-
-/// What one process has open. A forked child gets the next one: a lock of its parent's may be held
-/// by a thread that does not exist in the child.
-struct Registry {
-    process: OnceLock<u32>,
-    files: StdMutex<Vec<Weak<File>>>,
-    /// Held while connections are opened and closed.
-    descriptors: StdMutex<Descriptors>,
-    /// Files whose connection the parent was using at the very moment of the fork: this process's
-    /// copy of SQLite believes for ever that it holds locks there. `None`: it might be any file.
-    in_use_at_fork: Option<Vec<Key>>,
-    next: OnceLock<Box<Registry>>,
-}
-
-/// The descriptors that are ours.
-#[derive(Default)]
-struct Descriptors {
-    count: Vec<(Key, usize)>,
-    /// Connections without locks that nobody needs now; closing one would drop the sibling's locks.
-    kept: Vec<(Key, Connection)>,
-}
-
-impl Descriptors {
-    const fn new() -> Descriptors {
-        Descriptors { count: Vec::new(), kept: Vec::new() }
-    }
-
-    fn ours(&mut self, key: Key) -> &mut usize {
-        let at = match self.count.iter().position(|(other, _)| *other == key) {
-            Some(at) => at,
-            None => {
-                self.count.push((key, 0));
-                self.count.len() - 1
-            }
-        };
-        &mut self.count[at].1
-    }
-}
-
-static REGISTRY: Registry = Registry {
-    process: OnceLock::new(),
-    files: StdMutex::new(Vec::new()),
-    descriptors: StdMutex::new(Descriptors::new()),
-    in_use_at_fork: Some(Vec::new()),
-    next: OnceLock::new(),
-};
-
-/// Which process this is.
-pub(super) fn process() -> u32 {
-    #[cfg(test)]
-    let forks = FORKS_IN_TESTS.load(Ordering::Relaxed);
-    #[cfg(not(test))]
-    let forks = 0;
-    std::process::id() + forks
-}
-
-/// A test plays a forked child by raising this, in a process of its own.
-#[cfg(test)]
-pub(super) static FORKS_IN_TESTS: std::sync::atomic::AtomicU32 =
-    std::sync::atomic::AtomicU32::new(0);
-
-/// This process's registry.
-fn registry() -> &'static Registry {
-    let process = process();
-    let mut registry = &REGISTRY;
-    while *registry.process.get_or_init(|| process) != process {
-        registry = registry.next.get_or_init(|| Box::new(registry.after_fork(process)));
-    }
-    registry
-}
-
-impl Registry {
-    /// What a forked child starts with. Waits for no lock, closes nothing.
-    fn after_fork(&self, process: u32) -> Registry {
-        let inherited = self.descriptors.try_lock().ok().map(|of| of.count.clone());
-        let in_use = self.files.try_lock().ok().map(|files| {
-            let mut in_use = Vec::new();
-            for file in files.iter().filter_map(Weak::upgrade) {
-                if file.inner.as_ref().is_none_or(|inner| inner.try_lock().is_none()) {
-                    in_use.push(file.key);
-                }
-                std::mem::forget(file);
-            }
-            in_use
-        });
-        Registry {
-            process: OnceLock::from(process),
-            files: StdMutex::new(Vec::new()),
-            in_use_at_fork: in_use.filter(|_| inherited.is_some()),
-            descriptors: StdMutex::new(Descriptors {
-                count: inherited.unwrap_or_default(),
-                kept: Vec::new(),
-            }),
-            next: OnceLock::new(),
-        }
-    }
-
-    fn descriptors(&self) -> MutexGuard<'_, Descriptors> {
-        self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn was_in_use_at_fork(&self, key: Key) -> bool {
-        self.in_use_at_fork.as_ref().is_none_or(|files| files.contains(&key))
-    }
-}
-
-/// Starts a new registry if this process was forked since the last call.
-pub(super) fn leak() {
-    registry();
-}
-
 impl File {
     /// The file with this identity; without I/O. `path` leads to it now, without symbolic links.
     pub(super) fn of(key: Key, path: PathBuf, options: &Options, ladder: Ladder) -> Arc<File> {
         let mut files = registry().files.lock().unwrap_or_else(PoisonError::into_inner);
         files.retain(|file| file.strong_count() > 0);
-        if let Some(file) = files.iter().filter_map(Weak::upgrade).find(|file| file.key == key) {
+        // By a path that still leads there: the journal lies beside it.
+        let same = |file: &Arc<File>| {
+            file.key == key
+                && (file.path == path
+                    || fs::symlink_metadata(&file.path)
+                        .is_ok_and(|found| (found.dev(), found.ino()) == key))
+        };
+        if let Some(file) = files.iter().filter_map(Weak::upgrade).find(same) {
             return file;
         }
         let inner = Mutex::new(Rank::Leaf, Inner { open: None, change: next_change() });
@@ -226,6 +121,11 @@ impl File {
         });
         files.push(Arc::downgrade(&file));
         file
+    }
+
+    /// Whether somebody is in the middle of a transaction.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| inner.try_lock().is_none())
     }
 
     /// Device and inode.
@@ -671,61 +571,4 @@ impl Footprint {
             changed: (file.ctime(), file.ctime_nsec()),
         })
     }
-}
-
-/// Why the file (or, where there is none, a new one) cannot be written; `None` if it can.
-pub(super) fn unwritable(path: &Path, options: &Options) -> Option<String> {
-    if !options.writable_wanted {
-        return Some("the store was opened for reading only".to_owned());
-    }
-    // The journal needs the directory.
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    for (what, need) in [(path, Access::WRITE_OK), (directory, Access::WRITE_OK | Access::EXEC_OK)]
-    {
-        match may(what, need) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Some(format!("{} cannot be written: {error}", what.display())),
-        }
-    }
-    None
-}
-
-/// access(2) with the effective user and group.
-pub(super) fn may(path: &Path, need: Access) -> io::Result<()> {
-    let outcome = match rustix::fs::accessat(CWD, path, need, AtFlags::EACCESS) {
-        // Kernels before 5.8 only know the real user.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-            rustix::fs::accessat(CWD, path, need, AtFlags::empty())
-        }
-        other => other,
-    };
-    outcome.map_err(io::Error::from)
-}
-
-/// The mode of a file in this directory: 0600, and for a directory of a group (0750, 2770, …: the
-/// group may enter, others may not) the same for the group.
-pub(super) fn file_mode(path: &Path) -> u32 {
-    let directory = path.parent().and_then(|directory| fs::metadata(directory).ok());
-    match directory.map(|directory| directory.mode()) {
-        Some(mode) if mode & 0o007 == 0 => 0o600 | (mode & 0o060),
-        _ => 0o600,
-    }
-}
-
-/// A write beyond the process's limit on the size of files is not just an error but SIGXFSZ, which
-/// kills the program: refuse before.
-fn room_to_grow(path: &Path, growth: usize) -> Result<(), Fault> {
-    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Fsize).current else {
-        return Ok(());
-    };
-    let size = fs::symlink_metadata(path).map_or(0, |file| file.size());
-    // Content, index entries and half-filled pages.
-    let need = size.saturating_add(growth as u64 * 4).saturating_add(128 << 10);
-    if need > limit {
-        return Err(Fault::Full(format!(
-            "the store would grow beyond this process's limit on the size of files ({limit} bytes)"
-        )));
-    }
-    Ok(())
 }

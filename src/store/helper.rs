@@ -191,7 +191,7 @@ fn another_process() {
         "fork" => {
             let old = Store::open(place, &options()).unwrap();
             let before = old.find(&SERIAL, Some(&sealer()), &[]).unwrap();
-            super::file::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            super::registry::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             super::leak();
             assert_eq!(old.tokens(), Err(Fault::Forked));
             assert_eq!(old.change(), Err(Fault::Forked));
@@ -220,7 +220,7 @@ fn another_process() {
                 })
             });
             wait.recv().unwrap();
-            super::file::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            super::registry::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let new = Store::open(place, &options()).unwrap();
             say(format_args!("found {}", new.find(&SERIAL, Some(&sealer()), &[]).unwrap().len()));
             say(format_args!("wrote {:?}", new.insert(&SERIAL, &sealer(), &object("y", true))));

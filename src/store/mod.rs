@@ -12,6 +12,8 @@
 mod fault;
 mod file;
 mod migrate;
+mod place;
+mod registry;
 mod rows;
 pub mod seal;
 mod search;
@@ -84,7 +86,7 @@ pub struct Store {
 
 impl Store {
     /// The store in `directory`. All stores of a process that lead to the same file share one
-    /// connection. No file, no error: the store is empty then. With `options.writable_wanted`, an
+    /// connection, opened with the first one's options. No file, no error: the store is empty then. With `options.writable_wanted`, an
     /// older version of the file is migrated, after a copy was made.
     ///
     /// # Errors
@@ -103,7 +105,7 @@ impl Store {
             directory,
             options: options.clone(),
             ladder,
-            process: file::process(),
+            process: registry::process(),
             file: StdMutex::new(None),
             named: StdMutex::new(BTreeSet::new()),
         };
@@ -136,7 +138,7 @@ impl Store {
         // The nearest directory that exists is where a new one would be made.
         let nearest = self.directory.ancestors().find(|directory| directory.exists());
         let nearest = nearest.unwrap_or(Path::new("/"));
-        file::may(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(
+        place::may(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(
             |error| {
                 Fault::WriteProtected(format!("{} cannot be written: {error}", nearest.display()))
             },
@@ -179,7 +181,7 @@ impl Store {
 
     /// The file, if there is one; the one that has the name *now*, should it have been replaced.
     fn file(&self) -> Result<Option<Arc<File>>, Fault> {
-        if self.process != file::process() {
+        if self.process != registry::process() {
             return Err(Fault::Forked);
         }
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -282,7 +284,7 @@ impl Store {
                 Fault::system(&format!("the directory {}", self.directory.display()), &error)
             })?;
         self.guarded(0)?;
-        self.ladder.create(&self.path, file::file_mode(&self.path))
+        self.ladder.create(&self.path, place::file_mode(&self.path))
     }
 }
 
@@ -292,5 +294,5 @@ impl Store {
 /// store at the very moment of the fork. Costs nothing in any other process, and happens by itself
 /// when a child opens a store.
 pub fn leak() {
-    file::leak();
+    registry::leak();
 }

@@ -351,6 +351,21 @@ fn a_replaced_file_is_noticed() {
 }
 
 #[test]
+fn a_directory_that_is_moved_takes_its_store_along() {
+    let outer = tempfile::tempdir().unwrap();
+    let (from, to) = (outer.path().join("from"), outer.path().join("to"));
+    let old = store(&from);
+    std::fs::rename(&from, &to).unwrap();
+    let new = Store::open(&to, &options()).unwrap();
+    let id = new.insert(&SERIAL, &sealer(), &object("x", false)).unwrap();
+    assert_eq!(all(&new), [id]);
+    assert_eq!(old.tokens(), Ok(vec![]));
+    drop(old);
+    new.insert(&SERIAL, &sealer(), &object("y", false)).unwrap();
+    assert_eq!(all(&new).len(), 2);
+}
+
+#[test]
 fn a_copy_is_a_store_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let original = store(directory.path());
