@@ -29,7 +29,10 @@ pub(super) fn list(link: &mut dyn Transport, call: &Call) -> Result<Vec<u32>, Fa
         let ask = GetCapability { of: Capability::Handles, first, count: 32 };
         let listed = execute(link, &ask, &mut [], call)?;
         handles.extend(
-            listed.items.iter().map(|item| item.0).filter(|handle| handle >> 24 == first >> 24),
+            // Asked for loaded sessions, a TPM names policy sessions by their own type.
+            listed.items.iter().map(|item| item.0).filter(|handle| {
+                handle >> 24 == first >> 24 || is_session(*handle) && is_session(first)
+            }),
         );
     }
     Ok(handles)

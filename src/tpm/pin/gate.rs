@@ -205,10 +205,14 @@ impl Gate {
         }
     }
 
-    /// A PIN as an authorization value.
+    /// A PIN as an authorization value. HMAC fills a short key up with zero bytes, so that "abcd" and
+    /// "abcd\0" would be the same to PBKDF2: a last byte that is not zero keeps them apart.
     pub(super) fn stretch(&self, salt: &[u8; 32], pin: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut value = Zeroizing::new([0; 32]);
-        pbkdf2::pbkdf2_hmac::<Sha256>(pin, salt, self.iterations, value.as_mut_slice());
+        let mut text = Zeroizing::new(Vec::with_capacity(pin.len() + 1));
+        text.extend_from_slice(pin);
+        text.push(1);
+        pbkdf2::pbkdf2_hmac::<Sha256>(&text, salt, self.iterations, value.as_mut_slice());
         value
     }
 
