@@ -185,16 +185,22 @@ impl Connection {
             return Ok(entity);
         }
         let mut contexts = contexts;
+        let crowded = self.keys.len() >= most;
         self.shrink(most.saturating_sub(1), contexts.as_deref_mut(), call)?;
-        let entity = match contexts {
-            Some(contexts) => match self.restore(blob, contexts, call)? {
-                Some(entity) => entity,
-                None => self.load_blob(blob, root, call)?,
-            },
+        let restored = match contexts.as_deref_mut() {
+            Some(contexts) => self.restore(blob, contexts, call)?,
+            None => None,
+        };
+        let entity = match restored {
+            Some(entity) => entity,
             None => self.load_blob(blob, root, call)?,
         };
         let entity = Arc::new(entity);
         self.keys.push(Loaded { id: blob.id, entity: entity.clone() });
+        if let Some(contexts) = contexts.filter(|_| crowded) {
+            // More keys in turn than fit: this one will be evicted, too, so save it in the first round.
+            self.save(&blob.id, &entity, contexts, call)?;
+        }
         Ok(entity)
     }
 
@@ -238,8 +244,24 @@ impl Connection {
         }
     }
 
-    /// Evicts keys, least recently used first, until at most `most` are loaded. With `contexts`
-    /// each is saved at its first eviction.
+    /// TPM2_ContextSave, once per key: the context can be loaded again and again.
+    fn save(
+        &mut self,
+        id: &[u8; 16],
+        entity: &Entity,
+        contexts: &mut Contexts,
+        call: &Call,
+    ) -> Result<(), Fault> {
+        if contexts.find(id).is_none() {
+            let save = ContextSave { handle: entity.handle };
+            let bytes = execute(&mut self.link, &save, &mut [], call)?;
+            contexts.add(Context { id: *id, name: entity.name.clone(), bytes });
+        }
+        Ok(())
+    }
+
+    /// Evicts keys, least recently used first, until at most `most` are loaded; with `contexts` each
+    /// is saved before.
     pub(super) fn shrink(
         &mut self,
         most: usize,
@@ -250,11 +272,7 @@ impl Connection {
             let key = self.keys.remove(0);
             let handle = key.entity.handle;
             if let Some(contexts) = contexts.as_deref_mut() {
-                if contexts.find(&key.id).is_none() {
-                    let bytes = execute(&mut self.link, &ContextSave { handle }, &mut [], call)?;
-                    let name = key.entity.name.clone();
-                    contexts.add(Context { id: key.id, name, bytes });
-                }
+                self.save(&key.id, &key.entity, contexts, call)?;
             }
             execute(&mut self.link, &FlushContext { handle }, &mut [], call)?;
         }

@@ -4,6 +4,8 @@
 pub mod command;
 mod connection;
 mod device;
+#[cfg(test)]
+mod emulator;
 pub mod execute;
 pub mod facts;
 pub mod fault;
@@ -18,8 +20,6 @@ mod sharing;
 mod socket;
 pub mod srk;
 mod state;
-#[cfg(test)]
-mod emulator;
 pub mod tcti;
 #[cfg(test)]
 mod testing;
