@@ -80,9 +80,10 @@ pub enum Stage {
     /// The index numbers are chosen, and nothing is in the TPM yet: keep the gate as pending. Comes again
     /// with other numbers if one was taken.
     Planned,
-    /// The seals are made: keep them. [`Tpm::settle`] needs them from here on.
+    /// The indices are written and proven, the seals are made: keep them. From here on [`Tpm::settle`]
+    /// goes forward.
     Sealed,
-    /// The indices are written: make the token active and the one that it replaces dead, in one commit.
+    /// Nothing is missing: make the token active and the one that it replaces dead, in one commit.
     Written,
 }
 
@@ -116,7 +117,7 @@ impl PinCount {
 /// How [`Tpm::settle`] left a token whose creation was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The gate stands: make the token active. The user's PIN is to be set (again).
+    /// The gate stands: make the token active. The user's PIN is to be set.
     Complete,
     /// Nothing of it is left in the TPM: delete the token.
     Removed,
@@ -127,7 +128,7 @@ pub const INDICES: std::ops::RangeInclusive<u32> = 0x0181_1100..=0x0181_11FF;
 
 impl Tpm {
     /// Makes a gate, in steps that survive a crash: after each [`Stage`] the `journal` has it on disk, and
-    /// [`Tpm::settle`] goes on from there. The user has no PIN yet. About 20 commands.
+    /// [`Tpm::settle`] goes on from there. The user has no PIN yet. Under 30 commands.
     ///
     /// The TPM is not held while `journal` runs.
     ///
@@ -149,7 +150,7 @@ impl Tpm {
     /// `WrongPin` with the tries left as the TPM counts them, `PinLocked`; `ForeignTpm` and `Device` if
     /// the storage root key or the index is not the token's: then no PIN was sent and no try was spent.
     pub fn login(&self, call: &Call, gate: &Gate, role: Role, pin: &[u8]) -> Result<Opened> {
-        self.on_line_with_pin(call, gate.srk(), |line| line.login(gate, role, pin))
+        self.on_line_with_pin(call, gate, role, |line| line.login(gate, role, pin))
     }
 
     /// Opens a token whose user needs no PIN.
@@ -170,7 +171,7 @@ impl Tpm {
         old: &[u8],
         new: &[u8],
     ) -> Result<Option<Gate>> {
-        self.on_line_with_pin(call, gate.srk(), |line| line.change_pin(gate, role, old, new))
+        self.on_line_with_pin(call, gate, role, |line| line.change_pin(gate, role, old, new))
     }
 
     /// Sets and unlocks the user's PIN on the SO's authority. An empty one makes a token whose user needs
@@ -196,7 +197,7 @@ impl Tpm {
         self.on_line(call, gate.srk(), |line| line.pin_count(gate, role))
     }
 
-    /// Ends a creation that was interrupted: forward if the SO's index is written, else back.
+    /// Ends a creation that was interrupted: forward if nothing is missing in the TPM, else back.
     pub fn settle(&self, call: &Call, gate: &Gate, owner_auth: &[u8]) -> Result<Settled> {
         self.on_line(call, gate.srk(), |line| line.settle(gate, owner_auth))
     }
@@ -244,10 +245,24 @@ impl Tpm {
     fn on_line_with_pin<T>(
         &self,
         call: &Call,
-        srk: &Name,
+        gate: &Gate,
+        role: Role,
         mut job: impl FnMut(&mut Line<'_>) -> Result<T, Failure>,
     ) -> Result<T> {
-        self.with_pin(call, Some(srk), |lease| on(lease, call, &mut job))?
+        match self.with_pin(call, Some(gate.srk()), |lease| on(lease, call, &mut job)) {
+            Ok(outcome) => outcome,
+            // The answer to a PIN was lost: whether it cost a try only the TPM knows.
+            Err(fault) if !fault.spares_the_pin() => {
+                let count = self.pin_count(call, gate, role).map(PinCount::left);
+                Err(match (fault.into(), count) {
+                    (Error::Device(why), Ok(left)) => {
+                        Error::Device(format!("{why}; {left} tries are left"))
+                    }
+                    (error, _) => error,
+                })
+            }
+            Err(fault) => Err(fault.into()),
+        }
     }
 }
 
@@ -357,11 +372,11 @@ fn create_indices(
     }
     let mut rest = || -> Result<(Gate, Option<RecoveryCode>)> {
         let code = new.recovery.then(flow::recovery_code).transpose()?;
+        step(steps, |line| line.write_both(&gate, &authority.write, new.so_pin, &authority.user))?;
         let sealed = step(steps, |line| {
             line.seal_both(&gate, &new.token_secret, authorities, code.as_deref())
         })?;
         journal(&sealed, Stage::Sealed)?;
-        step(steps, |line| line.write_both(&sealed, &authority.write))?;
         Ok((sealed, code.map(|code| flow::shown(&code))))
     };
     match rest() {

@@ -195,16 +195,7 @@ impl Line<'_> {
     fn checked(&mut self, gate: &Gate, role: Role) -> Result<NvPublic, Failure> {
         match self.find(gate, role)? {
             Found::Written(public) => Ok(public),
-            Found::Unwritten(public) => Err(unwritten(role, &public)),
-            Found::Nothing => Err(gone()),
-            Found::Strange => Err(changed()),
-        }
-    }
-
-    /// As [`Line::checked`], for what W may mend: the user's index may be unwritten.
-    fn mendable(&mut self, gate: &Gate, role: Role) -> Result<NvPublic, Failure> {
-        match self.find(gate, role)? {
-            Found::Written(public) | Found::Unwritten(public) => Ok(public),
+            Found::Unwritten(public) => Err(unwritten(&public)),
             Found::Nothing => Err(gone()),
             Found::Strange => Err(changed()),
         }
@@ -486,7 +477,7 @@ impl Line<'_> {
             };
         }
         let authority = authority_of(so)?;
-        let public = self.mendable(gate, Role::User)?;
+        let public = self.checked(gate, Role::User)?;
         let value = match new {
             [] => random()?,
             _ => gate.stretch(&gate.index(Role::User)?.salt, new),
@@ -510,7 +501,7 @@ impl Line<'_> {
             )));
         }
         let authority = authority_of(so)?;
-        let public = self.mendable(gate, Role::User)?;
+        let public = self.checked(gate, Role::User)?;
         self.tidily(|line, open| {
             line.with_authority(gate, open)?;
             line.reset(gate, Role::User, &public, authority, open, true)
@@ -665,8 +656,19 @@ impl Line<'_> {
         Ok(gate)
     }
 
-    /// Writes both indices, the SO's first: from then on a creation goes forward.
-    pub(super) fn write_both(&mut self, gate: &Gate, authority: &[u8; 32]) -> Result<(), Failure> {
+    /// Writes both indices, then proves both values.
+    ///
+    /// Until it is written an index may be undefined and defined anew by the owner with another value and
+    /// the same Name, and the write would make that one good. So no secret is sealed to an index before
+    /// its value was proven to be ours. (A written one cannot be replaced: the new one is unwritten, and
+    /// that shows in its Name.)
+    pub(super) fn write_both(
+        &mut self,
+        gate: &Gate,
+        authority: &[u8; 32],
+        so_pin: &[u8],
+        user_value: &[u8; 32],
+    ) -> Result<(), Failure> {
         let mut left = Vec::new();
         for role in [Role::So, Role::User] {
             match self.find(gate, role)? {
@@ -677,11 +679,21 @@ impl Line<'_> {
                 Found::Strange => return Err(changed()),
             }
         }
+        let so_value = gate.stretch(&gate.index(Role::So)?.salt, so_pin);
         self.tidily(|line, open| {
             line.with_authority(gate, open)?;
-            let count = left.len();
-            for (at, (role, public)) in left.iter().enumerate() {
-                line.reset(gate, *role, public, authority, open, at + 1 == count)?;
+            for (role, public) in &left {
+                line.reset(gate, *role, public, authority, open, false)?;
+            }
+            let (policy, hmac, _) = open.all()?;
+            for (role, value) in [(Role::So, &*so_value), (Role::User, user_value)] {
+                let index = gate.index_public(role)?.written().entity();
+                line.prove(&index, policy, Auth::hmac(hmac, value)).map_err(|fault| match fault
+                    .kind()
+                {
+                    Trouble::AuthFail => replaced(),
+                    _ => fault.into(),
+                })?;
             }
             Ok(())
         })
@@ -744,8 +756,12 @@ impl Line<'_> {
 
     pub(super) fn settle(&mut self, gate: &Gate, owner_auth: &[u8]) -> Result<Settled, Failure> {
         if gate.has_indices() {
-            let sealed = gate.index(Role::So)?.seal.is_some();
-            if sealed && matches!(self.find(gate, Role::So)?, Found::Written(_)) {
+            let mut complete = true;
+            for role in [Role::User, Role::So] {
+                complete &= gate.index(role)?.seal.is_some()
+                    && matches!(self.find(gate, role)?, Found::Written(_));
+            }
+            if complete {
                 return Ok(Settled::Complete);
             }
             self.remove(gate, owner_auth)?;
@@ -879,13 +895,16 @@ fn changed() -> Failure {
     ))
 }
 
-fn unwritten(role: Role, public: &NvPublic) -> Failure {
-    let who = match role {
-        Role::User => "the security officer can set the user's PIN anew (C_InitPIN)",
-        Role::So => "the token is to be initialised anew",
-    };
+fn unwritten(public: &NvPublic) -> Failure {
     Failure::Said(Error::Device(format!(
-        "the token's NV index {:#010x} was created anew or never completed; no PIN was sent; {who}",
+        "the token's NV index {:#010x} was created anew by the TPM's owner; no PIN was sent; only the \
+         recovery code opens the token now, or initialise it anew",
         public.index
     )))
+}
+
+fn replaced() -> Failure {
+    Failure::Said(Error::Device(
+        "another program replaced an NV index while the token was being created".to_owned(),
+    ))
 }
