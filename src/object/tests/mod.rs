@@ -8,6 +8,8 @@ mod properties;
 mod rows;
 mod table;
 
+use std::sync::OnceLock;
+
 use cryptoki_sys::*;
 
 use super::keyspec::{Pair, Secret};
@@ -149,6 +151,11 @@ pub(super) fn certificate() -> Template {
 
 /// One finished object of every kind that the token stores, with a name for messages.
 pub(super) fn one_of_each() -> Vec<(&'static str, Object)> {
+    static ONCE: OnceLock<Vec<(&str, Object)>> = OnceLock::new();
+    ONCE.get_or_init(make_one_of_each).clone()
+}
+
+fn make_one_of_each() -> Vec<(&'static str, Object)> {
     let create = |template: &Template| rule::create(template, &USER).expect("a sound template");
     let (ec_public_half, ec_private) = plain_ec();
     let (rsa_public_half, rsa_private) = plain_rsa();
