@@ -118,29 +118,29 @@ fn pkcs11_tool_makes_an_rsa_pair() {
     assert_eq!(true_of(&private, PRIVATE_ROLES), [CKA_SIGN, CKA_DECRYPT]);
 }
 
-/// `p11tool --generate-rsa --label x`: GnuTLS names no class, and what is not to be is said to be FALSE.
+/// `p11tool --generate-rsa` and `--generate-ecc` of GnuTLS 3.7, as recorded.
 #[test]
-fn p11tool_makes_a_pair() {
-    let public = rsa_public(2048)
-        .with(CKA_PUBLIC_EXPONENT, [1, 0, 1])
-        .with_bool(CKA_ENCRYPT, true)
-        .with_bool(CKA_VERIFY, true)
-        .with_bool(CKA_TOKEN, true)
-        .with_bool(CKA_PRIVATE, false)
-        .with(CKA_ID, [9; 20])
-        .with(CKA_LABEL, "x");
-    let private = Template::new()
-        .with_bool(CKA_DECRYPT, true)
-        .with_bool(CKA_SIGN, true)
-        .with(CKA_ID, [9; 20])
-        .with_bool(CKA_TOKEN, true)
-        .with_bool(CKA_PRIVATE, true)
-        .with(CKA_LABEL, "x")
-        .with_bool(CKA_SENSITIVE, true)
-        .with_bool(CKA_EXTRACTABLE, false);
+fn p11tool_makes_pairs() {
+    let common = |template: Template, private| {
+        template
+            .with_bool(CKA_TOKEN, true)
+            .with_bool(CKA_PRIVATE, private)
+            .with(CKA_ID, [9; 20])
+            .with(CKA_LABEL, "x")
+    };
+    let public = common(rsa_public(2048).with(CKA_PUBLIC_EXPONENT, [1, 0, 1]), false);
+    let public = all(public, &[CKA_ENCRYPT, CKA_VERIFY], true);
+    let private = common(Template::new().with_bool(CKA_SENSITIVE, true), true);
+    let private = all(private, &[CKA_DECRYPT, CKA_SIGN], true);
     let (public, private) = pair(RSA, &public, &private).unwrap();
     assert_eq!(public.get(CKA_ID), Some([9; 20].as_slice()));
     assert_eq!(true_of(&private, PRIVATE_ROLES), [CKA_SIGN, CKA_DECRYPT]);
+
+    let public = common(ec_public().with_bool(CKA_VERIFY, true), false);
+    let private = common(all(Template::new(), &[CKA_SIGN, CKA_SENSITIVE], true), true);
+    let (public, private) = pair(EC, &public, &private).unwrap();
+    assert_eq!(true_of(&public, PUBLIC_ROLES), [CKA_VERIFY]);
+    assert_eq!(true_of(&private, PRIVATE_ROLES), [CKA_SIGN]);
 }
 
 /// `certutil -R -h token`: NSS asks for every role there is and names them all, then sets the ID.
@@ -164,14 +164,11 @@ fn certutil_makes_a_pair_and_names_it_afterwards() {
     }
 }
 
-/// SunPKCS11's KeyPairGenerator sends what the curve or size needs and nothing for the private half;
-/// the key store then copies the session objects to the token and renames them.
+/// `keytool -genkeypair` of JDK 17, as recorded: the generator sends what the curve needs and nothing for
+/// the private half; the key store copies the session key to the token under its alias.
 #[test]
 fn keytool_makes_a_session_pair_and_copies_it_to_the_token() {
-    let public = ec_public().with_ulong(CKA_CLASS, CKO_PUBLIC_KEY).with_ulong(CKA_KEY_TYPE, CKK_EC);
-    let private =
-        Template::new().with_ulong(CKA_CLASS, CKO_PRIVATE_KEY).with_ulong(CKA_KEY_TYPE, CKK_EC);
-    let (_, private) = pair(EC, &public, &private).unwrap();
+    let (_, private) = pair(EC, &ec_public(), &Template::new()).unwrap();
     assert!(!private.is(CKA_TOKEN));
 
     let stored =
