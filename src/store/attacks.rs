@@ -322,7 +322,10 @@ fn planted_triggers_views_and_tables_are_refused() {
         "CREATE VIEW evil AS SELECT * FROM object",
         "CREATE TABLE evil (x)",
         "CREATE INDEX evil ON token (label)",
-        "CREATE VIRTUAL TABLE evil USING fts5 (x)",
+        "CREATE VIRTUAL TABLE evil USING dbstat",
+        // By an SQLite that has this kind of table; ours has not.
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema VALUES
+            ('table', 'evil', 'evil', 0, 'CREATE VIRTUAL TABLE evil USING fts5 (x)')",
         "DROP INDEX object_set",
         "ALTER TABLE facts ADD COLUMN evil BLOB",
         "ALTER TABLE facts RENAME COLUMN facts TO evil",
