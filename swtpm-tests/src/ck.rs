@@ -683,6 +683,30 @@ impl Ck {
         self.call("C_Verify", arguments).map(drop)
     }
 
+    /// C_SignRecoverInit and C_SignRecover.
+    pub fn sign_recover(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        self.init("C_SignRecoverInit", session, mechanism, key)?;
+        self.one_shot("C_SignRecover", session, data)
+    }
+
+    /// C_VerifyRecoverInit and C_VerifyRecover.
+    pub fn verify_recover(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        signature: &[u8],
+    ) -> Answer<Vec<u8>> {
+        self.init("C_VerifyRecoverInit", session, mechanism, key)?;
+        self.one_shot("C_VerifyRecover", session, signature)
+    }
+
     /// C_EncryptInit and C_Encrypt.
     pub fn encrypt(
         &self,

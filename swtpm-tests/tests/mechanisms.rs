@@ -400,6 +400,30 @@ fn raw_rsa_takes_numbers_below_the_modulus_and_no_others() {
     assert_eq!(record.count(0x159), 0, "{}", record.lines());
 }
 
+#[test]
+fn signatures_with_recovery_give_back_what_was_signed() {
+    let scene = Scene::start();
+    let Scene { app, session, .. } = &scene;
+    let (public, private) = app
+        .generate_pair(
+            *session,
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            &[number(CKA_MODULUS_BITS, 2048), flag(CKA_VERIFY_RECOVER, true)],
+            &[flag(CKA_SIGN_RECOVER, true)],
+        )
+        .expect("C_GenerateKeyPair");
+    let padded = [vec![0; 251], b"hello".to_vec()].concat();
+    for (mechanism, recovered) in [(CKM_RSA_PKCS, &b"hello"[..]), (CKM_RSA_X_509, &padded)] {
+        let signature = app.sign_recover(*session, mechanism, private, b"hello").expect("signs");
+        let answer = app.verify_recover(*session, mechanism, public, &signature);
+        assert_eq!(answer.as_deref(), Ok(recovered));
+        let short = app.verify_recover(*session, mechanism, public, &signature[1..]);
+        assert_eq!(short, Err(Rv(CKR_SIGNATURE_LEN_RANGE)));
+    }
+    let wrong = app.verify_recover(*session, CKM_RSA_PKCS, public, &[0x42; 256]);
+    assert_eq!(wrong, Err(Rv(CKR_SIGNATURE_INVALID)));
+}
+
 // ---- RSA encryption -----------------------------------------------------------------------------
 
 #[test]
