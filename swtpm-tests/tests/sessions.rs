@@ -328,3 +328,106 @@ fn a_finished_decryption_waits_for_a_buffer_that_is_large_enough() {
     assert_eq!(record.count(wire::RSA_DECRYPT), 1, "{}", record.lines());
     assert_eq!(decrypt(48).0, CKR_OPERATION_NOT_INITIALIZED);
 }
+
+#[test]
+fn no_operation_can_be_saved_and_no_saved_one_restored() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    let save = || {
+        let arguments = vec![session.into(), Memory::room(64).into(), Memory::word(64).into()];
+        app.raw("C_GetOperationState", arguments).0
+    };
+    assert_eq!(save(), CKR_OPERATION_NOT_INITIALIZED);
+    app.sign_init(session, CKM_ECDSA, private).expect("C_SignInit");
+    assert_eq!(save(), CKR_STATE_UNSAVEABLE);
+    let restore =
+        vec![session.into(), Memory::of([1; 32]).into(), 32u64.into(), 0u64.into(), 0u64.into()];
+    assert_eq!(app.raw("C_SetOperationState", restore).0, CKR_SAVED_STATE_INVALID);
+    assert_eq!(app.sign_now(session, &DIGEST).expect("undisturbed").len(), 64);
+}
+
+#[test]
+fn a_session_may_be_closed_while_another_thread_uses_it() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let slot = app.slot_of(LABEL).expect("the token");
+    let keeper = app.open(slot).expect("a session that keeps the login");
+    let (_, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    for _ in 0..20 {
+        let session = app.open(slot).expect("C_OpenSession");
+        let signer = app.thread();
+        let at_work = std::thread::spawn(move || {
+            loop {
+                if let Err(rv) = signer.sign(session, CKM_ECDSA, private, &DIGEST) {
+                    return rv;
+                }
+            }
+        });
+        std::thread::sleep(Duration::from_millis(7));
+        app.close_session(session).expect("C_CloseSession");
+        let end = at_work.join().expect("the thread ends");
+        assert!(end == CKR_SESSION_CLOSED || end == CKR_SESSION_HANDLE_INVALID, "{end:?}");
+    }
+    app.sign(keeper, CKM_ECDSA, private, &DIGEST).expect("the others go on");
+}
+
+#[test]
+fn a_context_login_is_for_the_last_operation_begun_in_its_session() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let other = app.open(app.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
+    let careful = |session| {
+        app.generate_pair(
+            session,
+            CKM_EC_KEY_PAIR_GEN,
+            &[bytes(CKA_EC_PARAMS, P256)],
+            &[flag(CKA_TOKEN, true), flag(CKA_ALWAYS_AUTHENTICATE, true)],
+        )
+        .expect("C_GenerateKeyPair")
+        .1
+    };
+    let key = careful(session);
+    let context = |session| app.login_as(session, CKU_CONTEXT_SPECIFIC, PIN);
+    app.sign_init(session, CKM_ECDSA, key).expect("C_SignInit");
+    app.sign_init(other, CKM_ECDSA, key).expect("C_SignInit");
+    context(session).expect("C_Login");
+    assert_eq!(app.sign_now(other, &DIGEST), Err(Rv(CKR_USER_NOT_LOGGED_IN)), "not this one's");
+    app.sign_now(session, &DIGEST).expect("this one's");
+
+    app.sign_init(session, CKM_ECDSA, key).expect("C_SignInit");
+    app.digest(session, CKM_SHA256, b"begun and ended").expect("C_Digest");
+    assert_eq!(context(session), Err(Rv(CKR_OPERATION_NOT_INITIALIZED)), "the last was a digest");
+}
+
+#[test]
+fn a_thousand_objects_are_listed_in_a_moment_and_without_the_tpm() {
+    const COUNT: usize = 1000;
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let one = app.create_object(session, &data_object("0", true)).expect("C_CreateObject");
+    for index in 1..COUNT {
+        let label = format!("{index}");
+        app.copy_object(session, one, &[bytes(CKA_LABEL, label)]).expect("C_CopyObject");
+    }
+    drop(app);
+    let app = bench.ready();
+    let begun = Instant::now();
+    let (record, _) = bench.shim.watch(|| {
+        let slot = app.slot_of(LABEL).expect("the token");
+        let session = app.open_session(slot, 0).expect("C_OpenSession");
+        let found = app.find(session, &[]).expect("C_FindObjects");
+        assert_eq!(found.len(), COUNT);
+        for object in found {
+            let (rv, _) = app.attributes(session, object, &[CKA_CLASS, CKA_LABEL, CKA_VALUE]);
+            assert_eq!(rv, CKR_OK);
+        }
+    });
+    assert_eq!(record.sent(), 0, "{}", record.lines());
+    // Unoptimised, every call sent to another process: linear it must be, not fast.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
