@@ -133,19 +133,13 @@ fn pkcs11_tool_makes_a_token_and_uses_it() {
         "--output-file",
         "signature",
     ]);
-    tool(&[
-        "--token-label",
-        "made",
-        "--read-object",
-        "--type",
-        "pubkey",
-        "--id",
-        "01",
-        "--output-file",
-        "public.der",
-    ]);
+    // (pkcs11-tool 0.23 reads freed memory when it writes an EC public key to a file.)
+    let mut export = bench.command("p11tool");
+    export.arg("--provider").arg(module()).args(["--export", "--outfile", "public.pem"]);
+    export.arg("pkcs11:token=made;id=%01;type=public");
+    silent(&bench, export);
     let mut openssl = bench.command("openssl");
-    openssl.args(["dgst", "-sha256", "-verify", "public.der", "-keyform", "DER"]);
+    openssl.args(["dgst", "-sha256", "-verify", "public.pem"]);
     openssl.args(["-signature", "signature", "data"]);
     assert!(silent(&bench, openssl).contains("Verified OK"));
     with(&["--delete-object", "--type", "privkey", "--id", "02"]);
@@ -172,7 +166,7 @@ fn p11tool_lists_everything() {
 
     let mut command = bench.command("p11tool");
     command.arg("--provider").arg(module()).arg("--list-tokens");
-    assert!(silent(&bench, command).contains(&token));
+    assert!(silent(&bench, command).contains(&format!("token={LABEL}")));
 }
 
 #[test]

@@ -143,7 +143,8 @@ fn behind_the_resource_manager_a_warm_signature_is_one_command_and_five_hidden_o
     assert!(record.0[0].hidden <= 5, "{}", record.lines());
 }
 
-/// Signs with each of 16 keys in turn, three times round; the record of the last two rounds.
+/// Signs with each of 16 keys in turn, four times round; the record of the last two rounds. (A bare
+/// TPM saves each key's context once, when it is first pushed out: the last ones in the second round.)
 fn sixteen_keys_in_turn(bench: &Bench) -> Record {
     const KEYS: usize = 16;
     bench.token();
@@ -158,6 +159,7 @@ fn sixteen_keys_in_turn(bench: &Bench) -> Record {
             app.sign(session, CKM_ECDSA, *key, &DIGEST).expect("C_Sign");
         }
     };
+    round();
     round();
     let (record, ()) = bench.shim.watch(|| {
         round();

@@ -390,20 +390,54 @@ fn try_to_unseal(bench: &Bench, load: &[u8], index: u32) -> (u32, u32) {
     (secret, unsealed)
 }
 
-/// TPM2_Load of the user's seal with a password session, made from what a login sends: the blobs are
-/// in the store, too.
+/// The gate of the only token, as a thief of the store reads it.
+struct Stolen<'a>(&'a [u8]);
+
+impl<'a> Stolen<'a> {
+    fn take(&mut self, bytes: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(bytes);
+        self.0 = rest;
+        taken
+    }
+
+    fn u32(&mut self) -> u32 {
+        wire::u32_at(self.take(4), 0)
+    }
+
+    fn sized(&mut self) -> &'a [u8] {
+        let length = wire::u16_at(self.take(2), 0);
+        self.take(length.into())
+    }
+
+    /// Public and private area of a sealed object, as TPM2_Load wants them.
+    fn blob(&mut self) -> Vec<u8> {
+        let (public, private) = (self.sized(), self.sized());
+        [wire::sized(private), wire::sized(public)].concat()
+    }
+}
+
+/// TPM2_Load of the user's seal, its parent's authorization empty, and the user's PIN index.
 fn load_of_the_seal(bench: &Bench) -> (Vec<u8>, u32) {
-    let (record, ()) = bench.shim.watch(|| {
-        let (app, _) = bench.logged_in();
-        app.finalize().expect("C_Finalize");
-    });
-    let load = record.of(wire::LOAD)[0].clone();
-    assert!(!load.encrypts_command(), "the blob is encrypted already; so it is sent in clear");
-    let parsed = wire::parse(&load.command).expect("well-formed");
-    let parameters = &load.command[parsed.parameters_at..];
-    let index = record.of(wire::POLICY_SECRET)[0].handles[0];
-    assert_eq!(index >> 24, 0x01, "an NV index");
-    (wire::command(wire::LOAD, &[load.handles[0]], Some(b""), parameters), index)
+    let file = std::fs::read_dir(bench.store())
+        .expect("the store")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3")))
+        .expect("a SQLite file");
+    let gate: Vec<u8> = rusqlite::Connection::open(file)
+        .and_then(|store| store.query_row("SELECT gate FROM token", [], |row| row.get(0)))
+        .expect("a token");
+    let mut gate = Stolen(&gate);
+    gate.take(1 + 16);
+    gate.sized();
+    gate.take(8);
+    assert_eq!(gate.take(1), [1], "the gate has PIN indices");
+    // Two authorities: of the officer and of the user.
+    gate.blob();
+    gate.blob();
+    let index = gate.u32();
+    gate.take(32);
+    assert_eq!(gate.take(1), [1], "the index has a seal");
+    (wire::command(wire::LOAD, &[0x8100_0001], Some(b""), &gate.blob()), index)
 }
 
 #[test]

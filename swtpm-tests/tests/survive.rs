@@ -226,7 +226,9 @@ fn a_connection_that_breaks_at_any_command_of_a_signature_is_mended() {
     let (app, session, key) = warm(&bench);
     for action in [Action::DropBefore, Action::DropAfter, Action::DropInside(11)] {
         for skip in 0.. {
-            assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing(), "cold again");
+            // Until the lease has ended. A session whose handle got lost on the way stays behind, and
+            // must not do harm either.
+            std::thread::sleep(Duration::from_millis(350));
             bench.shim.inject(Fault::at_any(action.clone()).after(skip));
 
             app.sign(session, CKM_ECDSA, key, &DIGEST)
@@ -345,6 +347,17 @@ fn a_lockout_by_somebody_else_hinders_nobody() {
     app.sign(session, CKM_ECDSA, key, &DIGEST).expect("C_Sign");
 }
 
+/// A command's response code; it is sent again while the TPM says TPM_RC_RETRY, as it does before the
+/// first use of something under dictionary-attack protection.
+fn patiently(bench: &Bench, command: &[u8]) -> u32 {
+    loop {
+        let code = wire::response_code(&bench.shim.ask(command));
+        if code != 0x922 {
+            return code;
+        }
+    }
+}
+
 /// Wrong passwords for the owner's NV index of a stranger, until the TPM is in lockout.
 fn lock_out(bench: &Bench) {
     // An ordinary index with a password, under dictionary-attack protection.
@@ -358,14 +371,14 @@ fn lock_out(bench: &Bench) {
     let mut parameters = wire::sized(b"secret");
     parameters.extend(wire::sized(&public));
     let define = wire::command(wire::NV_DEFINE_SPACE, &[wire::OWNER], Some(b""), &parameters);
-    assert_eq!(wire::response_code(&bench.shim.ask(&define)), 0);
+    assert_eq!(patiently(bench, &define), 0);
     let handles = [0x0180_0001, 0x0180_0001];
     let write = [&wire::sized(&[0; 8])[..], &[0, 0]].concat();
     let write_it = wire::command(wire::NV_WRITE, &handles, Some(b"secret"), &write);
-    assert_eq!(wire::response_code(&bench.shim.ask(&write_it)), 0);
+    assert_eq!(patiently(bench, &write_it), 0);
     for _ in 0..64 {
         let read = wire::command(wire::NV_READ, &handles, Some(b"wrong"), &[0, 8, 0, 0]);
-        if wire::response_code(&bench.shim.ask(&read)) == 0x921 {
+        if patiently(bench, &read) == 0x921 {
             return;
         }
     }
@@ -394,7 +407,8 @@ fn an_idle_session_of_a_stranger_and_65535_commands_do_not_stop_signing() {
     let random = wire::command(wire::GET_RANDOM, &[], None, &[0, 1]);
     loop {
         busy.write_all(&random).expect("sent");
-        if swtpm_tests::swtpm::read_message(&mut busy).is_err() {
+        let response = swtpm_tests::swtpm::read_message(&mut busy).expect("an answer");
+        if wire::response_code(&response) == 0x901 {
             break;
         }
     }

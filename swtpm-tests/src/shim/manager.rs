@@ -8,7 +8,8 @@
 //! file flushes its sessions and forgets its objects, which are not in the chip by then.
 //!
 //! Where the kernel answers with an errno instead of a response, a socket can only be closed: that
-//! is `None` here.
+//! is `None` here. But for the context gap, whose errno (EFAULT) a client must tell from others: there
+//! the answer is what the chip said to the kernel, TPM_RC_CONTEXT_GAP.
 
 use super::Upstream;
 use crate::wire::{self, Parsed};
@@ -32,14 +33,24 @@ pub struct Space {
 }
 
 /// Something for which the kernel returns an errno.
-struct Errno;
+enum Errno {
+    /// EFAULT, because the chip cannot save or load a session: its response code.
+    Gap(u32),
+    /// Any other.
+    Other,
+}
 
 const HANDLE: u32 = 0x08B;
+const CONTEXT_GAP: u32 = 0x901;
 const REFERENCE_H0: u32 = 0x910;
 
 /// The code without the number of handle, session or parameter.
 fn plain(code: u32) -> u32 {
     if code & 0x80 != 0 { code & 0xBF } else { code }
+}
+
+fn errno(code: u32) -> Errno {
+    if code == CONTEXT_GAP { Errno::Gap(code) } else { Errno::Other }
 }
 
 fn is_transient(handle: u32) -> bool {
@@ -61,7 +72,12 @@ impl Space {
     ) -> (Option<Vec<u8>>, usize) {
         self.hidden = 0;
         let response = self.run(chip, command, parsed);
-        (response.ok(), std::mem::take(&mut self.hidden))
+        let response = match response {
+            Ok(response) => Some(response),
+            Err(Errno::Gap(code)) => Some(wire::answer(code)),
+            Err(Errno::Other) => None,
+        };
+        (response, std::mem::take(&mut self.hidden))
     }
 
     fn run(
@@ -76,13 +92,13 @@ impl Space {
             if is_transient(*handle) {
                 let Some(loaded) = self.real(*handle) else {
                     self.save(chip)?;
-                    return Err(Errno);
+                    return Err(Errno::Other);
                 };
                 let at = 10 + 4 * index;
                 mapped[at..at + 4].copy_from_slice(&loaded.to_be_bytes());
             }
         }
-        let mut response = chip.transmit(&mapped).map_err(|_| Errno)?;
+        let mut response = chip.transmit(&mapped).map_err(|_| Errno::Other)?;
         self.adopt(chip, parsed, &mut response)?;
         self.save(chip)?;
         Ok(response)
@@ -110,7 +126,7 @@ impl Space {
                 let Some(slot) = self.objects.iter().position(Option::is_none) else {
                     self.hidden(chip, &flush(made))?;
                     self.save(chip)?;
-                    return Err(Errno);
+                    return Err(Errno::Other);
                 };
                 self.objects[slot] = Some(Object { context: Vec::new(), loaded: Some(made) });
                 let handle = FIRST_VIRTUAL - slot as u32;
@@ -119,7 +135,7 @@ impl Space {
                 let Some(slot) = self.sessions.iter().position(Option::is_none) else {
                     self.hidden(chip, &flush(made))?;
                     self.save(chip)?;
-                    return Err(Errno);
+                    return Err(Errno::Other);
                 };
                 self.sessions[slot] = Some((made, Vec::new()));
             }
@@ -149,7 +165,7 @@ impl Space {
 
     fn hidden(&mut self, chip: &mut Upstream, command: &[u8]) -> Result<Vec<u8>, Errno> {
         self.hidden += 1;
-        chip.transmit(command).map_err(|_| Errno)
+        chip.transmit(command).map_err(|_| Errno::Other)
     }
 
     fn load(&mut self, chip: &mut Upstream) -> Result<(), Errno> {
@@ -157,7 +173,7 @@ impl Space {
             let Some(object) = self.objects[slot].clone() else { continue };
             let response = self.hidden(chip, &load_context(&object.context))?;
             if wire::response_code(&response) != 0 {
-                return Err(Errno);
+                return Err(Errno::Other);
             }
             let loaded = Some(wire::u32_at(&response, 10));
             self.objects[slot] = Some(Object { loaded, ..object });
@@ -168,9 +184,9 @@ impl Space {
             match wire::response_code(&response) {
                 0 if wire::u32_at(&response, 10) == handle => {}
                 code if plain(code) == HANDLE || code == REFERENCE_H0 => self.sessions[slot] = None,
-                _ => {
+                code => {
                     self.empty(chip);
-                    return Err(Errno);
+                    return Err(errno(code));
                 }
             }
         }
@@ -190,7 +206,7 @@ impl Space {
                     self.hidden(chip, &flush(handle))?;
                 }
                 REFERENCE_H0 => self.objects[slot] = None,
-                _ => return Err(Errno),
+                _ => return Err(Errno::Other),
             }
         }
         for slot in 0..SLOTS {
@@ -199,9 +215,9 @@ impl Space {
             match wire::response_code(&response) {
                 0 => self.sessions[slot] = Some((handle, response[10..].to_vec())),
                 REFERENCE_H0 => self.sessions[slot] = None,
-                _ => {
+                code => {
                     self.empty(chip);
-                    return Err(Errno);
+                    return Err(errno(code));
                 }
             }
         }

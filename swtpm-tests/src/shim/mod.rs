@@ -313,7 +313,11 @@ impl Shim {
     /// runs, not for the client to go.
     pub fn ask(&self, command: &[u8]) -> Vec<u8> {
         let mut upstream = lock(&self.inner.upstream);
-        let response = upstream.transmit(command).expect("swtpm answers");
+        // The connection may be to a swtpm that was killed meanwhile.
+        let response = upstream
+            .transmit(command)
+            .or_else(|_| upstream.transmit(command))
+            .expect("swtpm answers");
         upstream.leave_if_idle();
         response
     }
