@@ -448,7 +448,7 @@ fn the_attack_itself_works_where_the_policy_allows_it() {
     let index = Index {
         handle: 0x0180_0123,
         name_hash: 0x000B,
-        attributes: PIN_FAIL | AUTHWRITE | OWNERWRITE | AUTHREAD | 1 << 25,
+        attributes: PIN_FAIL | OWNERWRITE | AUTHREAD | 1 << 25,
         policy: Vec::new(),
         size: 8,
     };
@@ -460,7 +460,7 @@ fn the_attack_itself_works_where_the_policy_allows_it() {
     flush(&bench, trial);
     // TPM2_Create of a keyed-hash object with data, under the same parent.
     let mut public = vec![0x00, 0x08, 0x00, 0x0B];
-    public.extend(0x0000_0412u32.to_be_bytes());
+    public.extend(0x0000_0492u32.to_be_bytes());
     public.extend(wire::sized(&digest[12..44]));
     public.extend([0x00, 0x10, 0, 0]);
     let sensitive = [wire::sized(&[]), wire::sized(b"a secret of his own")].concat();
