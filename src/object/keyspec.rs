@@ -14,7 +14,7 @@ use super::template::Template;
 use super::value::Attributes;
 use crate::crypto::ec::Point;
 use crate::error::{Error, Result};
-use crate::tpm::public::{self, PublicKey};
+use crate::tpm::key::{self, PublicKey};
 use crate::tpm::{KeySpec, KeyUse, Name, NewKey};
 
 /// A key pair that may be created: both templates are checked and completed before the TPM is asked.
@@ -90,10 +90,11 @@ impl Pair {
     pub fn finish(self, made: &NewKey) -> Result<(Attributes, Attributes)> {
         let Self { spec, mut public, mut private } = self;
         let wrong = || Error::Device("the TPM created another key than it was asked for".into());
-        let key = public::public_key(&made.public).ok_or_else(wrong)?;
+        let (_, key) = key::public_key(&made.public).map_err(|_| wrong())?;
         match (spec.usage, key) {
-            (KeyUse::Rsa { bits, exponent }, PublicKey::Rsa { modulus, exponent: made })
-                if exponent == made && modulus.len() * 8 == usize::from(bits) =>
+            (KeyUse::Rsa { bits, .. }, PublicKey::Rsa { modulus, exponent })
+                if public.get(CKA_PUBLIC_EXPONENT) == Some(&exponent)
+                    && modulus.len() * 8 == usize::from(bits) =>
             {
                 for half in [&mut public, &mut private] {
                     half.set(CKA_MODULUS, modulus.as_slice());

@@ -14,7 +14,7 @@ use super::object::{Material, Object, uuid_text};
 use super::value::Attributes;
 use crate::error::{Error, Result};
 use crate::store::{Checked, NewRow, Row, Sealer};
-use crate::tpm::{KeyBlob, public};
+use crate::tpm::{KeyBlob, key};
 
 /// The row of a token object.
 pub fn of(object: &Object) -> NewRow {
@@ -34,7 +34,7 @@ pub fn of(object: &Object) -> NewRow {
         Material::Key(blob) => {
             row.public_blob.clone_from(&blob.public);
             row.private_blob = [blob.id.as_slice(), &blob.private].concat();
-            row.name = public::name(&blob.public).unwrap_or_default();
+            row.name = key::name_of(&blob.public).unwrap_or_default();
         }
         Material::Value(value) => {
             row.attributes.insert(CKA_VALUE, value.to_vec());

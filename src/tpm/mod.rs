@@ -14,7 +14,6 @@ pub mod lease;
 mod ledger;
 mod leftovers;
 pub mod pin;
-pub mod public;
 pub mod session;
 mod sharing;
 mod socket;
