@@ -235,3 +235,202 @@ fn a_disk_that_fails_at_any_sync_is_told_as_broken() {
 fn a_journal_that_cannot_be_removed_is_told() {
     break_every("unlink", "error=EIO", |said| said.starts_with("wrote Err(Damaged("));
 }
+
+// ---- power cuts --------------------------------------------------------------------------------
+
+/// What a writer asked of the disk, in order. File names without their directory.
+enum Asked {
+    Write(String, usize, Vec<u8>),
+    Truncate(String, usize),
+    Sync(String),
+    Create(String),
+    Remove(String),
+    SyncDirectory,
+}
+
+/// Everything that one write asks of the disk, as strace saw it.
+fn recorded(directory: &Path, write: &str) -> Vec<Asked> {
+    let log = directory.join("strace.log");
+    let place = directory.join("store");
+    let calls = "trace=openat,pwrite64,ftruncate,fsync,unlink";
+    let strace = ["strace", "-f", "-y", "-xx", "-s", "100000000", "-e", calls, "-o"];
+    let strace: Vec<_> = strace.into_iter().chain([log.to_str().unwrap()]).collect();
+    let said = Helper::start_under(&strace, &place, &format!("write {write}")).rest();
+    assert_eq!(said, ["wrote Ok(true)"]);
+
+    // Every string and every path is in hexadecimal.
+    let bytes = |text: &str| -> Vec<u8> {
+        let digits = text.split("\\x").skip(1);
+        digits.map(|digits| u8::from_str_radix(&digits[..2], 16).unwrap()).collect()
+    };
+    let name = |text: &str| {
+        let path = String::from_utf8(bytes(text)).unwrap();
+        let path = Path::new(&path);
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        (path == place, name.filter(|_| path.parent() == Some(place.as_path())))
+    };
+    let mut asked = Vec::new();
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        let Some((call, rest)) =
+            line.split_once(' ').and_then(|(_, line)| line.trim().split_once('('))
+        else {
+            continue;
+        };
+        assert!(!rest.contains("resumed"), "one thread alone: {line}");
+        if rest.contains("= -1") {
+            continue;
+        }
+        let quoted = || rest.split('"').nth(1).unwrap();
+        let open_as = || rest.split(['<', '>']).nth(1).unwrap();
+        let number = |from_end: usize| -> usize {
+            let arguments = rest.rsplit_once(") ").unwrap().0;
+            arguments.rsplit(", ").nth(from_end).unwrap().parse().unwrap()
+        };
+        match call {
+            "openat" => {
+                let created = name(quoted()).1.filter(|_| rest.contains("O_CREAT"));
+                asked.extend(created.map(Asked::Create));
+            }
+            "unlink" => asked.extend(name(quoted()).1.map(Asked::Remove)),
+            "pwrite64" => asked.extend(
+                name(open_as()).1.map(|name| Asked::Write(name, number(0), bytes(quoted()))),
+            ),
+            "ftruncate" => {
+                asked.extend(name(open_as()).1.map(|name| Asked::Truncate(name, number(0))));
+            }
+            "fsync" => match name(open_as()) {
+                (true, _) => asked.push(Asked::SyncDirectory),
+                (false, name) => asked.extend(name.map(Asked::Sync)),
+            },
+            _ => {}
+        }
+    }
+    asked
+}
+
+/// A disk that keeps what was asked of it in a cache, and loses any part of that with the power.
+#[derive(Default)]
+struct Disk {
+    /// What has a name for good.
+    names: BTreeSet<String>,
+    /// Names given and taken since the directory was synced, in order.
+    renamed: Vec<(String, bool)>,
+    /// Content that is there for good, and changes since the file was synced.
+    files: std::collections::BTreeMap<String, (Vec<u8>, Vec<Change>)>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Truncate(usize),
+}
+
+fn apply(content: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Truncate(length) => content.resize(*length, 0),
+        Change::Write(at, bytes) => {
+            content.resize(content.len().max(at + bytes.len()), 0);
+            content[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
+
+impl Disk {
+    fn ask(&mut self, asked: &Asked) {
+        match asked {
+            Asked::Write(name, at, bytes) => {
+                let change = Change::Write(*at, bytes.clone());
+                self.files.entry(name.clone()).or_default().1.push(change);
+            }
+            Asked::Truncate(name, length) => {
+                self.files.entry(name.clone()).or_default().1.push(Change::Truncate(*length));
+            }
+            Asked::Sync(name) => {
+                let (content, changes) = self.files.entry(name.clone()).or_default();
+                changes.drain(..).for_each(|change| apply(content, &change));
+            }
+            Asked::Create(name) => {
+                self.files.entry(name.clone()).or_default();
+                self.renamed.push((name.clone(), true));
+            }
+            Asked::Remove(name) => self.renamed.push((name.clone(), false)),
+            Asked::SyncDirectory => {
+                for (name, there) in self.renamed.drain(..) {
+                    if there {
+                        self.names.insert(name)
+                    } else {
+                        self.names.remove(&name)
+                    };
+                }
+            }
+        }
+    }
+
+    /// What is found after the power cut: of the names, a first part of what was asked; of each
+    /// file's changes, any. `none` loses everything that can be lost.
+    fn survives(&self, random: &mut impl rand_core::RngCore, none: bool, to: &Path) {
+        let mut names = self.names.clone();
+        let kept = if none { 0 } else { random.next_u32() as usize % (self.renamed.len() + 1) };
+        for (name, there) in &self.renamed[..kept] {
+            if *there {
+                names.insert(name.clone())
+            } else {
+                names.remove(name)
+            };
+        }
+        for name in names {
+            let (mut content, changes) = self.files[&name].clone();
+            for change in &changes {
+                if !none && random.next_u32() % 2 == 0 {
+                    apply(&mut content, change);
+                }
+            }
+            std::fs::write(to.join(name), content).unwrap();
+        }
+    }
+}
+
+/// What the disk was not yet told to make durable may be lost in any combination, and the order of
+/// writes means nothing: before each and every call that a write makes, and after the last one,
+/// where nothing may be lost any more.
+#[test]
+fn a_power_cut_at_any_moment_leaves_before_or_after_and_what_was_acknowledged_stays() {
+    use rand_core::SeedableRng;
+    if !strace() {
+        return;
+    }
+    let original = tempfile::tempdir().unwrap();
+    scene(original.path());
+    let before = state(original.path());
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(4);
+    let (mut cuts, mut happened) = (0, 0);
+    for write in ["insert", "update", "delete", "retire"] {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("store");
+        std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
+        copy(original.path(), &place);
+        let asked = recorded(directory.path(), write);
+        let after = state(&place);
+        assert_ne!(after, before);
+
+        let mut disk = Disk::default();
+        let content = std::fs::read(original.path().join(FILE)).unwrap();
+        disk.files.insert(FILE.to_owned(), (content, Vec::new()));
+        disk.names.insert(FILE.to_owned());
+        for cut in 0..=asked.len() {
+            for round in 0..samples(4) {
+                let found = tempfile::tempdir().unwrap();
+                disk.survives(&mut random, round == 0, found.path());
+                let found = state(found.path());
+                assert!(found == before || found == after, "{write}, cut {cut}: neither");
+                let done = cut == asked.len();
+                assert!(!done || found == after, "{write}: acknowledged and lost");
+                cuts += 1;
+                happened += u32::from(found == after);
+            }
+            asked.get(cut).into_iter().for_each(|asked| disk.ask(asked));
+        }
+    }
+    println!("{cuts} power cuts, {happened} after the commit");
+    assert!(happened > 0 && happened < cuts);
+}
