@@ -258,7 +258,7 @@ impl Tpm {
         let simulator = address.as_ref().is_some_and(Address::is_simulator);
         let exclusive = shape == Shape::Bare && address.as_ref().is_some_and(Address::is_exclusive);
         let lock_directory = lock_directory.filter(|_| shape == Shape::Bare);
-        let state = State::new(lock_directory, settings.reaper);
+        let state = State::new(lock_directory, settings.reaper, exclusive);
         let desk = Desk {
             state: Some(Box::new(state)),
             queue: VecDeque::new(),
@@ -554,7 +554,7 @@ impl Tpm {
         loop {
             if let Some(mut state) = desk.state.take() {
                 drop(desk);
-                state.close_all(self.inner.shape);
+                state.close_all(&self.inner);
                 desk = self.inner.desk();
                 desk.state = Some(state);
                 desk.due = None;
@@ -646,7 +646,7 @@ impl Inner {
                 Some(due) if due <= now => {
                     let Some(mut state) = desk.state.take() else { continue };
                     drop(desk);
-                    state.reap(self.shape, self.settings.linger);
+                    state.reap(self);
                     self.put_back(state);
                     desk = self.desk();
                 }

@@ -23,6 +23,11 @@ const MAKE_HANDLES: [u32; 8] = [
     0x191, // CreateLoaded
 ];
 
+/// TPM_HT_TRANSIENT; HMAC sessions are listed under TPM_HT_LOADED_SESSION, which is their own kind.
+/// Part 2 §7.2.
+const TRANSIENT: u8 = 0x80;
+const LOADED_SESSION: u8 = 0x02;
+
 /// TPM_ST_SESSIONS
 const SESSIONS: u16 = 0x8002;
 /// continueSession of TPMA_SESSION. Part 2 §8.4.
@@ -33,6 +38,7 @@ pub(super) struct Ledger {
     line: Box<dyn Transport>,
     held: Vec<u32>,
     broken: bool,
+    lost: Option<u8>,
     with_session: u32,
     commands: u64,
 }
@@ -40,7 +46,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// A fresh connection, that holds nothing.
     pub(super) fn new(line: Box<dyn Transport>) -> Self {
-        Self { line, held: Vec::new(), broken: false, with_session: 0, commands: 0 }
+        Self { line, held: Vec::new(), broken: false, lost: None, with_session: 0, commands: 0 }
     }
 
     /// Handles of loaded objects and sessions that this connection made and has not flushed, the
@@ -57,6 +63,12 @@ impl Ledger {
     /// An error of the transport: the connection is of no more use.
     pub(super) fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    /// The kind of handle (its first byte) that the command in flight when the line broke may have
+    /// made without our hearing of it.
+    pub(super) fn lost(&self) -> Option<u8> {
+        self.lost
     }
 
     /// How many commands since the last call of this were sent while a session was there: a
@@ -104,6 +116,9 @@ impl Transport for Ledger {
             }
             Err(fault) => {
                 self.broken = true;
+                self.lost = word(command, 6).filter(|code| MAKE_HANDLES.contains(code)).map(|code| {
+                    if code == START_AUTH_SESSION { LOADED_SESSION } else { TRANSIENT }
+                });
                 Err(fault)
             }
         }

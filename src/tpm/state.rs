@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::command::{Capability, GetCapability, GetTestResult, Startup};
+use super::command::{
+    Capability, Command, GetCapability, GetTestResult, StartAuthSession, Startup,
+};
 use super::connection::{Connection, Contexts, Shape};
 use super::execute::{Entity, execute};
 use super::facts::{self, Facts};
@@ -38,6 +40,9 @@ pub(super) struct State {
     gap: Gap,
     /// Until then only half as many key connections.
     halved: Option<Instant>,
+    /// What a broken connection left in a bare TPM.
+    debts: Option<Debts>,
+    exclusive: bool,
     /// When the last call ended.
     idle_since: Instant,
     /// Whether somebody will end an idle lease.
@@ -53,6 +58,20 @@ struct Waiting {
     connection: Option<Connection>,
     until: Instant,
 }
+
+/// Handles that a connection held when it broke, on a TPM that serves one client at a time.
+struct Debts {
+    held: Vec<u32>,
+    /// The kind of one more, whose number we were not told.
+    lost: Option<u8>,
+    since: Instant,
+}
+
+/// How long they are surely still ours: nobody else's objects can have got these numbers unless he was
+/// connected meanwhile.
+const DEBTS_LIFE: Duration = Duration::from_secs(5);
+/// How long clearing them away may take.
+const DEBTS_LIMIT: Duration = Duration::from_secs(1);
 
 /// After three broken connections in a row nobody waits for a while.
 #[derive(Default)]
@@ -110,7 +129,8 @@ pub(super) struct Tried {
 }
 
 impl State {
-    pub(super) fn new(lock_directory: Option<PathBuf>, threads: bool) -> Self {
+    /// Nothing open. `exclusive`: a bare TPM with one client at a time.
+    pub(super) fn new(lock_directory: Option<PathBuf>, threads: bool, exclusive: bool) -> Self {
         Self {
             main: None,
             keys: Vec::new(),
@@ -123,6 +143,8 @@ impl State {
             breaker: Breaker::default(),
             gap: Gap::default(),
             halved: None,
+            debts: None,
+            exclusive,
             idle_since: Instant::now(),
             lingers: false,
             held: None,
@@ -143,7 +165,57 @@ impl State {
         let patience = if self.met { transport::PATIENCE } else { FIRST_PATIENCE };
         let line = transport::open_within(&inner.settings.tcti, patience, call)?;
         self.met = true;
-        Ok(Connection::new(line))
+        let mut connection = Connection::new(line);
+        self.pay(&mut connection, call)?;
+        Ok(connection)
+    }
+
+    /// Flushes what a broken connection left. Begins with a list, which is harmless.
+    fn pay(&mut self, connection: &mut Connection, call: &Call) -> Result<(), Fault> {
+        let Some(debts) = self.debts.take() else { return Ok(()) };
+        if debts.since.elapsed() > DEBTS_LIFE {
+            return Ok(());
+        }
+        let standing = match leftovers::list(&mut connection.link, call) {
+            Ok(standing) => standing,
+            // It was restarted: nothing is left.
+            Err(fault) if fault.code().is_some() => return Ok(()),
+            Err(fault) => {
+                self.debts = Some(debts);
+                return Err(fault);
+            }
+        };
+        let ours = |handle: &u32| {
+            debts.held.contains(handle) || debts.lost.is_some_and(|kind| handle >> 24 == kind.into())
+        };
+        let ours: Vec<u32> = standing.into_iter().filter(ours).collect();
+        connection.flush(&ours, &[]);
+        Ok(())
+    }
+
+    /// Clears away what a broken connection left, when no call does.
+    fn settle(&mut self, inner: &Inner) {
+        if self.debts.is_none() {
+            return;
+        }
+        match self.open(inner, &Call::within(DEBTS_LIMIT)) {
+            Ok(connection) => connection.close(inner.shape),
+            Err(fault) => log::debug!("tpm: what a broken connection left stays there: {fault}"),
+        }
+        self.debts = None;
+        self.queue.leave();
+    }
+
+    /// The end of a connection, by a broken line or in good order.
+    fn bury(&mut self, connection: Connection, shape: Shape) {
+        if self.exclusive && connection.link.is_broken() {
+            let held = connection.link.held().to_vec();
+            let lost = connection.link.lost();
+            if !held.is_empty() || lost.is_some() {
+                self.debts = Some(Debts { held, lost, since: Instant::now() });
+            }
+        }
+        connection.close(shape);
     }
 
     /// The management connection, taken out: put it back when it is whole.
@@ -157,7 +229,7 @@ impl State {
     /// Puts the management connection back with nothing in it but what is ours to keep.
     fn put_main(&mut self, inner: &Inner, mut connection: Connection) {
         if connection.link.is_broken() {
-            return;
+            return self.bury(connection, inner.shape);
         }
         let mut strays = connection.strays();
         strays.retain(|handle| !self.spared().contains(handle));
@@ -177,16 +249,10 @@ impl State {
     }
 
     /// Ends everything: nothing of ours stays in the TPM.
-    pub(super) fn close_all(&mut self, shape: Shape) {
-        for waiting in self.waiting.drain(..) {
-            if let Some(connection) = waiting.connection {
-                connection.close(shape);
-            }
-        }
-        for connection in self.main.take().into_iter().chain(self.keys.drain(..)) {
-            connection.close(shape);
-        }
+    pub(super) fn close_all(&mut self, inner: &Inner) {
+        self.abandon(inner.shape);
         self.queue.leave();
+        self.settle(inner);
     }
 
     /// Drops every connection; what was loaded in a bare TPM is flushed where the line still works.
@@ -196,8 +262,8 @@ impl State {
                 connection.close(shape);
             }
         }
-        for connection in self.main.take().into_iter().chain(self.keys.drain(..)) {
-            connection.close(shape);
+        for connection in std::mem::take(&mut self.keys).into_iter().chain(self.main.take()) {
+            self.bury(connection, shape);
         }
     }
 
@@ -205,7 +271,8 @@ impl State {
 
     /// When what is open should end; none if nothing is.
     pub(super) fn due(&self, linger: Duration) -> Option<Instant> {
-        if self.main.is_none() && self.keys.is_empty() && self.waiting.is_empty() {
+        let open = self.main.is_some() || !self.keys.is_empty() || !self.waiting.is_empty();
+        if !open && self.debts.is_none() {
             return None;
         }
         let idle = self.idle_since + linger;
@@ -220,9 +287,10 @@ impl State {
     }
 
     /// The reaper's work at that time.
-    pub(super) fn reap(&mut self, shape: Shape, linger: Duration) {
+    pub(super) fn reap(&mut self, inner: &Inner) {
+        let shape = inner.shape;
         self.drop_old_grants(shape);
-        if self.idle_since.elapsed() < linger {
+        if self.idle_since.elapsed() < inner.settings.linger {
             return;
         }
         if self.waiting.iter().any(|waiting| waiting.connection.is_none()) {
@@ -232,6 +300,7 @@ impl State {
             connection.close(shape);
         }
         self.queue.leave();
+        self.settle(inner);
     }
 
     /// At the end of a call: whether the lease goes on.
@@ -246,6 +315,7 @@ impl State {
             self.queue.leave();
             if !self.lingers {
                 self.keys.clear();
+                self.settle(inner);
             }
             return;
         };
@@ -253,11 +323,11 @@ impl State {
             return;
         }
         if !self.lingers {
-            return self.close_all(inner.shape);
+            return self.close_all(inner);
         }
         if inner.shape == Shape::Bare && self.queue.is_over(opened) {
             log::debug!("tpm: handed over to another program");
-            self.close_all(inner.shape);
+            self.close_all(inner);
         }
     }
 
@@ -603,7 +673,14 @@ impl State {
             Remedy::Rebuild => {
                 log::info!("tpm: lease dropped: {fault}");
                 self.abandon(inner.shape);
-                Ok(once(&mut tried.rebuilt))
+                let first = once(&mut tried.rebuilt);
+                // A resource manager behind a socket has no EFAULT to say: it hangs up.
+                let gap = !first && fault.command == Some(StartAuthSession::NAME);
+                if gap && inner.shape == Shape::Managed && once(&mut tried.without_session) {
+                    self.enter_gap(inner);
+                    return Ok(self.gap.passwords);
+                }
+                Ok(first)
             }
             Remedy::Startup if may && once(&mut tried.started) => {
                 self.start(inner, call)?;
