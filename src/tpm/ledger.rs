@@ -116,9 +116,10 @@ impl Transport for Ledger {
             }
             Err(fault) => {
                 self.broken = true;
-                self.lost = word(command, 6).filter(|code| MAKE_HANDLES.contains(code)).map(|code| {
-                    if code == START_AUTH_SESSION { LOADED_SESSION } else { TRANSIENT }
-                });
+                self.lost =
+                    word(command, 6).filter(|code| MAKE_HANDLES.contains(code)).map(|code| {
+                        if code == START_AUTH_SESSION { LOADED_SESSION } else { TRANSIENT }
+                    });
                 Err(fault)
             }
         }

@@ -186,7 +186,8 @@ impl State {
             }
         };
         let ours = |handle: &u32| {
-            debts.held.contains(handle) || debts.lost.is_some_and(|kind| handle >> 24 == kind.into())
+            debts.held.contains(handle)
+                || debts.lost.is_some_and(|kind| handle >> 24 == kind.into())
         };
         let ours: Vec<u32> = standing.into_iter().filter(ours).collect();
         connection.flush(&ours, &[]);
