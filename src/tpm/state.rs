@@ -187,7 +187,7 @@ impl State {
         };
         let ours = |handle: &u32| {
             debts.held.contains(handle)
-                || debts.lost.is_some_and(|kind| handle >> 24 == kind.into())
+                || debts.lost.is_some_and(|kind| handle >> 24 == u32::from(kind))
         };
         let ours: Vec<u32> = standing.into_iter().filter(ours).collect();
         connection.flush(&ours, &[]);
