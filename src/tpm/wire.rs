@@ -32,8 +32,7 @@ impl Writer {
 
     /// UINT8
     pub fn u8(&mut self, value: u8) -> &mut Self {
-        self.bytes.push(value);
-        self
+        self.bytes(&[value])
     }
 
     /// UINT16

@@ -116,14 +116,13 @@ impl Command for NvUndefineSpace<'_> {
     }
 }
 
-/// TPM2_NV_ReadPublic. The Name is computed here and compared.
+/// TPM2_NV_ReadPublic: the Name, and the public area of an index whose nameAlg is SHA-256 (the Name was
+/// computed from it here and compared). An index of another nameAlg is none of ours.
 pub struct NvReadPublic {
     /// The index.
     pub index: u32,
 }
 
-/// What TPM2_NV_ReadPublic tells: the Name alone is sure to be readable; the rest is `None` for an
-/// index of another nameAlg, which is none of ours.
 impl Command for NvReadPublic {
     const CODE: u32 = 0x0169;
     const NAME: &'static str = "TPM2_NV_ReadPublic";

@@ -166,6 +166,54 @@ fn a_creation_takes_under_thirty_commands_and_journals_before_it_acts() {
     rig.clean();
 }
 
+/// On a bare TPM, without the lease's own TPM2_ReadPublic of the storage root key.
+#[test]
+fn every_sequence_costs_what_it_costs() {
+    let mut rig = Rig::new();
+    let new = NewGate { recovery: true, ..rig.new_gate() };
+    let mut table = Vec::new();
+    let mut note = |rig: &mut Rig, what| table.push((what, rig.link.codes().len()));
+    let (gate, code) = rig.create(&new, &mut |_, _| Ok(())).expect("a gate");
+    note(&mut rig, "create, with a recovery seal");
+    let so = rig.login(&gate, Role::So, SO).expect("the SO");
+    note(&mut rig, "login");
+    rig.on(|line| line.set_user_pin(&gate, &so, USER)).expect("set");
+    note(&mut rig, "the SO sets the user's PIN");
+    rig.login(&gate, Role::User, b"wrong").err().expect("refused");
+    note(&mut rig, "login with a wrong PIN");
+    rig.on(|line| line.pin_count(&gate, Role::User)).expect("a count");
+    note(&mut rig, "count");
+    rig.on(|line| line.unlock_user(&gate, &so)).expect("unlocked");
+    note(&mut rig, "unlock");
+    rig.on(|line| line.change_pin(&gate, Role::User, USER, b"another")).expect("changed");
+    note(&mut rig, "change a PIN");
+    let open = rig.on(|line| line.set_user_pin(&gate, &so, b"")).expect("set").expect("a gate");
+    note(&mut rig, "make pinless");
+    rig.on(|line| line.open_without_pin(&open)).expect("open");
+    note(&mut rig, "open without a PIN");
+    rig.on(|line| line.recover(&gate, &code.expect("a code"))).expect("recovered");
+    note(&mut rig, "recover");
+    rig.on(|line| line.remove(&gate, &[])).expect("removed");
+    note(&mut rig, "remove");
+
+    assert_eq!(
+        table,
+        [
+            ("create, with a recovery seal", 29),
+            ("login", 7),
+            ("the SO sets the user's PIN", 13),
+            ("login with a wrong PIN", 10),
+            ("count", 4),
+            ("unlock", 9),
+            ("change a PIN", 13),
+            ("make pinless", 15),
+            ("open without a PIN", 4),
+            ("recover", 4),
+            ("remove", 8),
+        ]
+    );
+}
+
 #[test]
 fn a_secret_is_never_in_clear_on_the_bus() {
     let mut rig = Rig::new();
