@@ -38,7 +38,7 @@ impl Pair {
     ///
     /// # Errors
     /// As [`rule::create`]; NotLoggedIn without `setting.user`, because private keys are private;
-    /// TemplateInconsistent for an exponent other than 65537, for a private key that could be read,
+    /// KeySizeRange; TemplateInconsistent for an exponent other than 65537, for a private key that could be read,
     /// and for CKA_ALWAYS_AUTHENTICATE on a token without PIN.
     pub fn plan(
         mechanism: u64,
@@ -150,12 +150,16 @@ fn usage(key_type: u64, public: &Attributes, private: &Attributes) -> Result<Key
     if public.get(CKA_PUBLIC_EXPONENT) != Some(F4) {
         return Err(Error::TemplateInconsistent("the public exponent can only be 65537"));
     }
-    public
-        .ulong(CKA_MODULUS_BITS)
-        .and_then(|bits| u16::try_from(bits).ok())
+    let bits = public.ulong(CKA_MODULUS_BITS).unwrap_or_default();
+    u16::try_from(bits)
+        .ok()
         .filter(|bits| (1024..=4096).contains(bits) && bits % 8 == 0)
         .map(|bits| KeyUse::Rsa { bits, exponent: 65537 })
-        .ok_or(Error::AttributeValueInvalid(CKA_MODULUS_BITS, "not 1024 to 4096, whole bytes"))
+        .ok_or_else(|| {
+            Error::KeySizeRange(format!(
+                "RSA keys have 1024 to 4096 bits, no TPM makes one of {bits}"
+            ))
+        })
 }
 
 /// A secret key that may be derived.
