@@ -41,7 +41,7 @@ pub unsafe extern "C" fn C_Digest(
         // SAFETY: this function's own contract.
         let (input, output) =
             unsafe { (Input::new("pData", pData, ulDataLen), Output::new(pDigest, pulDigestLen)) };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
+        let arguments = input.bytes().and_then(|input| Ok((input, output.room()?)));
         let (session, (input, room)) = operation(module, hSession, &[Kind::Digest], arguments)?;
         output.put(session.digest(&input, room)?)
     })
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn C_DigestUpdate(
 ) -> CK_RV {
     enter("C_DigestUpdate", |module| {
         // SAFETY: this function's own contract.
-        let input = unsafe { Input::new("pPart", pPart, ulPartLen) }.data();
+        let input = unsafe { Input::new("pPart", pPart, ulPartLen) }.bytes();
         let (session, input) = operation(module, hSession, &[Kind::Digest], input)?;
         session.digest_update(&input)
     })

@@ -73,6 +73,11 @@ impl Input {
         Ok(copy)
     }
 
+    /// Bytes for a function that has no word for too many but "bad arguments", up to 1 GiB.
+    pub(super) fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.at_most(DATA_LIMIT, Error::ArgumentsBad("more than 1 GiB in one call"))
+    }
+
     /// Data of an operation, up to 1 GiB.
     pub(super) fn data(&self) -> Result<Zeroizing<Vec<u8>>> {
         self.at_most(DATA_LIMIT, Error::DataLenRange("more than 1 GiB in one call"))
@@ -86,6 +91,11 @@ impl Input {
     /// Ciphertext, up to 1 GiB.
     pub(super) fn ciphertext(&self) -> Result<Zeroizing<Vec<u8>>> {
         self.at_most(DATA_LIMIT, Error::EncryptedDataLenRange)
+    }
+
+    /// The saved state of an operation.
+    pub(super) fn state(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.at_most(DATA_LIMIT, Error::SavedStateInvalid)
     }
 
     /// A PIN, byte-exact, at most 255 bytes. The token decides on the shortest.

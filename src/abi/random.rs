@@ -20,7 +20,7 @@ pub unsafe extern "C" fn C_SeedRandom(
 ) -> CK_RV {
     enter("C_SeedRandom", |module| {
         // SAFETY: this function's own contract.
-        let seed = unsafe { Input::new("pSeed", pSeed, ulSeedLen) }.data()?;
+        let seed = unsafe { Input::new("pSeed", pSeed, ulSeedLen) }.bytes()?;
         module.session(wide(hSession))?.seed_random(&seed)
     })
 }

@@ -109,7 +109,7 @@ pub unsafe extern "C" fn C_SetOperationState(
     enter("C_SetOperationState", |module| {
         // SAFETY: this function's own contract.
         let state = unsafe { Input::new("pOperationState", pOperationState, ulOperationStateLen) }
-            .data()?;
+            .state()?;
         module.session(wide(hSession))?.set_operation_state(
             &state,
             wide(hEncryptionKey),
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn C_LoginUser(
         let (pin, name) = unsafe {
             (Input::new("pPin", pPin, ulPinLen), Input::new("pUsername", pUsername, ulUsernameLen))
         };
-        let (pin, name) = (pin.pin()?, name.data()?);
+        let (pin, name) = (pin.pin()?, name.bytes()?);
         module.session(wide(hSession))?.login_user(wide(userType), &pin, &name)
     })
 }

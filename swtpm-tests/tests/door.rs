@@ -7,7 +7,7 @@
 //! what it is. They are made in a process of their own, so that a crash is a failed test that names
 //! the function.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN};
@@ -19,7 +19,7 @@ use swtpm_tests::{App, Bench};
 ///
 /// - `session`, `slot`, `object`, `key`: handles and ids; `word`: any number; `reserved`: must be
 ///   NULL; `unused`: a pointer that is not followed
-/// - `in:WHAT`: pointer and length, as data, signature, ciphertext or pin; `label`: 32 bytes
+/// - `in:WHAT`: pointer and length, as data, bytes, signature, ciphertext, state or pin; `label`: 32 bytes
 /// - `out`: buffer and pointer to its length; `fill`: buffer and length; `list`: array and pointer
 ///   to its count; `handles`: array, count and pointer to a count; `place:N`: N bytes to write to
 /// - `mech`: a mechanism, whose NULL ends the operation; `mech!`: one that must be; `template`
@@ -45,7 +45,7 @@ const FUNCTIONS: &[&str] = &[
     "?C_CloseAllSessions slot",
     "C_GetSessionInfo session place:32",
     "C_GetOperationState session out",
-    "C_SetOperationState session in:data object object",
+    "C_SetOperationState session in:state object object",
     "?C_Login session user in:pin",
     "?C_Logout session",
     "?C_CreateObject session template place:8",
@@ -66,8 +66,8 @@ const FUNCTIONS: &[&str] = &[
     "C_DecryptUpdate session in:ciphertext out",
     "C_DecryptFinal session out",
     "C_DigestInit session mech",
-    "C_Digest session in:data out",
-    "C_DigestUpdate session in:data",
+    "C_Digest session in:bytes out",
+    "C_DigestUpdate session in:bytes",
     "C_DigestKey session key",
     "C_DigestFinal session out",
     "C_SignInit session mech key",
@@ -91,14 +91,14 @@ const FUNCTIONS: &[&str] = &[
     "-C_WrapKey 6",
     "-C_UnwrapKey 8",
     "?C_DeriveKey session mech! key template place:8",
-    "C_SeedRandom session in:data",
+    "C_SeedRandom session in:bytes",
     "C_GenerateRandom session fill",
     "C_GetFunctionStatus session",
     "C_CancelFunction session",
     "?C_WaitForSlotEvent word place:8 reserved",
     "C_GetInterfaceList interfaces",
     "C_GetInterface name version place:8 zero",
-    "?C_LoginUser session user in:pin in:data",
+    "?C_LoginUser session user in:pin in:bytes",
     "C_SessionCancel session word",
     "-C_MessageEncryptInit 3",
     "-C_EncryptMessage 9",
@@ -345,6 +345,8 @@ impl World {
                 Some(("in", kind)) => {
                     let long = Fault::Memory(match kind {
                         "data" => CKR_DATA_LEN_RANGE,
+                        "bytes" => CKR_ARGUMENTS_BAD,
+                        "state" => CKR_SAVED_STATE_INVALID,
                         "signature" => CKR_SIGNATURE_LEN_RANGE,
                         "ciphertext" => CKR_ENCRYPTED_DATA_LEN_RANGE,
                         "pin" => CKR_PIN_LEN_RANGE,
@@ -486,6 +488,47 @@ impl World {
     }
 }
 
+/// For each function the codes that the specification lists for it.
+fn listed() -> BTreeMap<String, BTreeSet<u64>> {
+    let text = include_str!("returns.txt");
+    let lines = || text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let codes: BTreeMap<&str, u64> = lines()
+        .filter_map(|line| {
+            let (name, number) = line.split_once(" = 0x")?;
+            Some((name, u64::from_str_radix(number, 16).unwrap()))
+        })
+        .collect();
+    let list = |wanted: &str| -> BTreeSet<u64> {
+        let line = lines().find_map(|line| line.strip_prefix(wanted)?.strip_prefix(": "));
+        line.into_iter().flat_map(|line| line.split(' ')).map(|name| codes[name]).collect()
+    };
+    let general = ["C_Initialize", "C_Finalize", "C_GetInfo", "C_GetFunctionList"];
+    FUNCTIONS
+        .iter()
+        .map(|line| {
+            let name = line.trim_start_matches(['?', '-']).split(' ').next().unwrap();
+            let mut codes = list(name);
+            codes.extend(list("any"));
+            codes.extend(if general.contains(&name) { BTreeSet::new() } else { list("token") });
+            if line.contains(" session") {
+                codes.extend(list("session"));
+            }
+            (name.to_owned(), codes)
+        })
+        .collect()
+}
+
+/// Codes that a function returns although the specification's list does not have them, and why.
+const UNLISTED: &[(&str, u64)] = &[
+    // A PIN that no token of ours can have is no wrong PIN: it costs no try.
+    ("C_InitToken", CKR_PIN_LEN_RANGE),
+    ("C_Login", CKR_PIN_LEN_RANGE),
+    ("C_LoginUser", CKR_PIN_LEN_RANGE),
+    // Listed for every function like these but for these.
+    ("C_EncryptInit", CKR_ARGUMENTS_BAD),
+    ("C_GetSessionValidationFlags", CKR_ARGUMENTS_BAD),
+];
+
 /// What must come back, where that is certain.
 fn check(name: &str, faults: &[Fault], rv: u64) {
     let memory: Vec<u64> = faults
@@ -612,6 +655,7 @@ fn storm(app: &Ck, world: &World, line: &str, dice: &mut Dice) -> usize {
     let must_fail = name.starts_with('?');
     let name = name.trim_start_matches('?');
     let variants: Vec<_> = parameters.iter().map(|parameter| world.variants(parameter)).collect();
+    let (listed, mut unlisted) = (listed(), BTreeSet::new());
     let mut calls = 0;
     for chosen in combinations(&variants, dice) {
         let faults: Vec<Fault> =
@@ -623,12 +667,16 @@ fn storm(app: &Ck, world: &World, line: &str, dice: &mut Dice) -> usize {
         let arguments = arguments_of(&variants, &chosen);
         let (rv, after) = app.raw(name, arguments.clone());
         check(name, &faults, rv);
+        if !listed[name].contains(&rv) && !UNLISTED.contains(&(name, rv)) {
+            unlisted.insert(format!("{name} {rv:#x}"));
+        }
         check_memory(name, &arguments, &after, &parameters, rv);
         if must_fail {
             assert_ne!(rv, CKR_OK, "{name} with {faults:?}");
         }
         calls += 1;
     }
+    assert!(unlisted.is_empty(), "not in the specification's lists: {unlisted:?}");
     calls
 }
 
