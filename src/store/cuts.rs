@@ -236,6 +236,64 @@ fn a_journal_that_cannot_be_removed_is_told() {
     break_every("unlink", "error=EIO", |said| said.starts_with("wrote Err(Damaged("));
 }
 
+#[test]
+fn a_kill_at_any_moment_of_a_migration_leaves_a_store_that_opens() {
+    if !strace() {
+        return;
+    }
+    let original = tempfile::tempdir().unwrap();
+    scene(original.path());
+    let mut cuts = 0;
+    for call in ["pwrite64", "fsync", "rename", "unlink"] {
+        for n in 1.. {
+            let directory = tempfile::tempdir().unwrap();
+            let place = directory.path().join("store");
+            std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
+            copy(original.path(), &place);
+            let said = broken_write(directory.path(), "migrate", call, "signal=KILL", n);
+            if said.is_none() {
+                break;
+            }
+            cuts += 1;
+            let ladder = super::places::LONGER;
+            let store = Store::open_with(&place, &options(), ladder).unwrap();
+            assert_eq!(store.writable(), Ok(()));
+            assert!(store.verify_set(&SERIAL, &sealer()).unwrap().intact);
+            assert_eq!(store.find(&SERIAL, Some(&sealer()), &[]).unwrap().len(), 3);
+            assert!(place.join(format!("{FILE}.v1")).exists());
+        }
+    }
+    println!("{cuts} cuts");
+    assert!(cuts > 30, "{cuts}");
+}
+
+#[test]
+fn a_kill_at_any_moment_of_the_first_token_leaves_a_store_that_can_be_used() {
+    if !strace() {
+        return;
+    }
+    let mut cuts = 0;
+    for call in ["mkdir", "pwrite64", "fsync", "renameat2", "unlink"] {
+        for n in 1.. {
+            let directory = tempfile::tempdir().unwrap();
+            let said = broken_write(directory.path(), "create", call, "signal=KILL", n);
+            if said.is_none() {
+                break;
+            }
+            cuts += 1;
+            let store = Store::open(&directory.path().join("store"), &options()).unwrap();
+            if store.token(&SERIAL).unwrap().is_some() {
+                assert_eq!(store.delete_token(&SERIAL), Ok(true));
+            }
+            store.insert_token(&new_token(SERIAL), &sealer()).unwrap();
+            store.insert(&SERIAL, &sealer(), &object("x", true)).unwrap();
+            assert!(store.verify_set(&SERIAL, &sealer()).unwrap().intact);
+        }
+    }
+    println!("{cuts} cuts");
+    assert!(cuts > 20, "{cuts}");
+}
+
 // ---- power cuts --------------------------------------------------------------------------------
 
 /// What a writer asked of the disk, in order. File names without their directory.

@@ -153,6 +153,16 @@ fn another_process() {
             let refused = store.insert(&SERIAL, &sealer(), &object("no", false));
             say(format_args!("wrote {refused:?}"));
         }
+        // Initialises a token where nothing is.
+        "write" if argument == "create" => {
+            let store = Store::open(place, &options()).unwrap();
+            say(format_args!("wrote {:?}", store.insert_token(&new_token(SERIAL), &sealer())));
+        }
+        // Opens the store as a later version does.
+        "write" if argument == "migrate" => {
+            let store = Store::open_with(place, &options(), super::places::LONGER);
+            say(format_args!("wrote {:?}", store.and_then(|store| store.writable())));
+        }
         // Writes once with what stands in the argument.
         "write" => {
             let store = Store::open(place, &options());
@@ -172,6 +182,9 @@ fn another_process() {
                     store.update(&SERIAL, &sealer(), &row, &object("newer", true)).map(|()| true)
                 }
                 "retire" => store.activate(b"fedcba9876543210", Some(&SERIAL)).map(|()| true),
+                "migrate" => {
+                    Store::open_with(place, &options(), super::places::LONGER).map(|_| true)
+                }
                 other => panic!("no such write: {other}"),
             };
             say(format_args!("wrote {outcome:?}"));

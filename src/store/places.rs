@@ -242,7 +242,7 @@ fn a_limit_on_the_size_of_files_is_a_full_disk_and_no_signal() {
 // ---- other versions and other programs -----------------------------------------------------------
 
 /// A ladder with a step that is not there yet.
-const LONGER: Ladder = Ladder(&[
+pub(super) const LONGER: Ladder = Ladder(&[
     include_str!("0001_initial.sql"),
     "CREATE TABLE novelty (x BLOB NOT NULL) STRICT; ALTER TABLE token ADD COLUMN extra BLOB;",
 ]);
