@@ -17,14 +17,14 @@ pub use key::{EcdhZGen, RsaDecrypt, SignEcdsa};
 pub use nv::{
     NvChangeAuth, NvDefineSpace, NvPublic, NvRead, NvReadPublic, NvUndefineSpace, NvWrite,
 };
-pub use object::{Create, CreatePrimary, Created, Load, LoadExternal, ReadPublic, Unseal};
+pub use object::{Create, CreatePrimary, Created, Load, ReadPublic, Unseal};
 pub use policy::{
-    PolicyAuthValue, PolicyCommandCode, PolicyGetDigest, PolicyOr, PolicyRestart, PolicySecret,
-    StartAuthSession, StartedSession,
+    PolicyAuthValue, PolicyCommandCode, PolicyGetDigest, PolicyOr, PolicySecret, StartAuthSession,
+    StartedSession,
 };
 pub use system::{
-    Capability, Clock, GetCapability, GetRandom, GetTestResult, Listed, ReadClock, Startup,
-    StirRandom, TestResult, TestRsa,
+    Capability, GetCapability, GetRandom, GetTestResult, Listed, Startup, StirRandom, TestResult,
+    TestRsa,
 };
 
 use super::execute::Entity;

@@ -155,34 +155,6 @@ impl Command for Load<'_> {
     }
 }
 
-/// TPM2_LoadExternal of a public key.
-pub struct LoadExternal<'a> {
-    /// Marshalled TPMT_PUBLIC.
-    pub public: &'a [u8],
-    /// TPM_RH_NULL, or the hierarchy whose tickets are wanted.
-    pub hierarchy: u32,
-}
-
-impl Command for LoadExternal<'_> {
-    const CODE: u32 = 0x0167;
-    const NAME: &'static str = "TPM2_LoadExternal";
-    const ANSWERS_HANDLE: bool = true;
-    const SECRET_IN: bool = true;
-    const SECRET_OUT: bool = true;
-    const LIMIT: Duration = SHORT;
-    type Response = Entity;
-
-    fn write(&self, out: &mut Writer) {
-        out.sized(&[]).sized(self.public).u32(self.hierarchy);
-    }
-
-    fn read(&self, handle: Option<u32>, input: &mut Reader<'_>) -> Result<Entity, Fault> {
-        let name = checked_name(self.public, input.sized()?)?;
-        let handle = handle.ok_or(Fault::bug("TPM2_LoadExternal without a handle"))?;
-        Ok(Entity { handle, name })
-    }
-}
-
 /// TPM2_ReadPublic. The Name is computed here and compared, so no session is needed to trust it.
 pub struct ReadPublic {
     /// A loaded or persistent object.

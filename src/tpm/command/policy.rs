@@ -1,4 +1,4 @@
-//! Sessions and policies: Part 3 §11 (TPM2_StartAuthSession, TPM2_PolicyRestart) and §23.
+//! Sessions and policies: Part 3 §11 (TPM2_StartAuthSession) and §23.
 
 use std::time::Duration;
 
@@ -73,21 +73,6 @@ macro_rules! without_response {
             Ok(())
         }
     };
-}
-
-/// TPM2_PolicyRestart: the policy digest is zero again.
-pub struct PolicyRestart<'a> {
-    /// The policy session.
-    pub session: &'a Entity,
-}
-
-impl Command for PolicyRestart<'_> {
-    const CODE: u32 = 0x0180;
-    const NAME: &'static str = "TPM2_PolicyRestart";
-    const LIMIT: Duration = SHORT;
-    without_response!();
-
-    fn write(&self, _: &mut Writer) {}
 }
 
 /// TPM2_PolicySecret: whoever proves the authorization value of `authorizes` may go on. Never asks for a

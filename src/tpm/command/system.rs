@@ -1,5 +1,4 @@
-//! The TPM itself: Part 3 §9 (startup), §10 (testing), §16 (random numbers), §29 (clock), §30
-//! (capabilities).
+//! The TPM itself: Part 3 §9 (startup), §10 (testing), §16 (random numbers), §30 (capabilities).
 
 use std::time::Duration;
 
@@ -208,37 +207,5 @@ impl Command for TestRsa {
 
     fn read(&self, _: Option<u32>, _: &mut Reader<'_>) -> Result<(), Fault> {
         Ok(())
-    }
-}
-
-/// TPM2_ReadClock
-pub struct ReadClock;
-
-/// TPMS_TIME_INFO: when the TPM was last restarted and reset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
-    /// Milliseconds since the TPM was powered on.
-    pub time: u64,
-    /// Milliseconds that the TPM has been powered in its life.
-    pub clock: u64,
-    /// Power-ons in its life.
-    pub resets: u32,
-    /// Resumes since the last power-on.
-    pub restarts: u32,
-}
-
-impl Command for ReadClock {
-    const CODE: u32 = 0x0181;
-    const NAME: &'static str = "TPM2_ReadClock";
-    const LIMIT: Duration = SHORT;
-    type Response = Clock;
-
-    fn write(&self, _: &mut Writer) {}
-
-    fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Clock, Fault> {
-        let (time, clock) = (input.u64()?, input.u64()?);
-        let (resets, restarts) = (input.u32()?, input.u32()?);
-        input.u8()?;
-        Ok(Clock { time, clock, resets, restarts })
     }
 }
