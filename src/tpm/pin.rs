@@ -22,6 +22,7 @@ mod tests;
 use zeroize::Zeroizing;
 
 use self::flow::{Defined, Failure, Line};
+use super::command::{Capability, GetCapability};
 use super::fault::Trouble;
 use super::lease::{Grant, Key, Lease};
 use super::{Call, Fault, Name, Tpm};
@@ -125,6 +126,16 @@ pub enum Settled {
 
 /// The range of NV handles that is ours, so that a tool can find what belongs to no store any more.
 pub const INDICES: std::ops::RangeInclusive<u32> = 0x0181_1100..=0x0181_11FF;
+
+/// The NV indices in [`INDICES`] that the TPM has: whoever made them, one command.
+///
+/// # Errors
+/// The transport's, the TPM's.
+pub fn survey(lease: &mut Lease) -> Result<Vec<u32>, Fault> {
+    let ask = GetCapability { of: Capability::Handles, first: *INDICES.start(), count: 255 };
+    let listed = lease.execute(&ask, &mut [])?;
+    Ok(listed.items.iter().map(|item| item.0).filter(|index| INDICES.contains(index)).collect())
+}
 
 impl Tpm {
     /// Makes a gate, in steps that survive a crash: after each [`Stage`] the `journal` has it on disk, and

@@ -9,6 +9,7 @@ use super::command::{
 use super::execute::{Auth, Entity, execute};
 use super::fault::{Fault, Trouble};
 use super::key::{PublicKey, public_key};
+use super::lease::Lease;
 use super::transport::Transport;
 use super::wire::{Reader, Writer};
 use super::{Call, Name};
@@ -79,6 +80,34 @@ pub(super) fn find(
         }
     }
     create(link, wanted, &others, call)
+}
+
+/// A persistent key where storage keys stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its handle.
+    pub handle: u32,
+    /// Its Name.
+    pub name: Name,
+    /// Why we would not put keys under it.
+    pub unsound: Option<&'static str>,
+}
+
+/// Looks at what stands where storage keys do: one command, and one for each. Changes nothing; that
+/// the authorization value of a sound one is empty is not tried.
+///
+/// # Errors
+/// The transport's, the TPM's.
+pub fn survey(lease: &mut Lease) -> Result<Vec<Found>, Fault> {
+    let ask = GetCapability { of: Capability::Handles, first: *RANGE.start(), count: 64 };
+    let listed = lease.execute(&ask, &mut [])?;
+    let mut found = Vec::new();
+    for (handle, _) in listed.items.into_iter().filter(|item| RANGE.contains(&item.0)) {
+        let key = lease.execute(&ReadPublic { handle }, &mut [])?;
+        let unsound = unsoundness(&key.public);
+        found.push(Found { handle, name: key.entity.name, unsound });
+    }
+    Ok(found)
 }
 
 /// What is at this handle, if it is what we look for.

@@ -65,6 +65,15 @@ fn init_makes_a_token_that_programs_can_use() {
     assert_eq!(token["gate"], "nv");
     assert_eq!(token["user_tries"]["left"], token["user_tries"]["limit"]);
     assert_eq!(token["recovery_code"], false);
+    let keys = status["tpms"][0]["storage_keys"].as_array().unwrap();
+    assert_eq!(keys[0]["handle"], token["storage_key"]);
+    assert_eq!(status["tpms"][0]["other_indices"].as_array().unwrap().len(), 0);
+
+    // Another user's token: its PIN indices are seen, and are nobody's here.
+    std::fs::remove_dir_all(bench.store()).unwrap();
+    let (code, status) = self::status(&bench);
+    assert_eq!(code, Some(0), "{status}");
+    assert_eq!(status["tpms"][0]["other_indices"].as_array().unwrap().len(), 2);
 }
 
 #[test]
@@ -76,6 +85,7 @@ fn status_of_an_empty_machine_is_well_and_creates_nothing() {
     assert_eq!(tpm["chip"]["maker"], "IBM");
     assert!(tpm["chip"]["curves"].as_array().unwrap().contains(&"P-256".into()));
     assert_eq!(tpm["stores"][0]["exists"], false);
+    assert_eq!(tpm["storage_keys"].as_array().unwrap().len(), 0);
     assert!(!bench.store().exists(), "looking makes no store");
     let mut ask = bench.tpm2("tpm2_getcap");
     ask.arg("handles-persistent");

@@ -2,8 +2,8 @@
 //! (what it is, whether the tokens' storage root keys are there, how many PIN tries are left) and
 //! changes nothing. Whatever is wrong comes with the sentence that mends it.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -11,11 +11,15 @@ use serde::Serialize;
 use tpm11::config::Config;
 use tpm11::crypto::ec::Curve;
 use tpm11::error::Error;
-use tpm11::store::{Fault, TokenRow, TokenState};
+use tpm11::store::{self, TokenRow, TokenState};
 use tpm11::token::Module;
 use tpm11::token::slot::{Home, StorePlace};
-use tpm11::tpm::pin::{Gate, PinCount, Role};
-use tpm11::tpm::{Facts, HashAlgorithm};
+use tpm11::tpm::fault::Trouble;
+use tpm11::tpm::lease::Lease;
+use tpm11::tpm::pin::{self, Gate, PinCount, Role};
+use tpm11::tpm::srk;
+use tpm11::tpm::transport::BrokenKind;
+use tpm11::tpm::{Facts, Fault, HashAlgorithm};
 
 use crate::configuration;
 use crate::failure::{Exit, Failure};
@@ -40,6 +44,10 @@ struct Status {
 struct TpmStatus {
     tcti: String,
     chip: Option<Chip>,
+    /// What stands where storage root keys do.
+    storage_keys: Vec<StorageKey>,
+    /// PIN indices of no token in these stores: of another user's, or of a store that is lost.
+    other_indices: Vec<String>,
     stores: Vec<StoreStatus>,
     tokens: Vec<TokenStatus>,
 }
@@ -55,6 +63,14 @@ struct Chip {
     curves: Vec<&'static str>,
     hashes: Vec<&'static str>,
     pin_indices: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct StorageKey {
+    handle: String,
+    name: String,
+    /// Why no token would be made under it; absent if it is sound.
+    unsound: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,24 +153,49 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
     let tcti = home.tpm.settings().tcti.clone();
     let facts = home.tpm.facts(&home.tpm.call());
     if let Err(fault) = &facts {
-        let what = fault.to_string();
         problems.push(Problem {
             exit: Exit::Tpm,
             place: tcti.clone(),
-            mend: mend_tpm(&tcti),
-            what,
+            what: fault.to_string(),
+            mend: mend_tpm(&tcti, fault),
         });
     }
     let chip = facts.ok().map(|facts| chip(&facts));
-    let mut status = TpmStatus { tcti, chip, stores: Vec::new(), tokens: Vec::new() };
+    let mut status = TpmStatus {
+        tcti,
+        chip,
+        storage_keys: Vec::new(),
+        other_indices: Vec::new(),
+        stores: Vec::new(),
+        tokens: Vec::new(),
+    };
+    let mut others = BTreeSet::new();
+    if status.chip.is_some() {
+        let look = |lease: &mut Lease| Ok((srk::survey(lease)?, pin::survey(lease)?));
+        match home.tpm.with(&home.tpm.call(), None, look) {
+            Ok((keys, indices)) => {
+                status.storage_keys = keys.into_iter().map(storage_key).collect();
+                others.extend(indices);
+            }
+            Err(fault) => problems.push(Problem {
+                exit: Exit::Tpm,
+                place: status.tcti.clone(),
+                what: fault.to_string(),
+                mend: mend_tpm(&status.tcti, &fault),
+            }),
+        }
+    }
     for place in &home.places {
-        let rows = store(place, &mut status.stores, problems);
+        let rows = look_into(place, &mut status.stores, problems);
         for row in &rows {
             let directory = place.directory.display().to_string();
             let reachable = status.chip.is_some();
             status.tokens.push(token(home, row, directory, reachable, problems));
+            let indices = Gate::from_bytes(&row.gate).map(|gate| gate.indices());
+            indices.iter().flatten().for_each(|index| drop(others.remove(index)));
         }
     }
+    status.other_indices = others.iter().map(|index| format!("{index:#010x}")).collect();
     if status.stores.iter().all(|store| store.read_only.is_some()) {
         problems.push(Problem {
             exit: Exit::Store,
@@ -169,24 +210,45 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
 }
 
 /// What helps when the TPM behind a conf string does not answer.
-fn mend_tpm(tcti: &str) -> String {
-    let Some(path) = tcti.strip_prefix("device:") else {
-        return "see that the TPM's program runs and listens there, or correct `tcti` in \
-                tpm11.toml (or TPM11_TCTI)"
-            .into();
+fn mend_tpm(tcti: &str, fault: &Fault) -> String {
+    let Trouble::Broken(broken) = fault.kind() else {
+        return "restart the TPM's program, or the host; if it stays so, the log says more".into();
     };
-    match OpenOptions::new().read(true).write(true).open(path).map_err(|error| error.kind()) {
-        Err(ErrorKind::NotFound) => {
+    let device = tcti.strip_prefix("device:");
+    match (broken.kind, device) {
+        (BrokenKind::Absent, Some(_)) => {
             "switch the TPM on in the firmware's setup (it may be called fTPM, PTT or Security \
              Device), then look for /dev/tpmrm0"
                 .into()
         }
-        Err(ErrorKind::PermissionDenied) => format!(
+        (BrokenKind::Denied, Some(path)) => format!(
             "let the user into the group that owns {path}, usually tss: `sudo usermod -aG tss \
              \"$USER\"`, then log in anew"
         ),
-        _ => format!("see what the kernel says: `journalctl -k | grep -i tpm`, `ls -l {path}`"),
+        (BrokenKind::Busy, Some("/dev/tpm0")) => {
+            "use the kernel's resource manager, which serves several programs: \
+             `tcti = \"device:/dev/tpmrm0\"`"
+                .into()
+        }
+        (BrokenKind::Busy, _) => "end the program that holds the TPM, or wait for it".into(),
+        (BrokenKind::Settings, _) => {
+            "correct `tcti` in tpm11.toml (or TPM11_TCTI), for instance \"device:/dev/tpmrm0\""
+                .into()
+        }
+        (_, Some(path)) => {
+            format!("see what the kernel says: `journalctl -k | grep -i tpm`, `ls -l {path}`")
+        }
+        (_, None) => {
+            "see that the TPM's program runs and listens there, or correct `tcti` in tpm11.toml \
+             (or TPM11_TCTI)"
+                .into()
+        }
     }
+}
+
+fn storage_key(found: srk::Found) -> StorageKey {
+    let name = found.name.iter().map(|byte| format!("{byte:02x}")).collect();
+    StorageKey { handle: format!("{:#010x}", found.handle), name, unsound: found.unsound }
 }
 
 fn chip(facts: &Facts) -> Chip {
@@ -220,7 +282,7 @@ fn hash_name(hash: HashAlgorithm) -> &'static str {
 }
 
 /// Adds what is to be said of a store; its tokens.
-fn store(
+fn look_into(
     place: &StorePlace,
     stores: &mut Vec<StoreStatus>,
     problems: &mut Vec<Problem>,
@@ -239,7 +301,7 @@ fn store(
         Err(fault) => {
             let what = fault.to_string();
             let mend = match fault {
-                Fault::Unreadable(_) => {
+                store::Fault::Unreadable(_) => {
                     "run as a user who may read it, or let this one: the directory's and the \
                      file's group, mode 0750 and 0640"
                 }
@@ -394,6 +456,15 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
             let gate = if chip.pin_indices { "yes" } else { "no (gate = da)" };
             writeln!(out, "  PIN indices  {gate}")?;
         }
+        for key in &tpm.storage_keys {
+            let state = key.unsound.map(|why| format!(" (not for tokens: {why})"));
+            let name = key.name.get(..16).unwrap_or(&key.name);
+            let state = state.unwrap_or_default();
+            writeln!(out, "  storage key  {}, Name {name}…{state}", key.handle)?;
+        }
+        if tpm.chip.is_some() && tpm.storage_keys.is_empty() {
+            writeln!(out, "  storage key  none that stays (made with the first token)")?;
+        }
         for store in &tpm.stores {
             let state = match (&store.read_only, store.exists) {
                 (Some(why), _) => format!(" (read-only: {why})"),
@@ -418,6 +489,10 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
             };
             writeln!(out, "    user PIN   {}{}", token.user_pin, tries(&token.user_tries))?;
             writeln!(out, "    SO PIN     set{}", tries(&token.so_tries))?;
+        }
+        if !tpm.other_indices.is_empty() {
+            let list = tpm.other_indices.join(", ");
+            writeln!(out, "\n  PIN indices of no token in these stores: {list}")?;
         }
         if tpm.tokens.is_empty() {
             writeln!(out, "  tokens       none (`tpm11 init` makes one)")?;
@@ -450,6 +525,12 @@ mod tests {
                     hashes: vec!["SHA-256"],
                     pin_indices: true,
                 }),
+                storage_keys: vec![StorageKey {
+                    handle: "0x81000001".into(),
+                    name: "000b0123456789abcdef".into(),
+                    unsound: None,
+                }],
+                other_indices: Vec::new(),
                 stores: vec![StoreStatus {
                     directory: "/var/lib/tpm11".into(),
                     exists: true,
