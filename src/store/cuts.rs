@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::attacks::samples;
-use super::helper::Helper;
+use super::helper::{Helper, skip};
 use super::tests::{SERIAL, label, new_token, object, options, sealer, store};
 use super::*;
 
@@ -120,7 +120,7 @@ fn strace() -> bool {
     let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let works = works.is_ok_and(|status| status.success());
     if !works {
-        eprintln!("SKIPPED: strace is not installed, or may not trace");
+        skip("strace is not installed, or may not trace");
     }
     works
 }

@@ -83,6 +83,13 @@ impl Drop for Helper {
     }
 }
 
+/// Says on a line of its own that a test cannot do its work here. Past the capture of the test
+/// runner, which shows nothing of a test that succeeds.
+pub(super) fn skip(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED: {why}");
+}
+
 /// How many descriptors this process has on the store in `place`.
 pub(super) fn descriptors(place: &Path) -> usize {
     use std::os::unix::fs::MetadataExt;

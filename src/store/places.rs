@@ -8,7 +8,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use super::helper::{Helper, descriptors};
+use super::helper::{Helper, descriptors, skip};
 use super::migrate::Ladder;
 use super::tests::{SERIAL, label, mode, new_token, object, options, sealer, store};
 use super::*;
@@ -21,7 +21,7 @@ fn all(store: &Store) -> Vec<i64> {
 fn root(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("SKIPPED: {what} needs root");
+        skip(&format!("{what} needs root"));
     }
     root
 }
@@ -144,7 +144,7 @@ impl Mount {
             .arg(place.path())
             .status();
         if !done.is_ok_and(|status| status.success()) {
-            eprintln!("SKIPPED: nothing can be mounted here");
+            skip("nothing can be mounted here");
             return None;
         }
         Some(Mount(place))
