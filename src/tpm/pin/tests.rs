@@ -302,6 +302,24 @@ fn the_so_unlocks_and_sets_a_new_pin() {
 }
 
 #[test]
+fn a_lockout_by_somebody_else_stops_nothing_of_ours() {
+    let mut rig = Rig::new();
+    let gate = rig.token();
+    let other = NewGate { mode: Mode::Da, ..rig.new_gate() };
+    let (other, _) = rig.create(&other, &mut |_, _| Ok(())).expect("another program's");
+    while rig.login(&other, Role::So, b"wrong").err() != Some(Error::PinLocked) {}
+
+    rig.login(&gate, Role::User, USER).expect("the user");
+    let error = rig.login(&gate, Role::User, b"wrong").err();
+    assert_eq!(error, Some(Error::WrongPin { left: Some(2) }));
+    rig.on(|line| line.change_pin(&gate, Role::User, USER, b"another")).expect("changed");
+    let so = rig.login(&gate, Role::So, SO).expect("the SO");
+    rig.on(|line| line.set_user_pin(&gate, &so, USER)).expect("set");
+    let new = NewGate { serial: *b"fedcba9876543210", ..rig.new_gate() };
+    rig.create(&new, &mut |_, _| Ok(())).expect("another token");
+}
+
+#[test]
 fn changing_a_pin_needs_the_old_one_and_counts_a_wrong_one() {
     let mut rig = Rig::new();
     let gate = rig.token();
