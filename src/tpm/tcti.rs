@@ -25,6 +25,7 @@ const NOT_IMPLEMENTED: u32 = 0xA_0002;
 const TRY_AGAIN: u32 = 0xA_0009;
 const BAD_VALUE: u32 = 0xA_000B;
 const NOT_PERMITTED: u32 = 0xA_000C;
+const NOT_SUPPORTED: u32 = 0xA_0015;
 /// The part of a return code that says what happened, without the layer.
 const REASON: u32 = 0xFFFF;
 
@@ -54,7 +55,13 @@ pub(super) fn open(tcti: &str) -> Result<Box<dyn Transport>, Broken> {
         _ => {
             let kind = match code {
                 NOT_PERMITTED => BrokenKind::Denied,
-                _ if code & REASON == BAD_VALUE & REASON => BrokenKind::Settings,
+                // Also: no library of this name is installed.
+                _ if [BAD_VALUE, NOT_SUPPORTED]
+                    .iter()
+                    .any(|known| code & REASON == known & REASON) =>
+                {
+                    BrokenKind::Settings
+                }
                 _ => BrokenKind::Absent,
             };
             let what = format!("{tcti}: the TCTI loader answers {code:#x}");
