@@ -120,8 +120,7 @@ impl Connection {
         if let Some(root) = known.filter(fits).filter(|_| !fresh) {
             return Ok(root.clone());
         }
-        let hint = known.map(Pinned::handle);
-        let root = srk::find(&mut self.link, wanted, hint, call)?;
+        let root = srk::find(&mut self.link, wanted, known, call)?;
         self.root = Some(root.clone());
         Ok(root)
     }

@@ -726,7 +726,7 @@ fn padded(number: &[u8], length: usize) -> Result<Zeroizing<Vec<u8>>, Fault> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::testing::Swtpm;
     use super::*;
     use crate::crypto::ec::Curve;
@@ -740,7 +740,7 @@ mod tests {
         }
     }
 
-    fn key(tpm: &Tpm, srk: &Arc<Name>, id: u8) -> Key {
+    pub(in crate::tpm) fn key(tpm: &Tpm, srk: &Arc<Name>, id: u8) -> Key {
         let authorization = [id; 32];
         let new = tpm.create(&tpm.call(), srk, &spec(), &authorization).unwrap();
         let blob = KeyBlob {
@@ -752,7 +752,7 @@ mod tests {
         Key { blob: Arc::new(blob), srk: srk.clone(), grant: None }
     }
 
-    fn sign(tpm: &Tpm, key: &Key) -> Result<(), Fault> {
+    pub(in crate::tpm) fn sign(tpm: &Tpm, key: &Key) -> Result<(), Fault> {
         use p256::ecdsa::signature::hazmat::PrehashVerifier;
         let digest = [7; 32];
         let (r, s) = tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &digest)?;

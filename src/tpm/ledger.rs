@@ -23,11 +23,6 @@ const MAKE_HANDLES: [u32; 8] = [
     0x191, // CreateLoaded
 ];
 
-/// TPM_HT_TRANSIENT; HMAC sessions are listed under TPM_HT_LOADED_SESSION, which is their own kind.
-/// Part 2 §7.2.
-const TRANSIENT: u8 = 0x80;
-const LOADED_SESSION: u8 = 0x02;
-
 /// TPM_ST_SESSIONS
 const SESSIONS: u16 = 0x8002;
 /// continueSession of TPMA_SESSION. Part 2 §8.4.
@@ -38,7 +33,7 @@ pub(super) struct Ledger {
     line: Box<dyn Transport>,
     held: Vec<u32>,
     broken: bool,
-    lost: Option<u8>,
+    lost: Option<bool>,
     with_session: u32,
     commands: u64,
 }
@@ -65,9 +60,9 @@ impl Ledger {
         self.broken
     }
 
-    /// The kind of handle (its first byte) that the command in flight when the line broke may have
-    /// made without our hearing of it.
-    pub(super) fn lost(&self) -> Option<u8> {
+    /// The command in flight when the line broke may have made a handle without our hearing of it:
+    /// `true` if a session.
+    pub(super) fn lost(&self) -> Option<bool> {
         self.lost
     }
 
@@ -116,10 +111,8 @@ impl Transport for Ledger {
             }
             Err(fault) => {
                 self.broken = true;
-                self.lost =
-                    word(command, 6).filter(|code| MAKE_HANDLES.contains(code)).map(|code| {
-                        if code == START_AUTH_SESSION { LOADED_SESSION } else { TRANSIENT }
-                    });
+                let code = word(command, 6).filter(|code| MAKE_HANDLES.contains(code));
+                self.lost = code.map(|code| code == START_AUTH_SESSION);
                 Err(fault)
             }
         }

@@ -19,21 +19,22 @@ pub(super) const WAITS: [Duration; 4] = [
     Duration::from_millis(400),
 ];
 
-/// TPM_HT_LOADED_SESSION, TPM_HT_TRANSIENT: where listing begins.
-const KINDS: [u32; 2] = [0x8000_0000, 0x0200_0000];
+/// TPM_HT_TRANSIENT and TPM_HT_LOADED_SESSION: where listing begins. Part 2 §7.2. The sessions listed
+/// are the loaded ones of both kinds, HMAC and policy; saved ones belong to whoever has their context.
+const OBJECTS: u32 = 0x8000_0000;
+const LOADED_SESSIONS: u32 = 0x0200_0000;
 
 /// Handles of loaded objects and sessions, whoever loaded them.
 pub(super) fn list(link: &mut dyn Transport, call: &Call) -> Result<Vec<u32>, Fault> {
     let mut handles = Vec::new();
-    for first in KINDS {
+    for first in [OBJECTS, LOADED_SESSIONS] {
         let ask = GetCapability { of: Capability::Handles, first, count: 32 };
         let listed = execute(link, &ask, &mut [], call)?;
-        handles.extend(
-            // Asked for loaded sessions, a TPM names policy sessions by their own type.
-            listed.items.iter().map(|item| item.0).filter(|handle| {
-                handle >> 24 == first >> 24 || is_session(*handle) && is_session(first)
-            }),
-        );
+        let fits = |handle: &u32| match first {
+            OBJECTS => handle >> 24 == OBJECTS >> 24,
+            _ => is_session(*handle),
+        };
+        handles.extend(listed.items.iter().map(|item| item.0).filter(fits));
     }
     Ok(handles)
 }

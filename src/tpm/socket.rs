@@ -279,3 +279,128 @@ impl Drop for Mssim {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::transport::open;
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// A simulator with its two channels on neighbouring ports, for one client. Answers every command
+    /// with itself and returns the platform channel's requests.
+    fn simulator() -> (u16, std::thread::JoinHandle<Vec<u32>>) {
+        let (port, commands, platform) = loop {
+            let commands = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = commands.local_addr().unwrap().port();
+            if let Ok(platform) = TcpListener::bind(("127.0.0.1", port.saturating_add(1))) {
+                break (port, commands, platform);
+            }
+        };
+        let thread = std::thread::spawn(move || {
+            let mut commands = commands.accept().unwrap().0;
+            let mut platform = platform.accept().unwrap().0;
+            let mut word = [0; 4];
+            let mut requests = Vec::new();
+            for _ in 0..2 {
+                platform.read_exact(&mut word).unwrap();
+                requests.push(u32::from_be_bytes(word));
+                platform.write_all(&[0; 4]).unwrap();
+            }
+            let mut head = [0; 9];
+            while commands.read_exact(&mut head[..4]).is_ok() && head[3] == 8 {
+                commands.read_exact(&mut head[4..]).unwrap();
+                let length = u32::from_be_bytes(head[5..].try_into().unwrap());
+                let mut body = vec![0; length as usize];
+                commands.read_exact(&mut body).unwrap();
+                commands.write_all(&length.to_be_bytes()).unwrap();
+                commands.write_all(&body).unwrap();
+                commands.write_all(&[0; 4]).unwrap();
+            }
+            requests.push(u32::from_be_bytes(head[..4].try_into().unwrap()));
+            requests
+        });
+        (port, thread)
+    }
+
+    #[test]
+    fn the_simulator_is_switched_on_and_its_frames_are_taken_off() {
+        let (port, simulator) = simulator();
+        let call = Call::within(Duration::from_secs(10));
+        let mut mssim = open(&format!("mssim:host=127.0.0.1,port={port}"), &call).unwrap();
+        for length in [12usize, 4000] {
+            let mut command = vec![7; length];
+            command[2..6].copy_from_slice(&(length as u32).to_be_bytes());
+            let answer = mssim.transmit(&command, &call, Duration::from_secs(5)).unwrap();
+            assert_eq!(answer, command);
+        }
+        drop(mssim);
+        assert_eq!(simulator.join().unwrap(), [POWER_ON, NV_ON, SESSION_END]);
+    }
+
+    /// A peer that accepts one connection and does what it is told with it.
+    fn peer(job: impl FnOnce(std::net::TcpStream) + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || job(listener.accept().unwrap().0));
+        format!("swtpm:host=127.0.0.1,port={port}")
+    }
+
+    fn broken(tcti: &str, call: &Call) -> Broken {
+        let mut line = open(tcti, call).unwrap();
+        let fault = line.transmit(&[0; 12], call, Duration::from_secs(2)).unwrap_err();
+        match fault.kind() {
+            super::super::fault::Trouble::Broken(broken) => broken.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_dies_amid_an_answer_raises_no_signal_and_counts_as_sent() {
+        let tcti = peer(|mut stream| {
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream.write_all(&[0x80, 1, 0, 0, 0, 20, 0]).unwrap();
+        });
+        let broken = broken(&tcti, &Call::within(Duration::from_secs(10)));
+        assert_eq!((broken.kind, broken.sent), (BrokenKind::Closed, true));
+    }
+
+    #[test]
+    fn an_answer_of_an_impossible_size_is_not_waited_for() {
+        for size in [9u32, 4097, u32::MAX] {
+            let tcti = peer(move |mut stream| {
+                let mut answer = [0; 10];
+                answer[2..6].copy_from_slice(&size.to_be_bytes());
+                stream.write_all(&answer).unwrap();
+                std::thread::sleep(Duration::from_secs(3));
+            });
+            let begun = Instant::now();
+            let broken = broken(&tcti, &Call::within(Duration::from_secs(10)));
+            assert_eq!((broken.kind, broken.sent), (BrokenKind::Closed, true));
+            assert!(begun.elapsed() < Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn silence_ends_at_the_limit_and_a_cancel_within_a_slice() {
+        let silent = |stream: std::net::TcpStream| {
+            std::thread::sleep(Duration::from_secs(5));
+            drop(stream);
+        };
+        let begun = Instant::now();
+        let late = broken(&peer(silent), &Call::within(Duration::from_millis(300)));
+        assert_eq!((late.kind, late.sent), (BrokenKind::Late, true));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+
+        let call = Call::within(Duration::from_secs(10));
+        let flag = call.cancel.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            flag.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let begun = Instant::now();
+        let canceled = broken(&peer(silent), &call);
+        assert_eq!((canceled.kind, canceled.sent), (BrokenKind::Canceled, true));
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+}

@@ -58,7 +58,7 @@ impl Pinned {
 }
 
 /// Finds the storage root key whose Name is `wanted`; without one, the first sound one, which is
-/// created if there is none. `hint` is the handle where it was last seen in this process.
+/// created if there is none. `known` is the one that this process saw last.
 ///
 /// # Errors
 /// [`Trouble::ForeignTpm`] if there is no key of that Name and the TPM cannot make it again;
@@ -66,15 +66,18 @@ impl Pinned {
 pub(super) fn find(
     link: &mut dyn Transport,
     wanted: Option<&Name>,
-    hint: Option<u32>,
+    known: Option<&Pinned>,
     call: &Call,
 ) -> Result<Pinned, Fault> {
-    let first = hint.unwrap_or(USUAL);
-    if let Some(root) = look(link, first, wanted, call)? {
+    let first = known.map_or(USUAL, Pinned::handle);
+    // What was found sound once is recognised by its Name.
+    let wanted_here = wanted.or(known.map(Pinned::name));
+    if let Some(root) = look(link, first, wanted_here, call)? {
         return Ok(root);
     }
     let others = persistent(link, call)?;
-    for handle in others.iter().copied().filter(|handle| *handle != first) {
+    let looked = |handle: u32| handle == first && wanted_here == wanted;
+    for handle in others.iter().copied().filter(|handle| !looked(*handle)) {
         if let Some(root) = look(link, handle, wanted, call)? {
             return Ok(root);
         }
@@ -306,5 +309,173 @@ impl Pinned {
     pub(super) fn for_test(handle: u32, public: &[u8]) -> Self {
         let name = super::key::name_of(public).expect("a public area");
         Self { handle, name, public: public.to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lease::tests::{key, sign};
+    use super::super::testing::Swtpm;
+    use super::*;
+    use crate::tpm::Tpm;
+    use std::sync::Arc;
+
+    const ALG_RSA: u16 = 1;
+    const STORAGE: u32 = FIXED_TPM
+        | FIXED_PARENT
+        | SENSITIVE_DATA_ORIGIN
+        | USER_WITH_AUTH
+        | NO_DA
+        | RESTRICTED
+        | DECRYPT;
+
+    /// What Windows and most guides make: RSA-2048.
+    fn rsa_template(attributes: u32) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u16(ALG_RSA).u16(ALG_SHA256).u32(attributes).sized(&[]);
+        if attributes & RESTRICTED != 0 {
+            out.u16(ALG_AES).u16(128).u16(ALG_CFB);
+        } else {
+            out.u16(ALG_NULL);
+        }
+        out.u16(ALG_NULL).u16(2048).u32(0).sized(&[0; 256]);
+        out.as_slice().to_vec()
+    }
+
+    /// TPM2_CreatePrimary with an authorization value, which no command of ours has.
+    struct CreateWith<'a>(&'a Entity, &'a [u8], &'a [u8]);
+
+    impl super::super::command::Command for CreateWith<'_> {
+        const CODE: u32 = 0x131;
+        const NAME: &'static str = "TPM2_CreatePrimary";
+        const AUTH_HANDLES: usize = 1;
+        const ANSWERS_HANDLE: bool = true;
+        const LIMIT: std::time::Duration = super::super::command::KEY_GENERATION;
+        type Response = Entity;
+
+        fn handles(&self) -> Vec<&Entity> {
+            vec![self.0]
+        }
+
+        fn write(&self, out: &mut Writer) {
+            let mut sensitive = Writer::new();
+            sensitive.sized(self.1).sized(&[]);
+            out.sized(sensitive.as_slice()).sized(self.2).sized(&[]).u32(0);
+        }
+
+        fn read(&self, handle: Option<u32>, input: &mut Reader<'_>) -> Result<Entity, Fault> {
+            let public = input.sized()?.to_vec();
+            input.rest();
+            let name = super::super::key::name_of(&public)?;
+            Ok(Entity::new(handle.unwrap(), name))
+        }
+    }
+
+    /// Puts a primary key of this template where the storage root key belongs.
+    fn occupy(tpm: &Tpm, template: &[u8], authorization: &[u8]) -> Name {
+        let call = tpm.call();
+        tpm.with(&call, None, |lease| {
+            let owner = Entity::permanent(OWNER);
+            let create = CreateWith(&owner, authorization, template);
+            let made = lease.execute(&create, &mut [Auth::password(&[])])?;
+            let keep = EvictControl { owner: &owner, object: &made, persistent: USUAL };
+            lease.execute(&keep, &mut [Auth::password(&[])])?;
+            Ok(made.name)
+        })
+        .unwrap()
+    }
+
+    fn works(tpm: &Tpm, srk: &Name) {
+        let key = key(tpm, &Arc::new(srk.clone()), 1);
+        sign(tpm, &key).unwrap();
+    }
+
+    #[test]
+    fn the_storage_key_of_another_system_is_used_whatever_its_template() {
+        let swtpm = Swtpm::start();
+        let tpm = swtpm.tpm();
+        let theirs = occupy(&tpm, &rsa_template(STORAGE), &[]);
+        assert_eq!(tpm.srk_name(&tpm.call()).unwrap(), theirs);
+        works(&tpm, &theirs);
+    }
+
+    #[test]
+    fn what_is_no_sound_storage_key_is_left_alone_and_ours_stands_beside_it() {
+        let unsound = [
+            (STORAGE & !NO_DA, &b""[..]),
+            ((STORAGE & !RESTRICTED) | SIGN, b""),
+            (STORAGE, b"secret"),
+        ];
+        for (attributes, authorization) in unsound {
+            let swtpm = Swtpm::start();
+            let tpm = swtpm.tpm();
+            let theirs = occupy(&tpm, &rsa_template(attributes), authorization);
+            let ours = tpm.srk_name(&tpm.call()).unwrap();
+            assert_ne!(ours, theirs, "{attributes:#x}");
+            works(&tpm, &ours);
+            tpm.end();
+            // A second process finds ours beside it and makes no third.
+            let again = swtpm.tpm();
+            swtpm.take_record();
+            assert_eq!(again.srk_name(&again.call()).unwrap(), ours);
+            assert!(!swtpm.take_record().contains(&0x131), "{attributes:#x}");
+        }
+    }
+
+    /// TPM2_HierarchyChangeAuth of the owner.
+    fn set_owner_password(swtpm: &Swtpm) {
+        let mut command = vec![0x80, 2, 0, 0, 0, 0, 0, 0, 1, 0x29, 0x40, 0, 0, 1, 0, 0, 0, 9];
+        command.extend([0x40, 0, 0, 9, 0, 0, 1, 0, 0, 0, 5]);
+        command.extend(b"owner");
+        let size = u32::try_from(command.len()).unwrap();
+        command[2..6].copy_from_slice(&size.to_be_bytes());
+        assert_eq!(swtpm.send(&command)[6..10], [0; 4]);
+    }
+
+    #[test]
+    fn an_owner_password_hinders_only_whoever_has_no_storage_key_yet() {
+        let swtpm = Swtpm::start();
+        set_owner_password(&swtpm);
+        let tpm = swtpm.tpm();
+        let fault = tpm.srk_name(&tpm.call()).unwrap_err();
+        assert!(fault.to_string().contains("owner hierarchy has a password"), "{fault}");
+
+        let swtpm = Swtpm::start();
+        let tpm = swtpm.tpm();
+        let srk = tpm.srk_name(&tpm.call()).unwrap();
+        tpm.end();
+        set_owner_password(&swtpm);
+        works(&tpm, &srk);
+    }
+
+    #[test]
+    fn where_the_tpm_has_no_room_for_a_persistent_root_a_transient_one_serves() {
+        let swtpm = Swtpm::start();
+        let tpm = swtpm.tpm();
+        let call = tpm.call();
+        let owner = Entity::permanent(OWNER);
+        tpm.with(&call, None, |lease| {
+            let template = rsa_template(STORAGE);
+            let create = CreateWith(&owner, &[], &template);
+            let object = lease.execute(&create, &mut [Auth::password(&[])])?;
+            for persistent in 0x8101_0000..0x8101_0400 {
+                let keep = EvictControl { owner: &owner, object: &object, persistent };
+                match lease.execute(&keep, &mut [Auth::password(&[])]) {
+                    Ok(()) => {}
+                    Err(fault) if *fault.kind() == Trouble::NvSpace => return Ok(()),
+                    Err(fault) => return Err(fault),
+                }
+            }
+            panic!("the TPM is never full");
+        })
+        .unwrap();
+        let srk = Arc::new(tpm.srk_name(&tpm.call()).unwrap());
+        let keys: Vec<_> = (0..4).map(|id| key(&tpm, &srk, id)).collect();
+        for key in keys.iter().chain(&keys) {
+            sign(&tpm, key).unwrap();
+        }
+        tpm.end();
+        assert!(swtpm.handles().is_empty());
+        sign(&tpm, &keys[0]).unwrap();
     }
 }

@@ -14,6 +14,7 @@ use super::execute::{Entity, execute};
 use super::facts::{self, Facts};
 use super::fault::{Fault, Remedy, Trouble};
 use super::lease::{BusProtection, Grant, How, Inner, Key, KeyLease, Lease, Leftovers, Ticket};
+use super::ledger::is_session;
 use super::leftovers;
 use super::session::PolicySession;
 use super::sharing::Queue;
@@ -62,8 +63,8 @@ struct Waiting {
 /// Handles that a connection held when it broke, on a TPM that serves one client at a time.
 struct Debts {
     held: Vec<u32>,
-    /// The kind of one more, whose number we were not told.
-    lost: Option<u8>,
+    /// One more, whose number we were not told; whether it is a session.
+    lost: Option<bool>,
     since: Instant,
 }
 
@@ -81,6 +82,14 @@ struct Breaker {
     last: Option<Fault>,
 }
 
+impl Breaker {
+    /// What to answer at once instead of trying.
+    fn is_open(&self) -> Option<Fault> {
+        let until = self.until?;
+        if Instant::now() < until { self.last.clone() } else { None }
+    }
+}
+
 /// How near the context gap may be. Part 1 §30.5: after 65,535 saves of sessions one idle saved
 /// session blocks the saving of all.
 #[derive(Default)]
@@ -93,6 +102,8 @@ struct Gap {
 
 /// How long a context-specific login waits for its use.
 const GRANT_LIFE: Duration = Duration::from_secs(30);
+/// How often the reaper looks whether the login is still wanted.
+const GRANT_LOOK: Duration = Duration::from_millis(500);
 /// Key connections per process behind a resource manager.
 const MOST_KEYS: usize = 20;
 /// Keys loaded through tabrmd, whose limit is 27 objects a connection by default.
@@ -154,10 +165,8 @@ impl State {
     // ---- opening and closing ---------------------------------------------------------------
 
     fn open(&mut self, inner: &Inner, call: &Call) -> Result<Connection, Fault> {
-        if let (Some(until), Some(last)) = (self.breaker.until, &self.breaker.last) {
-            if Instant::now() < until {
-                return Err(last.clone());
-            }
+        if let Some(last) = self.breaker.is_open() {
+            return Err(last);
         }
         if inner.shape == Shape::Bare {
             self.queue.enter(call)?;
@@ -185,10 +194,8 @@ impl State {
                 return Err(fault);
             }
         };
-        let ours = |handle: &u32| {
-            debts.held.contains(handle)
-                || debts.lost.is_some_and(|kind| handle >> 24 == u32::from(kind))
-        };
+        let ours =
+            |handle: &u32| debts.held.contains(handle) || debts.lost == Some(is_session(*handle));
         let ours: Vec<u32> = standing.into_iter().filter(ours).collect();
         connection.flush(&ours, &[]);
         Ok(())
@@ -277,14 +284,15 @@ impl State {
             return None;
         }
         let idle = self.idle_since + linger;
-        match self.waiting.iter().map(|waiting| waiting.until).min() {
-            // On a bare TPM the waiting login lives in the one connection.
-            Some(until) if self.waiting.iter().any(|waiting| waiting.connection.is_none()) => {
-                Some(until.max(idle).min(until.max(Instant::now())))
-            }
-            Some(until) if self.main.is_none() && self.keys.is_empty() => Some(until),
-            _ => Some(idle),
-        }
+        let Some(until) = self.waiting.iter().map(|waiting| waiting.until).min() else {
+            return Some(idle);
+        };
+        // Dropping a grant wakes nobody: so look from time to time.
+        let look = until.min(Instant::now() + GRANT_LOOK);
+        let alone = self.waiting.iter().any(|waiting| waiting.connection.is_none())
+            || (self.main.is_none() && self.keys.is_empty());
+        // On a bare TPM a waiting login lives in the one connection, which then stays.
+        Some(if alone { look } else { look.min(idle) })
     }
 
     /// The reaper's work at that time.
@@ -829,8 +837,11 @@ impl State {
             Ok(result) => {
                 log::error!("tpm: TPM_RC_FAILURE; its test result is {result:x?}");
                 if result.code == FAILURE {
+                    self.put_main(inner, connection);
+                    self.abandon(inner.shape);
                     self.breaker.until = Some(Instant::now() + LONG_BREAK);
                     self.breaker.last = Some(Fault::of_code(FAILURE));
+                    return;
                 }
             }
             Err(fault) => log::error!("tpm: TPM_RC_FAILURE, and no test result: {fault}"),
@@ -841,7 +852,9 @@ impl State {
     /// Counts connections that broke for the breaker.
     fn note(&mut self, fault: &Fault) {
         let Trouble::Broken(broken) = fault.kind() else { return };
-        if !matches!(broken.kind, BrokenKind::Absent | BrokenKind::Closed) {
+        let counts = matches!(broken.kind, BrokenKind::Absent | BrokenKind::Closed);
+        // What the open breaker itself said is no new failure: else a poller would keep it open.
+        if !counts || self.breaker.is_open().is_some() {
             return;
         }
         self.breaker.failures += 1;

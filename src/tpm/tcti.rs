@@ -172,3 +172,57 @@ pub(super) fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
     }
     outcome
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Swtpm;
+    use super::*;
+
+    #[test]
+    fn the_loader_opens_what_we_have_no_transport_for() {
+        // `cmd` runs a program that carries the bytes.
+        let swtpm = Swtpm::start();
+        let program = "import socket,sys,os,threading\n\
+            s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n\
+            def back():\n\
+            \u{20}while True:\n\
+            \u{20}\u{20}data=s.recv(4096)\n\
+            \u{20}\u{20}if not data: os._exit(0)\n\
+            \u{20}\u{20}os.write(1,data)\n\
+            threading.Thread(target=back,daemon=True).start()\n\
+            while True:\n\
+            \u{20}data=os.read(0,4096)\n\
+            \u{20}if not data: break\n\
+            \u{20}s.sendall(data)\n";
+        let script = swtpm.path("carry.py");
+        std::fs::write(&script, program).unwrap();
+        let tcti = format!("cmd:python3 {} {}", script.display(), swtpm.path("swtpm").display());
+        let mut line = open(&tcti).unwrap();
+        let call = Call::within(Duration::from_secs(10));
+        let random = [0x80, 1, 0, 0, 0, 12, 0, 0, 1, 0x7B, 0, 8];
+        for _ in 0..2 {
+            let answer = line.transmit(&random, &call, Duration::from_secs(5)).unwrap();
+            assert_eq!(answer.get(..10), Some(&[0x80, 1, 0, 0, 0, 20, 0, 0, 0, 0][..]));
+        }
+    }
+
+    #[test]
+    fn what_the_loader_does_not_know_is_an_error() {
+        assert!(open("no-such-tcti:x").is_err());
+        assert_eq!(open("a\0b").err().unwrap().kind, BrokenKind::Settings);
+    }
+
+    #[test]
+    fn a_thread_made_without_signals_has_all_of_them_blocked() {
+        fn read() -> u64 {
+            let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = text.lines().find(|line| line.starts_with("SigBlk:")).unwrap();
+            u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
+        }
+        let before = read();
+        let inside = without_signals(|| std::thread::spawn(read)).join().unwrap();
+        // All but SIGKILL, SIGSTOP and the two that the C library keeps for itself.
+        assert_eq!(inside | 1 << 8 | 1 << 18 | 1 << 31 | 1 << 32, u64::MAX, "{inside:x}");
+        assert_eq!(read(), before);
+    }
+}
