@@ -218,7 +218,13 @@ impl Line<'_> {
                 Failure::Said(Error::WrongPin { left })
             }
             // The index was seen to be written a moment ago, so it is locked.
-            Trouble::AuthUnavailable | Trouble::Lockout => Failure::Said(Error::PinLocked),
+            Trouble::AuthUnavailable => Failure::Said(Error::PinLocked),
+            // PIN indices are not under dictionary-attack protection: then it is not about this PIN.
+            Trouble::Lockout if !gate.has_indices() => Failure::Said(Error::PinLocked),
+            // A refusal of a key's policy is an answer to a signature, not to a login.
+            Trouble::Policy | Trouble::PcrChanged => {
+                Failure::Said(Error::Device(fault.to_string()))
+            }
             Trouble::Yielded | Trouble::Canceled => {
                 let spent = match self.pin_count(gate, role) {
                     Ok(count) => format!("{} tries are left", count.left()),

@@ -1,0 +1,206 @@
+//! What each answer of a TPM becomes for the application, when it lasts; and that everything works
+//! again as soon as it does not.
+
+use std::time::Duration;
+
+use cryptoki_sys::*;
+use swtpm_tests::bench::{LABEL, PIN, wait_until};
+use swtpm_tests::ck::{Answer, P256, Rv};
+use swtpm_tests::shim::{Action, Fault};
+use swtpm_tests::{App, Bench, Setup, wire};
+
+const DIGEST: [u8; 32] = [0x42; 32];
+
+/// Whatever is waited for in vain, is waited for this long.
+fn bench() -> Bench {
+    let bench = Setup::default().tpm("call_timeout_s = 2\nkeygen_timeout_s = 3").start();
+    bench.token();
+    bench
+}
+
+/// Response codes and what they are when they last: to a signature, and to a login whose PIN they
+/// meet. The names are those of Part 2, without TPM_RC_.
+#[rustfmt::skip]
+const TABLE: &[(u32, &str, u64, u64)] = &[
+    (0x922, "RETRY", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x908, "YIELDED", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x909, "CANCELED", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x90A, "TESTING", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x920, "NV_RATE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x923, "NV_UNAVAILABLE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x921, "LOCKOUT", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x902, "OBJECT_MEMORY", CKR_DEVICE_MEMORY, CKR_DEVICE_MEMORY),
+    (0x906, "OBJECT_HANDLES", CKR_DEVICE_MEMORY, CKR_DEVICE_MEMORY),
+    (0x903, "SESSION_MEMORY", CKR_DEVICE_MEMORY, CKR_DEVICE_MEMORY),
+    (0x905, "SESSION_HANDLES", CKR_DEVICE_MEMORY, CKR_DEVICE_MEMORY),
+    (0x904, "MEMORY", CKR_DEVICE_MEMORY, CKR_DEVICE_MEMORY),
+    (0x901, "CONTEXT_GAP", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x100, "INITIALIZE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x101, "FAILURE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x910, "REFERENCE_H0", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x918, "REFERENCE_S0", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x98E, "AUTH_FAIL", CKR_DEVICE_ERROR, CKR_PIN_INCORRECT),
+    (0x9A2, "BAD_AUTH", CKR_DEVICE_ERROR, CKR_PIN_INCORRECT),
+    (0x99D, "POLICY_FAIL", CKR_FUNCTION_REJECTED, CKR_DEVICE_ERROR),
+    (0x9A4, "POLICY_CC", CKR_FUNCTION_REJECTED, CKR_DEVICE_ERROR),
+    (0x2D5, "SIZE", CKR_FUNCTION_FAILED, CKR_FUNCTION_FAILED),
+    (0x143, "COMMAND_CODE", CKR_FUNCTION_NOT_SUPPORTED, CKR_FUNCTION_NOT_SUPPORTED),
+    (0x185, "HIERARCHY", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x907, "LOCALITY", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x12D, "UPGRADE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x01E, "BAD_TAG", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+    (0x17E, "no code at all", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
+];
+
+/// Those that prove that a PIN was not looked at: it may be sent again.
+const BEFORE_THE_PIN: &[u32] =
+    &[0x922, 0x90A, 0x920, 0x923, 0x902, 0x906, 0x903, 0x905, 0x904, 0x910, 0x918, 0x100];
+
+fn works_again(bench: &Bench, what: &str, mut job: impl FnMut() -> bool) {
+    assert!(wait_until(Duration::from_secs(40), &mut job), "{what}, then:\n{}", bench.log());
+}
+
+fn lasting(bench: &Bench, code: u32, command: u32) {
+    bench.shim.inject(Fault::at(command, Action::Answer(code)).always());
+}
+
+#[test]
+fn each_answer_to_a_signature_has_its_return_value_and_nothing_stays_broken() {
+    let bench = bench();
+    let (app, session) = bench.logged_in();
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    for (code, name, expected, _) in TABLE {
+        lasting(&bench, *code, wire::SIGN);
+
+        let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+
+        assert_eq!(answer, Err(Rv(*expected)), "{name}\n{}", bench.log());
+        assert!(bench.shim.heal() > 0, "{name} was met");
+        let ended = app.sign_now(session, &DIGEST);
+        assert_eq!(ended, Err(Rv(CKR_OPERATION_NOT_INITIALIZED)), "{name}");
+        works_again(&bench, name, || app.sign(session, CKM_ECDSA, key, &DIGEST).is_ok());
+    }
+    let state = app.session_info(session).expect("C_GetSessionInfo").state;
+    assert_eq!(state, CKS_RW_USER_FUNCTIONS, "the login stayed");
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+#[test]
+fn each_answer_to_a_login_has_its_return_value_and_no_pin_is_sent_twice() {
+    let bench = bench();
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
+    for (code, name, _, expected) in TABLE {
+        lasting(&bench, *code, wire::POLICY_SECRET);
+
+        let (record, answer) = bench.shim.watch(|| app.login(session, PIN));
+
+        assert_eq!(answer, Err(Rv(*expected)), "{name}\n{}", bench.log());
+        if !BEFORE_THE_PIN.contains(code) {
+            assert_eq!(record.count(wire::POLICY_SECRET), 1, "{name}: {}", record.lines());
+        }
+        assert!(bench.shim.heal() > 0, "{name} was met");
+        works_again(&bench, name, || app.login(session, PIN).is_ok());
+        app.logout(session).expect("C_Logout");
+    }
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+/// One operation of an application that is logged in.
+type Operation = fn(&App, u64, u64, u64) -> Answer<()>;
+
+const OPERATIONS: &[(&str, Operation)] = &[
+    ("C_Sign", |app, session, ec, _| app.sign(session, CKM_ECDSA, ec, &DIGEST).map(drop)),
+    ("C_Sign with RSA", |app, session, _, rsa| {
+        app.sign(session, CKM_SHA256_RSA_PKCS, rsa, b"data").map(drop)
+    }),
+    ("C_GenerateKeyPair", |app, session, _, _| app.generate_ec(session, P256, "new").map(drop)),
+    ("C_GenerateRandom", |app, session, _, _| app.random(session, 16).map(drop)),
+    ("C_Login", |app, session, _, _| {
+        app.logout(session)?;
+        app.login(session, PIN)
+    }),
+];
+
+/// Faults that pass when the command is sent again on something new.
+const PASSING: &[(&str, Action)] = &[
+    ("RETRY", Action::Answer(0x922)),
+    ("TESTING", Action::Answer(0x90A)),
+    ("OBJECT_MEMORY", Action::Answer(0x902)),
+    ("SESSION_MEMORY", Action::Answer(0x903)),
+    ("REFERENCE_H0", Action::Answer(0x910)),
+    ("REFERENCE_S0", Action::Answer(0x918)),
+    ("INITIALIZE", Action::Answer(0x100)),
+    ("a cut before", Action::DropBefore),
+];
+
+/// A response that got lost may have had a handle in it: away with what nobody owns.
+fn sweep(bench: &Bench) {
+    let left = bench.shim.settled(Duration::from_millis(100));
+    for handle in left.objects.iter().chain(&left.sessions) {
+        bench.shim.ask(&wire::command(wire::FLUSH_CONTEXT, &[*handle], None, &[]));
+    }
+}
+
+#[test]
+fn one_passing_fault_at_any_command_of_any_operation_is_not_noticed() {
+    // Every call starts cold.
+    let bench = Setup::default().tpm("linger_ms = 0").start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, ec) = app.generate_ec(session, P256, "ec").expect("C_GenerateKeyPair");
+    let (_, rsa) = app.generate_rsa(session, 2048, "rsa").expect("C_GenerateKeyPair");
+    let mut cells = 0;
+    for (operation, run) in OPERATIONS {
+        for (fault, action) in PASSING {
+            for skip in 0.. {
+                sweep(&bench);
+                bench.shim.inject(Fault::at_any(action.clone()).after(skip));
+
+                let (record, answer) = bench.shim.watch(|| run(&app, session, ec, rsa));
+
+                let met = bench.shim.heal();
+                // A PIN is not sent again once it may have been looked at.
+                let faulty = record.0.iter().find(|entry| entry.injected);
+                let expected = match (faulty, action) {
+                    (Some(entry), Action::DropBefore) if entry.code == wire::POLICY_SECRET => {
+                        works_again(&bench, fault, || app.login(session, PIN).is_ok());
+                        Err(Rv(CKR_DEVICE_ERROR))
+                    }
+                    _ => Ok(()),
+                };
+                assert_eq!(
+                    answer,
+                    expected,
+                    "{operation}, {fault} at command {skip}:\n{}\n{}",
+                    record.lines(),
+                    bench.log()
+                );
+                if met == 0 {
+                    break;
+                }
+                cells += 1;
+            }
+        }
+    }
+    println!("{cells} faults met");
+    assert!(cells > 150, "only {cells} faults met anything");
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+#[test]
+fn silence_ends_at_the_calls_deadline() {
+    let bench = bench();
+    let (app, session) = bench.logged_in();
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    bench.shim.inject(Fault::at(wire::SIGN, Action::Silence).always());
+
+    let began = std::time::Instant::now();
+    let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+
+    assert_eq!(answer, Err(Rv(CKR_DEVICE_ERROR)));
+    let took = began.elapsed();
+    assert!((Duration::from_millis(1500)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    bench.shim.heal();
+    works_again(&bench, "silence", || app.sign(session, CKM_ECDSA, key, &DIGEST).is_ok());
+}
