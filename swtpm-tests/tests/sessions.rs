@@ -402,32 +402,3 @@ fn a_context_login_is_for_the_last_operation_begun_in_its_session() {
     app.digest(session, CKM_SHA256, b"begun and ended").expect("C_Digest");
     assert_eq!(context(session), Err(Rv(CKR_OPERATION_NOT_INITIALIZED)), "the last was a digest");
 }
-
-#[test]
-fn a_thousand_objects_are_listed_in_a_moment_and_without_the_tpm() {
-    const COUNT: usize = 1000;
-    let bench = Bench::start();
-    bench.token();
-    let (app, session) = bench.logged_in();
-    let one = app.create_object(session, &data_object("0", true)).expect("C_CreateObject");
-    for index in 1..COUNT {
-        let label = format!("{index}");
-        app.copy_object(session, one, &[bytes(CKA_LABEL, label)]).expect("C_CopyObject");
-    }
-    drop(app);
-    let app = bench.ready();
-    let begun = Instant::now();
-    let (record, _) = bench.shim.watch(|| {
-        let slot = app.slot_of(LABEL).expect("the token");
-        let session = app.open_session(slot, 0).expect("C_OpenSession");
-        let found = app.find(session, &[]).expect("C_FindObjects");
-        assert_eq!(found.len(), COUNT);
-        for object in found {
-            let (rv, _) = app.attributes(session, object, &[CKA_CLASS, CKA_LABEL, CKA_VALUE]);
-            assert_eq!(rv, CKR_OK);
-        }
-    });
-    assert_eq!(record.sent(), 0, "{}", record.lines());
-    // Unoptimised, every call sent to another process: linear it must be, not fast.
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-}
