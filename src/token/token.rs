@@ -73,8 +73,8 @@ pub(super) struct State {
     /// The row's storage root key.
     pub(super) srk: Arc<Name>,
     facts: Option<Arc<Facts>>,
-    /// The store's change number when the row was read.
-    change: u64,
+    /// The store's change number when the row was read; none if that was not noted.
+    change: Option<u64>,
     /// Another process removed or re-initialised the token.
     gone: bool,
     pub(super) who: Who,
@@ -104,8 +104,6 @@ impl Token {
         handles: Arc<Handles>,
         row: TokenRow,
     ) -> Result<Arc<Self>> {
-        // Read before the row, which may be newer than this says: then it is read once more.
-        let change = 0;
         let gate = gate(&row)?;
         let srk = Arc::new(row.srk_name.clone());
         let facts = facts(&store, &row);
@@ -123,7 +121,7 @@ impl Token {
                     srk,
                     facts,
                     row,
-                    change,
+                    change: None,
                     gone: false,
                     who: Who::Nobody,
                     opened: None,
@@ -144,7 +142,8 @@ impl Token {
         if state.gone {
             return Err(gone());
         }
-        let change = self.store.change()?;
+        // Asked before the row is read, which may then be newer than this says: never older.
+        let change = Some(self.store.change()?);
         if change == state.change {
             return Ok(state);
         }
