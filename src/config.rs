@@ -211,6 +211,18 @@ impl Config {
         Self::from_environment(&environment)
     }
 
+    /// Where the log goes when the configuration cannot be used: what the environment says, if that is
+    /// not the mistake, else the default. Somebody must be told.
+    pub fn log_of_environment(secure: bool) -> LogConfig {
+        let environment = if secure { Environment::default() } else { Environment::of_process() };
+        let log_alone = Environment {
+            log: environment.log,
+            log_file: environment.log_file,
+            ..Environment::default()
+        };
+        resolve(Vec::new(), File::default(), &log_alone).unwrap_or_default().log
+    }
+
     /// The same for an environment that the caller describes.
     ///
     /// # Errors

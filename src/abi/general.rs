@@ -27,7 +27,10 @@ pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
             crate::store::leak();
         }
         let config = Config::load(is_secure());
-        crate::log::start(&config.as_ref().cloned().unwrap_or_default().log);
+        match &config {
+            Ok(config) => crate::log::start(&config.log),
+            Err(_) => crate::log::start(&Config::log_of_environment(is_secure())),
+        }
         if let Err(error) = &config {
             log::warn!("C_Initialize: {error}");
         }

@@ -12,6 +12,7 @@ CREATE TABLE token (
     gate         BLOB NOT NULL,
     srk_name     BLOB NOT NULL,
     replaces     BLOB,                  -- serial of the token that dies when this one becomes active
+    replaced     BLOB,                  -- that token's gate, until the TPM has nothing of it any more
     user_pin_set INTEGER NOT NULL,
     pinless      INTEGER NOT NULL,
     user_count   INTEGER NOT NULL,      -- wrong PINs as last seen; the TPM counts

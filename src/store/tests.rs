@@ -257,6 +257,11 @@ fn initialising_anew_replaces_the_old_token_in_one_commit() {
     let tokens = store.tokens().unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!((tokens[0].serial, tokens[0].state), (serial, TokenState::Active));
+    assert_eq!(tokens[0].replaced, Some(new_token(SERIAL).gate), "until the TPM has forgotten it");
+    store
+        .update_token(&serial, &TokenChange { replaced_is_gone: true, ..TokenChange::default() })
+        .unwrap();
+    assert_eq!(store.token(&serial).unwrap().unwrap().replaced, None);
     assert_eq!(all(&store), [0; 0]);
     assert_eq!(store.insert(&SERIAL, &sealer(), &object("late", false)), Err(Fault::NoToken));
     assert_eq!(store.activate(&SERIAL, None), Err(Fault::NoToken));

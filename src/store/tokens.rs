@@ -75,6 +75,9 @@ pub struct TokenRow {
     pub generation: u64,
     /// The token that it takes the place of.
     pub replaces: Option<[u8; 16]>,
+    /// The PIN gate of the token that it took the place of, from [`Store::activate`] until
+    /// [`TokenChange::replaced_is_gone`]: what the TPM still has to forget.
+    pub replaced: Option<Vec<u8>>,
 }
 
 /// What to change in a token row; `None` leaves a field as it is.
@@ -90,10 +93,12 @@ pub struct TokenChange {
     pub user_pin_set: Option<bool>,
     /// Whether the user needs no PIN.
     pub pinless: Option<bool>,
+    /// The TPM has nothing of the replaced token any more.
+    pub replaced_is_gone: bool,
 }
 
 const SELECT: &str = "SELECT serial, label, state, gate, srk_name, user_pin_set, pinless, \
-                      user_count, user_limit, so_count, so_limit, objects, generation, replaces FROM token";
+                      user_count, user_limit, so_count, so_limit, objects, generation, replaces, replaced FROM token";
 
 fn token_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<TokenRow> {
     Ok(TokenRow {
@@ -109,6 +114,7 @@ fn token_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<TokenRow> {
         objects: row.get::<_, i64>(11)? as u64,
         generation: row.get::<_, i64>(12)? as u64,
         replaces: row.get(13)?,
+        replaced: row.get(14)?,
     })
 }
 
@@ -162,7 +168,7 @@ impl Store {
         self.create()?;
         self.write(token.gate.len(), |transaction| {
             transaction.execute(
-                "INSERT INTO token VALUES (NULL, ?1, ?2, 0, ?3, ?4, ?7, 0, 0, 0, 0, 0, 0, 0, 0, ?5, \
+                "INSERT INTO token VALUES (NULL, ?1, ?2, 0, ?3, ?4, ?7, NULL, 0, 0, 0, 0, 0, 0, 0, 0, ?5, \
                  ?6)",
                 params![
                     token.serial,
@@ -189,20 +195,25 @@ impl Store {
             row.srk_name = change.srk_name.clone().unwrap_or(row.srk_name);
             row.user_pin_set = change.user_pin_set.unwrap_or(row.user_pin_set);
             row.pinless = change.pinless.unwrap_or(row.pinless);
+            row.replaced = row.replaced.filter(|_| !change.replaced_is_gone);
             row
         };
         self.replace_token(serial, applied)
     }
 
     /// Makes a pending token active and, in the same commit, removes the one that it replaces with
-    /// all its objects. Doing it twice does no harm.
+    /// all its objects; its gate alone is kept, in [`TokenRow::replaced`]. Doing it twice does no harm.
     ///
     /// # Errors
     /// [`Fault::NoToken`] if `serial` is unknown, or why it could not be written.
     pub fn activate(&self, serial: &[u8; 16], retires: Option<&[u8; 16]>) -> Result<(), Fault> {
         self.write(0, |transaction| {
-            let activated = transaction
-                .execute("UPDATE token SET state = 1 WHERE serial = ?1", params![serial])?;
+            let activated = transaction.execute(
+                "UPDATE token SET state = 1, replaced = coalesce(\
+                 (SELECT gate FROM token WHERE serial = ?2 AND serial <> ?1), replaced) \
+                 WHERE serial = ?1",
+                params![serial, retires],
+            )?;
             if activated == 0 {
                 return Err(Fault::NoToken);
             }
@@ -285,7 +296,8 @@ impl Store {
             let row = change(token(transaction, serial)?.ok_or(Fault::NoToken)?);
             transaction.execute(
                 "UPDATE token SET label = ?2, gate = ?3, srk_name = ?4, user_pin_set = ?5, \
-                 pinless = ?6, user_count = ?7, user_limit = ?8, so_count = ?9, so_limit = ?10 \
+                 pinless = ?6, user_count = ?7, user_limit = ?8, so_count = ?9, so_limit = ?10, \
+                 replaced = ?11 \
                  WHERE serial = ?1",
                 params![
                     serial,
@@ -297,7 +309,8 @@ impl Store {
                     row.user_hint.count,
                     row.user_hint.limit,
                     row.so_hint.count,
-                    row.so_hint.limit
+                    row.so_hint.limit,
+                    row.replaced
                 ],
             )?;
             Ok(())

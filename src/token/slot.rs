@@ -356,8 +356,8 @@ fn reinitialise(
     old.writable()?;
     let outcome = old.home.tpm.login(call, &gate, Role::So, initial.so_pin);
     old.counted(call, &gate, Role::So, outcome)?;
-    let replaced = Some((old.serial, gate.indices()));
-    let (token, code) = create(call, &old.home, &old.store, new_serial()?, initial, replaced)?;
+    let replaces = Some(old.serial);
+    let (token, code) = create(call, &old.home, &old.store, new_serial()?, initial, replaces)?;
     log::info!("token {}: initialised anew, now {}", old.name(), token.name());
     Ok((token, code))
 }
@@ -369,7 +369,7 @@ fn create(
     store: &Arc<Store>,
     serial: [u8; 16],
     initial: &Initial<'_>,
-    replaces: Option<([u8; 16], Vec<u32>)>,
+    replaces: Option<[u8; 16]>,
 ) -> Result<(Arc<Token>, Option<RecoveryCode>)> {
     settle_interrupted(call, home, store);
     let _busy = Creating::begin(&serial);
@@ -379,7 +379,6 @@ fn create(
     let from_chip = home.tpm.random(call, Some(&srk), token_secret.len())?;
     drbg::Drbg::new(&from_chip)?.fill(token_secret.as_mut());
     let sealer = Sealer::new(&token_secret, &serial);
-    let (old, retired) = replaces.map_or((None, Vec::new()), |(old, indices)| (Some(old), indices));
     let new = NewGate {
         serial,
         srk: srk.clone(),
@@ -394,7 +393,8 @@ fn create(
         recovery: initial.recovery,
         so_pin: initial.so_pin,
         token_secret,
-        retired,
+        // Undefined from the store's note, which outlives a crash.
+        retired: Vec::new(),
     };
     let mut planned = false;
     let mut journal = |gate: &Gate, stage: Stage| -> Result<()> {
@@ -406,7 +406,7 @@ fn create(
                         label: *initial.label,
                         gate: gate.to_bytes(),
                         srk_name: srk.clone(),
-                        replaces: old,
+                        replaces,
                     },
                     &sealer,
                 )?;
@@ -418,7 +418,7 @@ fn create(
             }
         }
         if stage == Stage::Written {
-            store.activate(&serial, old.as_ref())?;
+            store.activate(&serial, replaces.as_ref())?;
         }
         Ok(())
     };
@@ -433,6 +433,9 @@ fn create(
             return Err(error);
         }
     };
+    if let Err(error) = forget_replaced(call, home, store, &serial) {
+        log::warn!("the replaced token's PIN indices are still there: {error}");
+    }
     if let Err(fault) = store.keep_facts(&srk, &facts.to_bytes()) {
         log::info!("the TPM's facts are not kept: {fault}");
     }
@@ -442,53 +445,65 @@ fn create(
     Ok((Token::new(home.clone(), store.clone(), home.handles.clone(), row)?, code))
 }
 
-/// Ends creations of tokens that were interrupted: forward where the SO's PIN index is written, else
-/// back. Never while their process lives. What cannot be ended now stays for the next time.
+/// Ends what interrupted C_InitToken calls left: creations forward where the SO's PIN index is written,
+/// else back; and of tokens that were replaced, what the TPM still has. Never while their process lives.
+/// What cannot be ended now stays for the next time.
 pub(super) fn settle_interrupted(call: &Call, home: &Home, store: &Store) {
-    let rows = match store.tokens() {
-        Ok(rows) => rows,
-        Err(_) => return,
-    };
-    for row in rows.iter().filter(|row| row.state == TokenState::Pending) {
-        if !Creating::under_way(&row.serial) {
-            settle(call, home, store, row);
+    for row in store.tokens().unwrap_or_default() {
+        if (row.state == TokenState::Pending || row.replaced.is_some())
+            && !Creating::under_way(&row.serial)
+        {
+            settle(call, home, store, &row);
         }
     }
 }
 
+/// The same for one token, in this process's own hands.
 fn settle(call: &Call, home: &Home, store: &Store, row: &TokenRow) {
     let name = String::from_utf8_lossy(&row.serial);
-    let Some(gate) = Gate::from_bytes(&row.gate) else {
-        log::warn!("token {name}: its initialisation was interrupted, and its gate cannot be read");
-        return;
-    };
-    let replaced = row
-        .replaces
-        .and_then(|old| store.token(&old).ok().flatten())
-        .and_then(|old| Gate::from_bytes(&old.gate));
-    let outcome = home.tpm.settle(call, &gate, b"").and_then(|settled| {
-        match settled {
-            Settled::Complete => {
-                store.activate(&row.serial, row.replaces.as_ref())?;
-                if let Some(replaced) = replaced {
-                    home.tpm.remove_gate(call, &replaced, b"")?;
-                }
-            }
-            Settled::Removed => {
-                store.delete_token(&row.serial)?;
-            }
-        }
-        Ok(settled)
-    });
-    match outcome {
-        Ok(Settled::Complete) => {
-            log::info!("token {name}: its interrupted initialisation was completed")
-        }
-        Ok(Settled::Removed) => {
-            log::info!("token {name}: its interrupted initialisation was taken back")
-        }
-        Err(error) => log::warn!("token {name}: its initialisation was interrupted: {error}"),
+    let outcome = match row.state {
+        TokenState::Pending => settle_pending(call, home, store, row),
+        TokenState::Active => Ok(()),
     }
+    .and_then(|()| forget_replaced(call, home, store, &row.serial));
+    if let Err(error) = outcome {
+        log::warn!(
+            "token {name}: its initialisation was interrupted, which is not mended yet: {error}"
+        );
+    }
+}
+
+fn settle_pending(call: &Call, home: &Home, store: &Store, row: &TokenRow) -> Result<()> {
+    let name = String::from_utf8_lossy(&row.serial);
+    let gate = Gate::from_bytes(&row.gate)
+        .ok_or_else(|| Error::TokenNotRecognized("its PIN gate cannot be read".into()))?;
+    match home.tpm.settle(call, &gate, b"") {
+        Ok(Settled::Complete) => {
+            store.activate(&row.serial, row.replaces.as_ref())?;
+            log::info!("token {name}: its interrupted initialisation was completed");
+        }
+        // Whatever was in a TPM that was cleared is gone, and of another one this token is not.
+        Ok(Settled::Removed) | Err(Error::ForeignTpm) => {
+            store.delete_token(&row.serial)?;
+            log::info!("token {name}: its interrupted initialisation was taken back");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Undefines the PIN indices of the token that this one took the place of: only then every old copy of
+/// it is dead.
+fn forget_replaced(call: &Call, home: &Home, store: &Store, serial: &[u8; 16]) -> Result<()> {
+    let Some(bytes) = store.token(serial)?.and_then(|row| row.replaced) else { return Ok(()) };
+    if let Some(gate) = Gate::from_bytes(&bytes) {
+        match home.tpm.remove_gate(call, &gate, b"") {
+            Ok(()) | Err(Error::ForeignTpm) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let gone = TokenChange { replaced_is_gone: true, ..TokenChange::default() };
+    Ok(store.update_token(serial, &gone)?)
 }
 
 /// Says to other processes that this one is creating a token: a socket in the abstract name space, which
