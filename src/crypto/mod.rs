@@ -7,7 +7,7 @@ pub mod drbg;
 pub mod ec;
 pub mod hash;
 pub mod kdf;
-mod montgomery;
+mod modulus;
 pub mod pad;
 pub mod roca;
 pub mod rsa;

@@ -5,7 +5,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::hash::Hash;
-use super::montgomery::Modulus;
+use super::modulus::Modulus;
 use super::{Fault, pad};
 
 /// The sizes of a modulus that are taken, in bits.
@@ -37,7 +37,7 @@ impl PublicKey {
             return Err(Fault::BadKey);
         }
         let e = exponent.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
-        let n = Modulus::new(modulus);
+        let n = Modulus::new(modulus).ok_or(Fault::BadKey)?;
         if !BITS.contains(&n.bits()) || e < 3 || e % 2 == 0 {
             return Err(Fault::BadKey);
         }
