@@ -482,9 +482,12 @@ fn the_attack_itself_works_where_the_policy_allows_it() {
     assert_eq!(try_to_unseal(&bench, &load, user).1 & 0xFFF, 0x99D);
 }
 
+/// A way to create the index again, in words and in deed.
+type Variant = (&'static str, fn(&mut Index));
+
 #[test]
 fn no_way_to_create_the_pin_index_again_opens_the_seal() {
-    let variants: &[(&str, fn(&mut Index))] = &[
+    let variants: &[Variant] = &[
         ("as it was", |_| ()),
         ("writable by its password", |index| index.attributes |= AUTHWRITE),
         ("writable by the owner", |index| index.attributes |= OWNERWRITE),

@@ -337,9 +337,8 @@ fn another_tpm_is_not_taken_for_this_one() {
 #[test]
 fn a_lockout_by_somebody_else_hinders_nobody() {
     let bench = Bench::start();
-    let (app, session, key) = warm(&bench);
+    let (app, _, _) = warm(&bench);
     app.finalize().expect("C_Finalize");
-    drop((session, key));
     lock_out(&bench);
 
     let (app, session) = bench.logged_in();

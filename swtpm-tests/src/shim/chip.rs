@@ -130,19 +130,17 @@ impl Chip {
         if wire::u32_at(command, 6) != wire::GET_CAPABILITY || !plain {
             return;
         }
-        let (width, lacks): (usize, Box<dyn Fn(&[u8]) -> bool>) = match wire::u32_at(response, 11) {
-            0 => (6, Box::new(|row| self.without_algorithms.contains(&wire::u16_at(row, 0)))),
-            2 => (
-                4,
-                Box::new(|row| {
-                    self.without_commands.contains(&(wire::u32_at(row, 0) & 0x2000_FFFF))
-                }),
-            ),
-            8 => (2, Box::new(|row| self.without_curves.contains(&wire::u16_at(row, 0)))),
+        // The width of a row, and whether it names something lacking.
+        let (width, lacks): (usize, fn(&Chip, &[u8]) -> bool) = match wire::u32_at(response, 11) {
+            0 => (6, |chip, row| chip.without_algorithms.contains(&wire::u16_at(row, 0))),
+            2 => (4, |chip, row| {
+                chip.without_commands.contains(&(wire::u32_at(row, 0) & 0x2000_FFFF))
+            }),
+            8 => (2, |chip, row| chip.without_curves.contains(&wire::u16_at(row, 0))),
             _ => return,
         };
         let rows: Vec<&[u8]> =
-            response[HEADER..].chunks_exact(width).filter(|row| !lacks(row)).collect();
+            response[HEADER..].chunks_exact(width).filter(|row| !lacks(self, row)).collect();
         let count = rows.len() as u32;
         let rows = rows.concat();
         response.truncate(HEADER);
