@@ -1,6 +1,6 @@
 //! The test bench of tpm11.
 //!
-//! A test starts a [`Bench`]: a private swtpm, the [`Shim`](shim::Shim) in front of it, a store and
+//! A test starts a [`Bench`]: a private swtpm, the [`Shim`] in front of it, a store and
 //! a configuration, all in one directory that goes away with it. The module is used the way
 //! applications use it, through its C door in a process of its own: [`Bench::app`] starts one, and
 //! its calls look like local ones. So a test reads from top to bottom, may run several processes,

@@ -11,7 +11,7 @@ use swtpm_tests::{Bench, Ck, wire};
 
 const DIGEST: [u8; 32] = [0x5A; 32];
 
-fn data_object<'a>(label: &'a str, token: bool) -> Vec<swtpm_tests::Attribute> {
+fn data_object(label: &str, token: bool) -> Vec<swtpm_tests::Attribute> {
     vec![
         number(CKA_CLASS, CKO_DATA),
         flag(CKA_TOKEN, token),

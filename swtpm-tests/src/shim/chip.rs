@@ -56,6 +56,9 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a row of a capability names something that the chip lacks.
+type Lacks = fn(&Chip, &[u8]) -> bool;
+
 impl Chip {
     fn lacks_hash(&self, hash: u16) -> bool {
         HASHES.contains(&hash) && self.without_algorithms.contains(&hash)
@@ -131,7 +134,7 @@ impl Chip {
             return;
         }
         // The width of a row, and whether it names something lacking.
-        let (width, lacks): (usize, fn(&Chip, &[u8]) -> bool) = match wire::u32_at(response, 11) {
+        let (width, lacks): (usize, Lacks) = match wire::u32_at(response, 11) {
             0 => (6, |chip, row| chip.without_algorithms.contains(&wire::u16_at(row, 0))),
             2 => (4, |chip, row| {
                 chip.without_commands.contains(&(wire::u32_at(row, 0) & 0x2000_FFFF))
