@@ -29,10 +29,8 @@ pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
         let config = Config::load(is_secure());
         match &config {
             Ok(config) => crate::log::start(&config.log),
+            // The mistake itself is logged by the module, which makes it a slot.
             Err(_) => crate::log::start(&Config::log_of_environment(is_secure())),
-        }
-        if let Err(error) = &config {
-            log::warn!("C_Initialize: {error}");
         }
         let patience = patience(config.as_ref().ok());
         Ok((Module::new(config, threads)?, patience))

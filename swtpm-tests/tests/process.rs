@@ -1,12 +1,16 @@
 //! What the module does to the process that it lives in: as little as can be, and nothing that stays.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use cryptoki_sys::CKM_ECDSA;
+use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, program};
+use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Bench};
 
 /// secp256r1
@@ -119,18 +123,137 @@ fn the_caller_of_a_set_uid_program_does_not_choose_its_store_or_its_log() {
         // The other user connects to the test's socket, which is the last argument.
         let socket = Path::new(arguments.last().unwrap());
         fs::set_permissions(socket, fs::Permissions::from_mode(0o777)).unwrap();
-        let environment: Vec<_> = command
-            .get_envs()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-            .collect();
-        let (stdout, stderr) = (std::process::Stdio::null(), std::process::Stdio::null());
-        *command = std::process::Command::new(&copy);
-        command.args(arguments).envs(environment).stdout(stdout).stderr(stderr);
-        command.env("TPM11_LOG", "trace");
+        *command = under(Command::new(&copy), command);
+        command.args(arguments).env("TPM11_LOG", "trace");
     });
     let logged = bench.log().len();
     app.initialize().unwrap();
     assert_eq!(app.slot_of(LABEL), None, "the store of TPM11_STORE is not looked at");
     app.finalize().unwrap();
     assert_eq!(bench.log().len(), logged, "nothing is written to TPM11_LOG_FILE");
+}
+
+/// `outer` in the environment of `inner`, whose arguments it gets from the caller.
+fn under(mut outer: Command, inner: &Command) -> Command {
+    let set = |(name, value): (&OsStr, Option<&OsStr>)| Some((name.to_owned(), value?.to_owned()));
+    outer.envs(inner.get_envs().filter_map(set)).stdout(Stdio::null()).stderr(Stdio::null());
+    outer
+}
+
+#[test]
+fn narrow_limits_of_the_process_are_enough() {
+    let bench = Bench::start();
+    bench.token();
+    // No locked memory, few descriptors, a small address space.
+    for limit in ["--memlock=0", "--nofile=16", "--as=400000000"] {
+        let app = bench.app_with(|command| {
+            let mut prlimit = under(Command::new("prlimit"), command);
+            prlimit.arg(limit).arg(command.get_program()).args(command.get_args());
+            *command = prlimit;
+        });
+        app.initialize().unwrap();
+        work(&app);
+        app.finalize().unwrap();
+    }
+}
+
+#[test]
+fn without_a_home_and_in_a_deleted_directory_everything_works() {
+    let bench = Bench::start();
+    bench.token();
+    let gone = bench.directory().join("gone");
+    fs::create_dir(&gone).unwrap();
+    let app = bench.app_with(|command| {
+        command.env_remove("HOME").current_dir(&gone);
+    });
+    fs::remove_dir(&gone).unwrap();
+    app.initialize().unwrap();
+    work(&app);
+    app.finalize().unwrap();
+}
+
+#[test]
+fn c_finalize_wakes_a_thread_that_waits_for_a_slot() {
+    let bench = Bench::start();
+    let app = bench.ready();
+    let waiting = app.thread();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let place = Memory::room(8).into();
+            waiting.raw("C_WaitForSlotEvent", vec![Argument::NULL, place, Argument::NULL]).0
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!waiter.is_finished(), "nothing has happened to a slot");
+        app.finalize().unwrap();
+        assert_eq!(waiter.join().unwrap(), CKR_CRYPTOKI_NOT_INITIALIZED);
+    });
+}
+
+#[test]
+fn c_finalize_cancels_a_key_generation_and_the_next_life_begins_at_once() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    app.login(session, PIN).unwrap();
+    let other = app.thread();
+    std::thread::scope(|scope| {
+        let maker = scope.spawn(|| other.generate_rsa(session, 3072, "never").map_err(|rv| rv.0));
+        std::thread::sleep(Duration::from_millis(50));
+        let begun = Instant::now();
+        app.finalize().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let made = maker.join().unwrap().map(drop);
+        // The TPM may have been faster, and the key be there before or after its session was closed.
+        let plain = [Ok(()), Err(CKR_FUNCTION_CANCELED), Err(CKR_SESSION_CLOSED)];
+        assert!(plain.contains(&made), "{made:x?}");
+    });
+    app.initialize().unwrap();
+    work(&app);
+}
+
+#[test]
+fn threads_that_call_on_while_the_module_comes_and_goes_meet_nothing_but_plain_codes() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.app();
+    let until = Instant::now() + Duration::from_secs(3);
+    let clients: Vec<_> = (0..6).map(|_| app.thread()).collect();
+    std::thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(move || {
+                while Instant::now() < until {
+                    let used = || -> Result<(), swtpm_tests::ck::Rv> {
+                        let slot = client.slot_of(LABEL).ok_or(swtpm_tests::ck::Rv(0))?;
+                        let session = client.open(slot)?;
+                        client.digest(session, CKM_SHA256, b"abc")?;
+                        client.find(session, &[])?;
+                        client.close_session(session)
+                    };
+                    let plain = [
+                        0, // the slots could not be listed
+                        CKR_CRYPTOKI_NOT_INITIALIZED,
+                        CKR_SLOT_ID_INVALID,
+                        CKR_SESSION_HANDLE_INVALID,
+                        CKR_SESSION_CLOSED,
+                        CKR_OPERATION_NOT_INITIALIZED,
+                        CKR_FUNCTION_CANCELED,
+                    ];
+                    if let Err(rv) = used() {
+                        assert!(plain.contains(&rv.0), "{rv:?}");
+                    }
+                }
+            });
+        }
+        let mut lives = 0;
+        while Instant::now() < until {
+            app.initialize().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            app.finalize().unwrap();
+            lives += 1;
+        }
+        assert!(lives > 10, "{lives}");
+    });
+    app.initialize().unwrap();
+    work(&app);
 }
