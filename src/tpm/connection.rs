@@ -161,12 +161,6 @@ impl Connection {
         Ok((&mut self.link, self.session.insert(session)))
     }
 
-    /// The session if there is one that lives.
-    pub(super) fn present_session(&mut self) -> Option<(&mut Ledger, &mut HmacSession)> {
-        let session = self.session.as_mut().filter(|session| !session.has_ended())?;
-        Some((&mut self.link, session))
-    }
-
     /// Loads the key, if it is not: from its saved context, which needs no room for the parent, else
     /// from its blob. `most` is how many keys may be loaded afterwards.
     pub(super) fn load(
@@ -329,11 +323,8 @@ impl Connection {
         }
     }
 
-    /// Forgets it without any I/O.
+    /// Forgets it without any I/O: the descriptor is another process's, too.
     pub(super) fn leak(self) {
-        let Self { link, session, keys, .. } = self;
-        std::mem::forget(session);
-        std::mem::forget(keys);
-        Box::new(link).leak();
+        Box::new(self.link).leak();
     }
 }

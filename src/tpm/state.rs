@@ -275,6 +275,15 @@ impl State {
         }
     }
 
+    /// Forgets everything without any I/O.
+    pub(super) fn leak(mut self) {
+        self.queue.leak();
+        let waiting = self.waiting.drain(..).filter_map(|waiting| waiting.connection);
+        for connection in waiting.chain(self.main.take()).chain(self.keys.drain(..)) {
+            connection.leak();
+        }
+    }
+
     // ---- between calls ---------------------------------------------------------------------
 
     /// When what is open should end; none if nothing is.
