@@ -1,7 +1,7 @@
 //! Floor 6: the C door. `CK_` pointers in, `CK_RV` out.
 //!
 //! Every exported function is an ordinary Rust function: its contract, its pointers made into the
-//! values of `ptr.rs`, and one call into floor 5 inside [`enter`], the guard that all of them
+//! values of `ptr.rs`, and one call into floor 5 inside `enter`, the guard that all of them
 //! share. The files are the chapters of the specification's "Functions" (PKCS#11 3.2 §5), the
 //! functions in its order and with its names.
 //!

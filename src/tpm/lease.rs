@@ -3,7 +3,7 @@
 //! time after the last call, because what it holds is scarce: one of three slots of a bare TPM, or a
 //! session that, saved and left idle, blocks all others after 65,535 commands.
 //!
-//! This file is the counter: calls queue up here, one at a time goes in and gets the [`State`], and one
+//! This file is the counter: calls queue up here, one at a time goes in and gets the `State`, and one
 //! thread, the reaper, closes what lies idle. What is done inside is in `state.rs`.
 
 use std::collections::VecDeque;

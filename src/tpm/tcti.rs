@@ -5,7 +5,7 @@
 //! What the loaded library does with descriptors, signals and stderr is its own affair; that is why
 //! the device, swtpm and mssim have transports of ours.
 //!
-//! Here, too, for the same reason: [`without_signals`].
+//! Here, too, for the same reason: `without_signals`.
 
 #![allow(unsafe_code)]
 

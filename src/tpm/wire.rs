@@ -63,7 +63,7 @@ impl Writer {
         self
     }
 
-    /// TPM2B: length in 16 bits, then the bytes. What is longer than 65,535 bytes fails at [`Writer::finish`].
+    /// TPM2B: length in 16 bits, then the bytes. What is longer than 65,535 bytes fails at [`Writer::check`].
     pub fn sized(&mut self, value: &[u8]) -> &mut Self {
         match u16::try_from(value.len()) {
             Ok(length) => self.u16(length).bytes(value),

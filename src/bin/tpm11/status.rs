@@ -191,8 +191,10 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
             let directory = place.directory.display().to_string();
             let reachable = status.chip.is_some();
             status.tokens.push(token(home, row, directory, reachable, problems));
-            let indices = Gate::from_bytes(&row.gate).map(|gate| gate.indices());
-            indices.iter().flatten().for_each(|index| drop(others.remove(index)));
+            if let Some(gate) = Gate::from_bytes(&row.gate) {
+                let own = gate.indices();
+                others.retain(|index| !own.contains(index));
+            }
         }
     }
     status.other_indices = others.iter().map(|index| format!("{index:#010x}")).collect();
