@@ -106,6 +106,18 @@ impl Fault {
         matches!(self, Fault::Damaged(_) | Fault::NeedsRecovery(_) | Fault::Full(_))
     }
 
+    /// Whether a reader without locks can meet this because a writer is at work.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Fault::Damaged(_)
+                | Fault::NeedsRecovery(_)
+                | Fault::Busy(_)
+                | Fault::NotRecognized(_)
+                | Fault::Unreadable(_)
+        )
+    }
+
     /// The same fault, met while opening: what cannot be opened cannot be read, let alone written.
     pub(super) fn while_opening(self) -> Fault {
         match self {

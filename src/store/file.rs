@@ -147,21 +147,33 @@ impl File {
         mut job: impl FnMut(&Connection) -> Result<T, Fault>,
     ) -> Result<Option<T>, Fault> {
         let mut inner = self.lock()?;
+        self.patiently(&mut inner, |inner| self.read_once(inner, &mut job))
+    }
+
+    /// Repeats `job` while the file changes under it, until the busy timeout. `None` if there is
+    /// nothing in the file.
+    fn patiently<T>(
+        &self,
+        inner: &mut Inner,
+        mut job: impl FnMut(&mut Inner) -> Result<Attempt<T>, Fault>,
+    ) -> Result<Option<T>, Fault> {
         let deadline = Instant::now() + self.options.busy_timeout;
         loop {
-            match self.read_once(&mut inner, &mut job) {
+            match job(inner) {
                 Ok(Attempt::Done(value)) => return Ok(Some(value)),
                 Ok(Attempt::Nothing) => return Ok(None),
                 Ok(Attempt::Again) if Instant::now() < deadline => {}
                 Ok(Attempt::Again) => return Err(Fault::Busy(BUSY.to_owned())),
-                // Without locks, a reader may meet a writer of another process at work.
-                Err(Fault::Damaged(_) | Fault::NeedsRecovery(_) | Fault::Busy(_))
-                    if inner.is_snapshot() && Instant::now() < deadline =>
-                {
+                // Without locks, a reader meets writers of other processes at work: a journal that
+                // looks left behind, pages that do not fit each other.
+                Err(fault) if inner.is_snapshot() && fault.may_pass() => {
+                    if Instant::now() > deadline {
+                        return Err(fault);
+                    }
                     std::thread::sleep(SNAPSHOT_PAUSE);
                 }
                 Err(fault) => {
-                    self.after(&mut inner, &fault);
+                    self.after(inner, &fault);
                     return Err(fault);
                 }
             }
@@ -245,11 +257,7 @@ impl File {
     /// when the file was opened may be allowed now, and the reverse.
     pub(super) fn writable(&self) -> Result<(), Fault> {
         let mut inner = self.lock()?;
-        let answer = self.may_write(&mut inner);
-        if let Err(fault) = &answer {
-            self.after(&mut inner, fault);
-        }
-        answer
+        self.patiently(&mut inner, |inner| self.may_write(inner).map(Attempt::Done)).map(drop)
     }
 
     fn may_write(&self, inner: &mut Inner) -> Result<(), Fault> {
@@ -259,6 +267,13 @@ impl File {
         };
         if inner.open.as_ref().is_some_and(|open| !allowed(&open.mode)) {
             self.close(inner);
+        }
+        let looked = self.prepare(inner).err();
+        if inner.is_snapshot() {
+            return Err(Fault::WriteProtected(SIBLING.to_owned()));
+        }
+        if let Some(fault) = looked {
+            return Err(fault);
         }
         let open = self.prepare(inner)?;
         match (&open.mode, &open.schema) {
@@ -273,30 +288,27 @@ impl File {
     /// A number that grows with every commit of anybody.
     pub(super) fn change(&self) -> Result<u64, Fault> {
         let mut inner = self.lock()?;
-        let seen = self.prepare(&mut inner).and_then(|open| {
+        let same = self.patiently(&mut inner, |inner| {
+            let open = self.prepare(inner)?;
             let now = open.data_version()?;
-            Ok(std::mem::replace(&mut open.data_version, now) == now)
-        });
-        match seen {
-            Ok(true) => Ok(inner.change),
-            Ok(false) => {
-                inner.change = next_change();
-                Ok(inner.change)
-            }
-            Err(fault) => {
-                self.after(&mut inner, &fault);
-                Err(fault)
-            }
+            Ok(Attempt::Done(std::mem::replace(&mut open.data_version, now) == now))
+        })?;
+        if same != Some(true) {
+            inner.change = next_change();
         }
+        Ok(inner.change)
     }
 
-    /// Runs `job` outside of any transaction.
+    /// Runs `job` outside of any transaction. Not without locks.
     pub(super) fn bare<T>(
         &self,
         job: impl FnOnce(&Connection) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let mut inner = self.lock()?;
-        let outcome = self.prepare(&mut inner).and_then(|open| job(&open.connection));
+        let outcome = self.prepare(&mut inner).and_then(|open| match open.mode {
+            Mode::Snapshot => Err(Fault::WriteProtected(SIBLING.to_owned())),
+            Mode::Write | Mode::Read(_) => job(&open.connection),
+        });
         if let Err(fault) = &outcome {
             self.after(&mut inner, fault);
         }
@@ -358,9 +370,13 @@ impl File {
         let all = sibling::descriptors(self.key);
         let (mut connection, mut mode) = (None, Mode::Snapshot);
         if registry.was_in_use_at_fork(self.key) {
-            log::warn!("store: forked while another thread used it; it is only read here");
+            descriptors.warn_once(self.key, || {
+                log::warn!("store: forked while another thread used it; it is only read here");
+            });
         } else if all.is_some_and(|all| all > ours) {
-            log::warn!("store: {SIBLING}: {}", self.path.display());
+            descriptors.warn_once(self.key, || {
+                log::warn!("store: {SIBLING}: {}", self.path.display());
+            });
         } else {
             let why = unwritable(&self.path, &self.options);
             let access = match why {
@@ -372,7 +388,9 @@ impl File {
             if now.is_some_and(|now| now > ours + 1) {
                 // Somebody came at the same moment. No lock was taken yet, so ours may lie there,
                 // but must not be closed.
-                log::warn!("store: {SIBLING}: {}", self.path.display());
+                descriptors.warn_once(self.key, || {
+                    log::warn!("store: {SIBLING}: {}", self.path.display());
+                });
                 *descriptors.ours(self.key) += 1;
                 descriptors.kept.push((self.key, new));
             } else if now.is_some_and(|now| now == ours) {

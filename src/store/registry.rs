@@ -21,16 +21,24 @@ pub(super) struct Registry {
 }
 
 /// The descriptors that are ours.
-#[derive(Default)]
 pub(super) struct Descriptors {
     count: Vec<(Key, usize)>,
     /// Connections without locks that nobody needs now; closing one would drop the sibling's locks.
     pub(super) kept: Vec<(Key, Connection)>,
+    /// Files about which the log was told.
+    warned: Vec<Key>,
 }
 
 impl Descriptors {
     const fn new() -> Descriptors {
-        Descriptors { count: Vec::new(), kept: Vec::new() }
+        Descriptors { count: Vec::new(), kept: Vec::new(), warned: Vec::new() }
+    }
+
+    pub(super) fn warn_once(&mut self, key: Key, warn: impl FnOnce()) {
+        if !self.warned.contains(&key) {
+            self.warned.push(key);
+            warn();
+        }
     }
 
     pub(super) fn ours(&mut self, key: Key) -> &mut usize {
@@ -97,7 +105,7 @@ impl Registry {
             in_use_at_fork: in_use.filter(|_| inherited.is_some()),
             descriptors: StdMutex::new(Descriptors {
                 count: inherited.unwrap_or_default(),
-                kept: Vec::new(),
+                ..Descriptors::new()
             }),
             next: OnceLock::new(),
         }
