@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::store;
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::tpm::pin::RecoveryCode;
-use crate::tpm::{BusProtection, Leftovers, Settings, Tpm};
+use crate::tpm::{Settings, Tpm};
 
 use super::handles::Handles;
 use super::session::Session;
@@ -412,15 +412,8 @@ fn home(
     let settings = Settings {
         tcti: tpm.tcti.clone(),
         resource_manager: tpm.resource_manager,
-        bus_protection: match tpm.bus_protection {
-            config::BusProtection::Always => BusProtection::Always,
-            config::BusProtection::Discrete => BusProtection::Discrete,
-            config::BusProtection::Strict => BusProtection::Strict,
-        },
-        raw_leftovers: match tpm.raw_leftovers {
-            config::Leftovers::Flush => Leftovers::Flush,
-            config::Leftovers::Wait => Leftovers::Wait,
-        },
+        bus_protection: tpm.bus_protection,
+        raw_leftovers: tpm.raw_leftovers,
         linger: tpm.linger,
         call_timeout: tpm.call_timeout,
         keygen_timeout: tpm.keygen_timeout,

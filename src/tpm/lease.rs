@@ -27,29 +27,8 @@ use super::srk::Pinned;
 use super::state::{State, Tried};
 use super::transport::{Address, Broken, SLICE, Transport};
 use super::{Call, HashAlgorithm, KeyBlob, KeySpec, Name, NewKey};
+use crate::config::{BusProtection, Leftovers};
 use crate::sync::{Rank, held};
-
-/// When the hot path may do without its HMAC session. Elsewhere there is always one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum BusProtection {
-    /// Only in a context gap, where no session can be had.
-    #[default]
-    Always,
-    /// Also behind a resource manager on firmware TPMs, which have no bus to listen on.
-    Discrete,
-    /// Never, even if that means failing in a context gap.
-    Strict,
-}
-
-/// What happens with handles that a killed process left in a bare TPM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Leftovers {
-    /// After a wait they are flushed, with a log line each.
-    #[default]
-    Flush,
-    /// They are waited for only.
-    Wait,
-}
 
 /// How one TPM is reached: a `[[tpm]]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +58,8 @@ impl Default for Settings {
         Self {
             tcti: "device:/dev/tpmrm0".to_owned(),
             resource_manager: None,
-            bus_protection: BusProtection::default(),
-            raw_leftovers: Leftovers::default(),
+            bus_protection: BusProtection::Always,
+            raw_leftovers: Leftovers::Flush,
             linger: Duration::from_millis(200),
             call_timeout: Duration::from_secs(60),
             keygen_timeout: Duration::from_secs(300),
@@ -250,11 +229,7 @@ impl Tpm {
     /// A TPM that is not opened yet. `lock_directory` is where processes that share a bare TPM
     /// queue up (the store's directory); `knows` says whether the store has a key of this Name. It
     /// is called without any lock held.
-    pub fn new(
-        settings: Settings,
-        lock_directory: Option<PathBuf>,
-        knows: Knows,
-    ) -> Arc<Self> {
+    pub fn new(settings: Settings, lock_directory: Option<PathBuf>, knows: Knows) -> Arc<Self> {
         // A conf string that cannot be read is told by the first call that needs the TPM.
         let address = Address::parse(&settings.tcti).ok();
         let shape = shape(address.as_ref(), settings.resource_manager);

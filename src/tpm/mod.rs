@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
-pub use lease::{BusProtection, Grant, Key, Leftovers, Settings, Tpm};
+pub use lease::{Grant, Key, Settings, Tpm};
 
 /// A TPM Name: the algorithm number and digest of an object's public area (34 bytes for SHA-256).
 /// TPM 2.0 Part 1 §16.

@@ -13,7 +13,7 @@ use super::connection::{Connection, Contexts, Shape};
 use super::execute::{Entity, execute};
 use super::facts::{self, Facts};
 use super::fault::{Fault, Remedy, Trouble};
-use super::lease::{BusProtection, Grant, How, Inner, Key, KeyLease, Lease, Leftovers, Ticket};
+use super::lease::{Grant, How, Inner, Key, KeyLease, Lease, Ticket};
 use super::ledger::is_session;
 use super::leftovers;
 use super::session::PolicySession;
@@ -21,6 +21,7 @@ use super::sharing::Queue;
 use super::srk::Pinned;
 use super::transport::{self, BrokenKind};
 use super::{Call, Name};
+use crate::config::{BusProtection, Leftovers};
 use crate::sync::{Held, Rank, held};
 
 /// Everything that one call at a time has.

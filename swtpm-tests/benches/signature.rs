@@ -17,14 +17,13 @@ use swtpm_tests::Swtpm;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module};
 use swtpm_tests::ck::{Ck, P256};
 use swtpm_tests::door::Library;
+use tpm11::config::{BusProtection, Leftovers};
 use tpm11::crypto::ec::Curve;
 use tpm11::tpm::command::{Load, SignEcdsa};
 use tpm11::tpm::execute::{Auth, Entity, execute};
 use tpm11::tpm::session::HmacSession;
 use tpm11::tpm::transport::{Transport, open};
-use tpm11::tpm::{
-    BusProtection, Call, Fault, HashAlgorithm, KeySpec, KeyUse, Leftovers, Settings, Tpm,
-};
+use tpm11::tpm::{Call, Fault, HashAlgorithm, KeySpec, KeyUse, Settings, Tpm};
 
 const ROUNDS: usize = 40;
 const PER_ROUND: usize = 50;
