@@ -75,20 +75,20 @@ impl Module {
 
     /// Looks for tokens that appeared since, and for stores that can be read again. Slots never go.
     fn refresh(&self) -> Result<()> {
-        let mut shared = self.shared.lock();
         for home in &self.homes {
-            for place in &home.places {
+            // Read before the lock is taken: another process may be writing for a while.
+            let read =
+                |place: &StorePlace| place.store().and_then(|store| Ok((store.tokens()?, store)));
+            let found: Vec<_> = home.places.iter().map(read).collect();
+            let has_room = home.empty_slot && home.writable_store().is_ok();
+            let mut shared = self.shared.lock();
+            for (place, outcome) in home.places.iter().zip(found) {
                 let broken = id_of(place.directory.as_os_str().as_encoded_bytes());
-                let outcome = place.store().and_then(|store| Ok((store.tokens()?, store)));
                 let (rows, store) = match outcome {
                     Ok(found) => found,
                     Err(fault) => {
                         log::error!("{}: {fault}", place.directory.display());
-                        let why = Holds::Broken(fault.to_string().into());
-                        match shared.slots.iter().find(|slot| slot.id == broken) {
-                            Some(slot) => slot.put(why),
-                            None => shared.slots.push(Slot::new(broken, why)),
-                        }
+                        shared.put(broken, Holds::Broken(fault.to_string().into()));
                         continue;
                     }
                 };
@@ -96,33 +96,30 @@ impl Module {
                     .slots
                     .retain(|slot| slot.id != broken || !matches!(slot.holds(), Holds::Broken(_)));
                 for row in rows {
-                    if row.state != store::TokenState::Active || shared.knows(&row.serial) {
+                    let active = row.state == store::TokenState::Active;
+                    let ours = *home.creating.lock() == Some(row.serial);
+                    if !active || ours || shared.knows(&row.serial) {
                         continue;
                     }
-                    let id = shared.free_id(&row.serial);
-                    let serial = row.serial;
-                    let holds =
-                        match Token::new(home.clone(), store.clone(), self.handles.clone(), row) {
-                            Ok(token) => Holds::Token(token),
-                            Err(error) => Holds::Broken(
-                                format!("token {}: {error}", String::from_utf8_lossy(&serial))
-                                    .into(),
-                            ),
-                        };
-                    match shared.slots.iter().find(|slot| slot.id == id) {
-                        Some(slot) => slot.put(holds),
-                        None => shared.slots.push(Slot::new(id, holds)),
-                    }
+                    let (id, serial) = (shared.free_id(&row.serial), row.serial);
+                    let (home, store, handles) =
+                        (home.clone(), store.clone(), self.handles.clone());
+                    let holds = match Token::new(home, store, handles, row) {
+                        Ok(token) => Holds::Token(token),
+                        Err(error) => Holds::Broken(
+                            format!("token {}: {error}", String::from_utf8_lossy(&serial)).into(),
+                        ),
+                    };
+                    shared.put(id, holds);
                 }
             }
             let has_empty = shared.slots.iter().any(|slot| {
                 matches!(slot.holds(), Holds::Empty { home: of, .. } if Arc::ptr_eq(&of, home))
             });
-            if home.empty_slot && !has_empty && home.writable_store().is_ok() {
+            if has_room && !has_empty {
                 let serial = new_serial()?;
                 let id = shared.free_id(&serial);
-                let holds = Holds::Empty { home: home.clone(), serial };
-                shared.slots.push(Slot::new(id, holds));
+                shared.put(id, Holds::Empty { home: home.clone(), serial });
             }
         }
         Ok(())
@@ -351,11 +348,18 @@ impl Module {
 }
 
 impl Shared {
-    /// Whether a slot has the token, or is the empty one that waits to become it.
+    /// Puts something into the slot with this id, which appears if it is not there.
+    fn put(&mut self, id: u64, holds: Holds) {
+        match self.slots.iter().find(|slot| slot.id == id) {
+            Some(slot) => slot.put(holds),
+            None => self.slots.push(Slot::new(id, holds)),
+        }
+    }
+
+    /// Whether a slot has the token, or shows that it cannot be used.
     fn knows(&self, serial: &[u8; 16]) -> bool {
         self.slots.iter().any(|slot| match slot.holds() {
             Holds::Token(token) => token.serial == *serial,
-            // Somebody used this serial number: a token of another process cannot, it is random.
             Holds::Empty { .. } | Holds::Broken(_) => false,
         })
     }
@@ -433,5 +437,6 @@ fn home(
         verify_signatures: config.keys.verify_signatures,
         empty_slot: config.store.empty_slot,
         handles: handles.clone(),
+        creating: Mutex::new(Rank::Leaf, None),
     })
 }

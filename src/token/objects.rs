@@ -11,9 +11,13 @@ use zeroize::Zeroizing;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
 use crate::object::{Attributes, Material, Object, Template, row, rule};
-use crate::store::seal;
+use crate::store::{Fault, seal};
 
 use super::session::Session;
+use super::token::Token;
+
+/// How often a change begins again because another process changed the object in between.
+const CHANGE_TRIES: usize = 10;
 
 /// Which objects have handles.
 #[derive(Default)]
@@ -215,29 +219,25 @@ impl Session {
             return Ok(());
         }
         self.may_write()?;
-        let attributes = rule::set(&object.attributes, template, &setting)?;
-        if attributes == *object.attributes {
-            return Ok(());
-        }
         let opened = self.token.open(&self.call(0))?;
         let id = self.row_of(handle)?;
-        let unchecked =
-            self.token.store.row(&self.token.serial, id)?.ok_or(Error::ObjectInvalid)?;
-        let base = seal::check(unchecked, &opened.sealer)?;
-        let stored = row::object(base.clone(), &opened.sealer)?;
-        if stored.attributes != object.attributes {
-            // Changed since it was read: the rules judge what stands there now.
-            let attributes = Arc::new(rule::set(&stored.attributes, template, &setting)?);
-            let changed = row::of(&Object { attributes, ..stored });
-            return Ok(self.token.store.update(
-                &self.token.serial,
-                &opened.sealer,
-                &base,
-                &changed,
-            )?);
+        let Token { store, serial, .. } = &*self.token;
+        for _ in 0..CHANGE_TRIES {
+            // The rules judge what stands in the store now.
+            let unchecked = store.row(serial, id)?.ok_or(Error::ObjectInvalid)?;
+            let base = seal::check(unchecked, &opened.sealer)?;
+            let stored = row::object(base.clone(), &opened.sealer)?;
+            let attributes = rule::set(&stored.attributes, template, &setting)?;
+            if attributes == *stored.attributes {
+                return Ok(());
+            }
+            let changed = row::of(&Object { attributes: Arc::new(attributes), ..stored });
+            match store.update(serial, &opened.sealer, &base, &changed) {
+                Err(Fault::Changed) => continue,
+                outcome => return Ok(outcome?),
+            }
         }
-        let changed = row::of(&Object { attributes: Arc::new(attributes), ..stored });
-        Ok(self.token.store.update(&self.token.serial, &opened.sealer, &base, &changed)?)
+        Err(Fault::Changed.into())
     }
 
     /// Puts a new object where its CKA_TOKEN says.
@@ -287,4 +287,79 @@ pub(super) fn new_uuid() -> Result<[u8; 16]> {
     uuid[6] = (uuid[6] & 0x0F) | 0x40;
     uuid[8] = (uuid[8] & 0x3F) | 0x80;
     Ok(uuid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(private: bool) -> Object {
+        let mut attributes = Attributes::new();
+        attributes.set_bool(CKA_PRIVATE, private);
+        Object { uuid: [0; 16], attributes: Arc::new(attributes), material: Material::None }
+    }
+
+    fn stored(id: i64, private: bool) -> Place {
+        Place::Stored { id, private, content: None }
+    }
+
+    fn of_session(session: u64, private: bool) -> Place {
+        Place::Session { object: object(private), session }
+    }
+
+    fn filled() -> Objects {
+        let mut objects = Objects::default();
+        objects.add(1, stored(10, false));
+        objects.add(2, stored(20, true));
+        objects.add(3, of_session(7, false));
+        objects.add(4, of_session(7, true));
+        objects.add(5, of_session(8, false));
+        objects
+    }
+
+    fn handles(objects: &Objects) -> Vec<u64> {
+        objects.places.keys().copied().collect()
+    }
+
+    #[test]
+    fn a_logout_takes_what_is_private_and_nothing_else() {
+        let mut objects = filled();
+        objects.forget_private();
+        assert_eq!(handles(&objects), [1, 3, 5]);
+        assert_eq!(objects.handle_of(10), Some(1));
+        assert_eq!(objects.handle_of(20), None, "its next handle is another one");
+    }
+
+    #[test]
+    fn a_closed_session_takes_its_own_objects_and_nothing_else() {
+        let mut objects = filled();
+        objects.forget_session(7);
+        assert_eq!(handles(&objects), [1, 2, 5]);
+    }
+
+    #[test]
+    fn a_change_of_the_store_costs_content_and_no_handle() {
+        let mut objects = filled();
+        objects.keep_content(1, &object(false));
+        objects.forget_content();
+        assert_eq!(handles(&objects), [1, 2, 3, 4, 5]);
+        assert!(matches!(objects.place(1), Some(Place::Stored { content: None, .. })));
+        assert_eq!(objects.of_sessions().count(), 3, "session objects are not in the store");
+    }
+
+    #[test]
+    fn a_destroyed_object_has_no_handle_and_no_row() {
+        let mut objects = filled();
+        objects.forget(1);
+        objects.forget(1);
+        assert!(objects.place(1).is_none());
+        assert_eq!(objects.handle_of(10), None);
+    }
+
+    #[test]
+    fn a_uuid_says_that_it_is_random() {
+        let one = new_uuid().expect("random bytes");
+        assert_eq!((one[6] >> 4, one[8] >> 6), (4, 2));
+        assert_ne!(one, new_uuid().expect("random bytes"));
+    }
 }

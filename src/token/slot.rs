@@ -44,6 +44,8 @@ pub struct Home {
     /// Show the slot that C_InitToken takes.
     pub empty_slot: bool,
     pub(super) handles: Arc<Handles>,
+    /// The serial number of the token that C_InitToken is making in this process.
+    pub(super) creating: Mutex<Option<[u8; 16]>>,
 }
 
 /// A directory of tokens, readable or not.
@@ -73,6 +75,14 @@ impl StorePlace {
 }
 
 impl Home {
+    /// Whether a store has a row with this serial number. One that cannot be read might.
+    fn has_seen(&self, serial: &[u8; 16]) -> bool {
+        self.places
+            .iter()
+            .filter_map(|place| place.store().ok())
+            .any(|store| !matches!(store.token(serial), Ok(None)))
+    }
+
     /// Where C_InitToken puts a new token: the first store that can be written.
     ///
     /// # Errors
@@ -214,21 +224,33 @@ impl Slot {
         call: &Call,
         initial: &Initial<'_>,
     ) -> Result<Option<RecoveryCode>> {
-        match self.holds() {
-            Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
-            Holds::Empty { home, serial } => {
-                check_length(initial.so_pin)?;
-                let store = home.writable_store()?;
-                let (token, code) = create(call, &home, &store, serial, initial, None)?;
+        let (home, serial, old) = match self.holds() {
+            Holds::Broken(why) => return Err(Error::TokenNotRecognized(why.to_string())),
+            Holds::Empty { home, serial } => (home, serial, None),
+            Holds::Token(old) => (old.home.clone(), new_serial()?, Some(old)),
+        };
+        // A look at the store meanwhile must not give the new token a second slot.
+        *home.creating.lock() = Some(serial);
+        let made = match &old {
+            None => check_length(initial.so_pin)
+                .and_then(|()| create(call, &home, &home.writable_store()?, serial, initial, None)),
+            Some(old) => reinitialise(call, old, serial, initial),
+        };
+        let outcome = match made {
+            Ok((token, code)) => {
                 self.put(Holds::Token(token));
                 Ok(code)
             }
-            Holds::Token(old) => {
-                let (token, code) = reinitialise(call, &old, initial)?;
-                self.put(Holds::Token(token));
-                Ok(code)
+            Err(error) => {
+                // A serial number that left traces is not used again.
+                if old.is_none() && home.has_seen(&serial) {
+                    self.put(Holds::Empty { home: home.clone(), serial: new_serial()? });
+                }
+                Err(error)
             }
-        }
+        };
+        *home.creating.lock() = None;
+        outcome
     }
 }
 
@@ -342,6 +364,7 @@ pub(super) fn id_of(name: &[u8]) -> u64 {
 fn reinitialise(
     call: &Call,
     old: &Arc<Token>,
+    serial: [u8; 16],
     initial: &Initial<'_>,
 ) -> Result<(Arc<Token>, Option<RecoveryCode>)> {
     let _turn = old.turn.lock();
@@ -357,7 +380,7 @@ fn reinitialise(
     let outcome = old.home.tpm.login(call, &gate, Role::So, initial.so_pin);
     old.counted(call, &gate, Role::So, outcome)?;
     let replaces = Some(old.serial);
-    let (token, code) = create(call, &old.home, &old.store, new_serial()?, initial, replaces)?;
+    let (token, code) = create(call, &old.home, &old.store, serial, initial, replaces)?;
     log::info!("token {}: initialised anew, now {}", old.name(), token.name());
     Ok((token, code))
 }
