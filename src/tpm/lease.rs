@@ -467,6 +467,11 @@ impl Tpm {
         self.with(call, None, |lease| Ok(lease.srk()?.name().clone()))
     }
 
+    #[cfg(test)]
+    pub(super) fn peek<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(self.hold(&self.call()).unwrap().state().unwrap())
+    }
+
     /// Waits for its turn, then takes the state.
     fn hold(&self, call: &Call) -> Result<Holder<'_>, Fault> {
         let rank = held(Rank::Leaf);

@@ -47,10 +47,10 @@ impl Queue {
 
     /// Waits for our turn, at most 2 s: then it goes on without the lock.
     pub(super) fn enter(&mut self, call: &Call) -> Result<(), Fault> {
-        self.since = Instant::now();
         let Some(directory) = self.directory.as_deref().filter(|_| self.lock.is_none()) else {
             return Ok(());
         };
+        self.since = Instant::now();
         let Some(file) = open(directory) else { return Ok(()) };
         if flock(&file, FlockOperation::NonBlockingLockExclusive) {
             self.lock = Some(file);

@@ -21,6 +21,63 @@ impl Swtpm {
         Self::start_with("not-need-init,startup-clear")
     }
 
+    /// Behind something like a resource manager: many connections at once. (It swaps nothing; tests
+    /// keep to three objects and sessions.)
+    pub(super) fn start_managed() -> Self {
+        let swtpm = Self::start();
+        let listener = UnixListener::bind(swtpm.path("manager")).unwrap();
+        let upstream = Arc::new(Mutex::new(UnixStream::connect(swtpm.path("swtpm")).unwrap()));
+        let record = swtpm.record.clone();
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                let (upstream, record) = (upstream.clone(), record.clone());
+                std::thread::spawn(move || {
+                    let mut held = Vec::new();
+                    while let Ok(command) = message(&mut client) {
+                        let code = u32::from_be_bytes(command[6..10].try_into().unwrap());
+                        record.lock().unwrap().push(code);
+                        let mut upstream = upstream.lock().unwrap();
+                        upstream.write_all(&command).unwrap();
+                        let response = message(&mut upstream).unwrap();
+                        if [0x157, 0x176].contains(&code) && response[6..10] == [0; 4] {
+                            held.extend(response[10..14].try_into().map(u32::from_be_bytes));
+                        }
+                        if client.write_all(&response).is_err() {
+                            break;
+                        }
+                    }
+                    // Closing flushes.
+                    for handle in held {
+                        let mut flush = vec![0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65];
+                        flush.extend(handle.to_be_bytes());
+                        let mut upstream = upstream.lock().unwrap();
+                        upstream.write_all(&flush).unwrap();
+                        message(&mut upstream).unwrap();
+                    }
+                });
+            }
+        });
+        swtpm
+    }
+
+    pub(super) fn managed_settings(&self) -> Settings {
+        let tcti = format!("swtpm:path={}", self.path("manager").display());
+        Settings { tcti, resource_manager: Some(true), ..Settings::default() }
+    }
+
+    /// One command through the manager, on a connection that is kept.
+    pub(super) fn stranger(&self, commands: &[&[u8]]) -> (UnixStream, Vec<Vec<u8>>) {
+        let mut stream = UnixStream::connect(self.path("manager")).unwrap();
+        let answers = commands
+            .iter()
+            .map(|command| {
+                stream.write_all(command).unwrap();
+                message(&mut stream).unwrap()
+            })
+            .collect();
+        (stream, answers)
+    }
+
     pub(super) fn start_with(flags: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut swtpm = Self { directory, child: None, record: Arc::default() };
