@@ -11,6 +11,7 @@
 
 mod fault;
 mod file;
+mod ledger;
 mod migrate;
 mod place;
 mod registry;
