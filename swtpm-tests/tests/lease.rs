@@ -1,0 +1,223 @@
+//! What the lease does about each fault of the TPM: every response code that has a remedy, met by every
+//! command of a signature and of a key's creation, on a bare TPM and behind a resource manager.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use swtpm_tests::shim::{Action, Fault, Shim};
+use swtpm_tests::swtpm::Swtpm;
+use tpm11::crypto::ec::Curve;
+use tpm11::tpm::{Call, HashAlgorithm, Key, KeyBlob, KeySpec, KeyUse, Name, Settings, Tpm};
+
+struct Bench {
+    shim: Shim,
+    swtpm: Swtpm,
+    tpm: Arc<Tpm>,
+    srk: Arc<Name>,
+}
+
+impl Bench {
+    fn start(managed: bool) -> Bench {
+        let swtpm = Swtpm::start();
+        let shim = Shim::start(&swtpm.directory().join("shim"), &swtpm.socket(), managed)
+            .expect("the shim starts");
+        let settings = Settings {
+            tcti: shim.tcti(),
+            resource_manager: Some(managed),
+            ..Settings::default()
+        };
+        let tpm = Tpm::new(settings, None, Box::new(|_| false));
+        let srk = Arc::new(tpm.srk_name(&tpm.call()).expect("a storage root key"));
+        Bench { shim, swtpm, tpm, srk }
+    }
+
+    fn key(&self, id: u8) -> Key {
+        let spec = KeySpec {
+            usage: KeyUse::Ec { curve: Curve::P256, sign: true, derive: false },
+            extractable: false,
+            always_authenticate: None,
+        };
+        let made = self.create(&spec, id).expect("TPM2_Create");
+        let blob = KeyBlob {
+            id: [id; 16],
+            public: made.public,
+            private: made.private,
+            authorization: [id; 32].into(),
+        };
+        Key { blob: Arc::new(blob), srk: self.srk.clone(), grant: None }
+    }
+
+    fn create(&self, spec: &KeySpec, id: u8) -> Result<tpm11::tpm::NewKey, tpm11::tpm::Fault> {
+        self.tpm.create(&self.tpm.call(), &self.srk, spec, &[id; 32])
+    }
+
+    fn sign(&self, key: &Key) -> Result<(), tpm11::tpm::Fault> {
+        self.tpm.sign(&self.tpm.call(), key, HashAlgorithm::Sha256, &[1; 32]).map(drop)
+    }
+}
+
+/// Codes that a single occurrence of must not be noticed.
+const MENDED: [(u32, &str); 22] = [
+    (0x922, "RETRY"),
+    (0x908, "YIELDED"),
+    (0x909, "CANCELED, not by us"),
+    (0x90A, "TESTING"),
+    (0x920, "NV_RATE"),
+    (0x923, "NV_UNAVAILABLE"),
+    (0x902, "OBJECT_MEMORY"),
+    (0x906, "OBJECT_HANDLES"),
+    (0x903, "SESSION_MEMORY"),
+    (0x905, "SESSION_HANDLES"),
+    (0x904, "MEMORY"),
+    (0x100, "INITIALIZE"),
+    (0x910, "REFERENCE_H0"),
+    (0x911, "REFERENCE_H1"),
+    (0x916, "REFERENCE_H6"),
+    (0x918, "REFERENCE_S0"),
+    (0x919, "REFERENCE_S1"),
+    (0x91E, "REFERENCE_S6"),
+    (0x18B, "HANDLE"),
+    (0x28B, "HANDLE, the second"),
+    (0xB0922, "RETRY, as a resource manager's own"),
+    (0x1DF, "INTEGRITY"),
+];
+
+#[test]
+fn a_fault_that_has_a_remedy_is_not_noticed_at_any_command() {
+    for managed in [false, true] {
+        let bench = Bench::start(managed);
+        let keys: Vec<Key> = (0..3).map(|id| bench.key(id)).collect();
+        for (code, name) in MENDED {
+            for skip in 0.. {
+                bench.tpm.end();
+                bench.shim.inject(Fault::at_any(Action::Answer(code)).after(skip));
+                // Three keys in turn, twice: loading, saving, evicting, restoring.
+                for key in keys.iter().chain(&keys) {
+                    bench.sign(key).unwrap_or_else(|fault| {
+                        panic!("{name} at {skip}, managed {managed}: {fault}")
+                    });
+                }
+                if bench.shim.heal() == 0 {
+                    assert!(skip > 6);
+                    break;
+                }
+            }
+        }
+        bench.tpm.end();
+        let left = bench.shim.settled(Duration::from_secs(2));
+        assert!(left.is_nothing(), "managed {managed}: {left:?}");
+    }
+}
+
+#[test]
+fn a_key_is_made_whatever_happens_once() {
+    for managed in [false, true] {
+        let bench = Bench::start(managed);
+        for (code, name) in MENDED {
+            for skip in 0.. {
+                bench.tpm.end();
+                bench.shim.inject(Fault::at_any(Action::Answer(code)).after(skip));
+                bench.key(1);
+                if bench.shim.heal() == 0 {
+                    assert!(skip > 1, "{name}");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn behind_a_resource_manager_a_context_gap_means_passwords_for_signing() {
+    for code in [0x901, 0x12E] {
+        let bench = Bench::start(true);
+        let key = bench.key(1);
+        bench.tpm.end();
+        bench.shim.inject(Fault::at(0x176, Action::Answer(code)).always());
+        bench.sign(&key).expect("by password");
+        assert!(bench.create(&spec(), 2).is_err(), "a secret is never sent without a session");
+        bench.shim.heal();
+    }
+}
+
+fn spec() -> KeySpec {
+    KeySpec {
+        usage: KeyUse::Ec { curve: Curve::P256, sign: true, derive: false },
+        extractable: false,
+        always_authenticate: None,
+    }
+}
+
+#[test]
+fn a_tpm_that_says_failure_of_one_command_is_used_again_at_once() {
+    let bench = Bench::start(false);
+    let key = bench.key(1);
+    bench.shim.inject(Fault::at(0x15D, Action::Answer(0x101)));
+    assert!(bench.sign(&key).is_err());
+    bench.sign(&key).expect("TPM2_GetTestResult did not confirm it");
+}
+
+#[test]
+fn what_lasts_is_an_error_within_the_deadline_and_heals_without_help() {
+    for code in [0x922, 0x902, 0x903, 0x910, 0x100, 0x18B, 0x1DF] {
+        let bench = Bench::start(false);
+        let key = bench.key(1);
+        bench.tpm.end();
+        bench.shim.inject(Fault::at(0x157, Action::Answer(code)).always());
+        let begun = Instant::now();
+        let call = Call::within(Duration::from_secs(3));
+        let outcome = bench.tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]);
+        assert!(outcome.is_err(), "{code:#x}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{code:#x}: {:?}", begun.elapsed());
+        bench.shim.heal();
+        bench.sign(&key).unwrap_or_else(|fault| panic!("{code:#x}, healed: {fault}"));
+    }
+}
+
+#[test]
+fn a_silent_tpm_is_left_at_the_deadline_and_a_canceled_call_at_once() {
+    let bench = Bench::start(false);
+    let key = bench.key(1);
+    bench.shim.inject(Fault::at(0x15D, Action::Silence));
+    let begun = Instant::now();
+    let call = Call::within(Duration::from_millis(500));
+    assert!(bench.tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]).is_err());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    bench.shim.heal();
+    bench.sign(&key).expect("the next call");
+
+    bench.shim.inject(Fault::at(0x15D, Action::Silence));
+    let call = bench.tpm.call();
+    let flag = call.cancel.clone();
+    let canceler = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        flag.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let begun = Instant::now();
+    assert!(bench.tpm.sign(&call, &key, HashAlgorithm::Sha256, &[1; 32]).is_err());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    canceler.join().expect("the canceler");
+    bench.shim.heal();
+    bench.sign(&key).expect("the next call");
+}
+
+#[test]
+fn a_line_that_breaks_at_any_byte_of_a_response_is_mended() {
+    let bench = Bench::start(false);
+    let keys: Vec<Key> = (0..3).map(|id| bench.key(id)).collect();
+    for bytes in [0, 1, 6, 9, 10, 13, 14] {
+        for skip in 0.. {
+            bench.tpm.end();
+            bench.shim.inject(Fault::at_any(Action::DropInside(bytes)).after(skip));
+            for key in keys.iter().chain(&keys) {
+                bench.sign(key).unwrap_or_else(|fault| panic!("{bytes} at {skip}: {fault}"));
+            }
+            if bench.shim.heal() == 0 {
+                break;
+            }
+        }
+    }
+    bench.tpm.end();
+    assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing());
+    drop(bench.swtpm);
+}
