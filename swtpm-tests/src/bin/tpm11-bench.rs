@@ -1,5 +1,5 @@
-//! The bench's helper program: an application that makes the calls it is told (`work`), a wire to a
-//! UNIX socket (`pipe`), and the shim by itself (`shim`).
+//! The bench's helper program: an application that makes the calls it is told (`work`), one that keeps
+//! no PIN (`secrets`), a wire to a UNIX socket (`pipe`), and the shim by itself (`shim`).
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use swtpm_tests::Shim;
 
 const USAGE: &str = "usage: tpm11-bench work MODULE SOCKET
+       tpm11-bench secrets MODULE
        tpm11-bench pipe SOCKET            standard input to the TPM, its answers back
        tpm11-bench shim LISTEN TPM RECORD one line of RECORD for each command";
 
@@ -18,6 +19,7 @@ fn main() {
     let words: Vec<&Path> = arguments.iter().map(PathBuf::as_path).collect();
     match words.as_slice() {
         [word, module, socket] if word.ends_with("work") => swtpm_tests::app::work(module, socket),
+        [word, module] if word.ends_with("secrets") => swtpm_tests::secrets::work(module),
         [word, socket] if word.ends_with("pipe") => pipe(socket).expect("the socket stays open"),
         [word, listen, tpm, record] if word.ends_with("shim") => {
             shim(listen, tpm, record).expect("the shim's sockets and files");
