@@ -376,38 +376,44 @@ pub fn module() -> PathBuf {
 }
 
 fn find_module() -> PathBuf {
-    let built = |path: &Path| path.metadata().and_then(|found| found.modified()).ok();
     // A test run builds it into deps (the bench depends on the package), `cargo build` beside it.
-    let newest = [target().join("libtpm11.so"), target().join("deps/libtpm11.so")]
-        .into_iter()
-        .filter_map(|path| built(&path).map(|time| (time, path)))
+    newest_of(&["libtpm11.so", "deps/libtpm11.so"], "libtpm11.d")
+}
+
+/// The command `tpm11` as it was last built.
+///
+/// # Panics
+/// As [`module`].
+pub fn tool() -> PathBuf {
+    static TOOL: OnceLock<PathBuf> = OnceLock::new();
+    TOOL.get_or_init(|| newest_of(&["tpm11"], "tpm11.d")).clone()
+}
+
+/// The newest of several files of one build, if it is newer than the sources that cargo lists in
+/// `sources`.
+fn newest_of(names: &[&str], sources: &str) -> PathBuf {
+    let newest = names
+        .iter()
+        .map(|name| target().join(name))
+        .filter_map(|path| modified(&path).map(|time| (time, path)))
         .max();
-    let Some((time, path)) = newest else {
-        panic!("libtpm11.so is missing in {}: cargo build --workspace", target().display());
+    let Some((built, path)) = newest else {
+        panic!("{} is missing in {}: cargo build --workspace", names[0], target().display());
     };
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
-    let changed = newest_below(&sources);
-    assert!(
-        changed <= Some(time),
-        "{} is older than its sources: cargo build --workspace",
-        path.display()
-    );
+    // `output: source source ...`
+    let list = std::fs::read_to_string(target().join(sources)).unwrap_or_default();
+    for source in list.split_whitespace().skip(1) {
+        assert!(
+            modified(Path::new(source)) <= Some(built),
+            "{} is older than {source}: cargo build --workspace",
+            path.display()
+        );
+    }
     path
 }
 
-fn newest_below(directory: &Path) -> Option<SystemTime> {
-    std::fs::read_dir(directory)
-        .ok()?
-        .filter_map(Result::ok)
-        .filter_map(|entry| {
-            let path = entry.path();
-            if path.is_dir() {
-                newest_below(&path)
-            } else {
-                path.metadata().and_then(|found| found.modified()).ok()
-            }
-        })
-        .max()
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|found| found.modified()).ok()
 }
 
 /// Tries `job` until it is true, at most for `patience`.

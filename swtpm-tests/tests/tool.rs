@@ -6,16 +6,14 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN, program};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::{Bench, Setup};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The tool with these arguments in the world of `bench`.
 fn tool(bench: &Bench, arguments: &[&str]) -> Command {
-    let path = program().with_file_name("tpm11");
-    assert!(path.exists(), "{} is missing: cargo build --workspace", path.display());
-    let mut command = bench.command(path);
+    let mut command = bench.command(swtpm_tests::bench::tool());
     command.args(arguments);
     command
 }
