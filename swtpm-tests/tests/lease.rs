@@ -4,6 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tpm11::error::Error;
+use tpm11::tpm::pin::{Gate, Mode, NewGate, Role};
+
 use swtpm_tests::shim::{Action, Fault, Shim};
 use swtpm_tests::swtpm::Swtpm;
 use tpm11::crypto::ec::Curve;
@@ -21,11 +24,8 @@ impl Bench {
         let swtpm = Swtpm::start();
         let shim = Shim::start(&swtpm.directory().join("shim"), &swtpm.socket(), managed)
             .expect("the shim starts");
-        let settings = Settings {
-            tcti: shim.tcti(),
-            resource_manager: Some(managed),
-            ..Settings::default()
-        };
+        let settings =
+            Settings { tcti: shim.tcti(), resource_manager: Some(managed), ..Settings::default() };
         let tpm = Tpm::new(settings, None, Box::new(|_| false));
         let srk = Arc::new(tpm.srk_name(&tpm.call()).expect("a storage root key"));
         Bench { shim, swtpm, tpm, srk }
@@ -220,4 +220,101 @@ fn a_line_that_breaks_at_any_byte_of_a_response_is_mended() {
     bench.tpm.end();
     assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing());
     drop(bench.swtpm);
+}
+
+const PIN: &[u8] = b"the user's";
+
+/// A gate, and a key that asks for the PIN at each use.
+fn gated(bench: &Bench) -> (Gate, Key) {
+    let call = bench.tpm.call();
+    let new = NewGate {
+        serial: *b"0123456789abcdef",
+        srk: (*bench.srk).clone(),
+        limit: 8,
+        iterations: 1000,
+        mode: Mode::Nv,
+        owner_auth: Default::default(),
+        recovery: false,
+        so_pin: b"the officer's",
+        token_secret: [9; 32].into(),
+        retired: Vec::new(),
+    };
+    let (gate, _) = bench.tpm.create_gate(&call, &new, &mut |_, _| Ok(())).expect("a gate");
+    let so = bench.tpm.login(&call, &gate, Role::So, b"the officer's").expect("the SO");
+    let gate = bench.tpm.set_user_pin(&call, &gate, &so, PIN).expect("a PIN").unwrap_or(gate);
+    let spec = KeySpec { always_authenticate: gate.user_index_name(), ..spec() };
+    let made = bench.create(&spec, 7).expect("TPM2_Create");
+    let blob = KeyBlob {
+        id: [7; 16],
+        public: made.public,
+        private: made.private,
+        authorization: [7; 32].into(),
+    };
+    (gate, Key { blob: Arc::new(blob), srk: bench.srk.clone(), grant: None })
+}
+
+fn granted(bench: &Bench, gate: &Gate, key: &Key) -> Key {
+    let grant = bench.tpm.authorize_once(&bench.tpm.call(), key, gate, PIN).expect("a login");
+    Key { grant: Some(grant), ..key.clone() }
+}
+
+#[test]
+fn a_login_for_one_use_is_good_for_one_use() {
+    for managed in [false, true] {
+        let bench = Bench::start(managed);
+        let (gate, key) = gated(&bench);
+        let other = bench.key(1);
+        assert!(bench.sign(&key).is_err(), "without a login");
+
+        let once = granted(&bench, &gate, &key);
+        bench.sign(&other).expect("another key meanwhile");
+        std::thread::sleep(Duration::from_millis(400));
+        let mark = bench.shim.mark();
+        bench.sign(&once).expect("the one use");
+        let record = bench.shim.since(mark);
+        let sign = record.of(0x15D);
+        assert!(sign.iter().all(|entry| entry.encrypts_command()), "{}", record.lines());
+        let again: Error = bench.sign(&once).expect_err("a second use").into();
+        assert_eq!(again, Error::NotLoggedIn);
+        drop(once);
+        bench.tpm.end();
+        assert!(bench.shim.settled(Duration::from_secs(1)).is_nothing());
+    }
+}
+
+#[test]
+fn a_login_for_one_use_that_nobody_uses_is_forgotten() {
+    for managed in [false, true] {
+        let bench = Bench::start(managed);
+        let (gate, key) = gated(&bench);
+        let first = granted(&bench, &gate, &key);
+        let second = granted(&bench, &gate, &key);
+        bench.sign(&second).expect("the one use");
+        if managed {
+            bench.sign(&first).expect("each has a connection of its own");
+        } else {
+            // One of a bare TPM's three sessions.
+            let lost: Error = bench.sign(&first).expect_err("the older one").into();
+            assert_eq!(lost, Error::NotLoggedIn);
+        }
+        let third = granted(&bench, &gate, &key);
+        drop(third);
+        std::thread::sleep(Duration::from_secs(2));
+        let left = bench.shim.left();
+        assert!(left.is_nothing(), "managed {managed}: {left:?}");
+    }
+}
+
+#[test]
+fn a_login_for_one_use_does_not_survive_the_tpms_memory_and_says_so() {
+    for managed in [false, true] {
+        let mut bench = Bench::start(managed);
+        let (gate, key) = gated(&bench);
+        let once = granted(&bench, &gate, &key);
+        bench.swtpm.power_cut();
+        let lost: Error = bench.sign(&once).expect_err("lost").into();
+        assert_eq!(lost, Error::NotLoggedIn, "managed {managed}");
+        let once = granted(&bench, &gate, &key);
+        bench.sign(&once).expect("a new login");
+    }
 }
