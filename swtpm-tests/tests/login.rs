@@ -3,6 +3,7 @@
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::ck::{P256, Rv, bytes, flag};
+use swtpm_tests::shim::{Action, Fault};
 use swtpm_tests::{App, Bench, Setup};
 
 const USER_FLAGS: u64 = CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED;
@@ -425,4 +426,113 @@ fn a_key_that_always_asks_for_the_pin_signs_once_for_each() {
     let signature = app.sign_final(session).expect("asking for the length costs nothing");
     assert_eq!(signature.len(), 64);
     assert_eq!(pin_flags(&app, slot), 0);
+}
+
+#[test]
+fn a_change_of_pin_that_breaks_off_anywhere_leaves_the_old_pin_or_the_new_one() {
+    for gate in ["nv", "da"] {
+        let bench = Setup::default().config(&format!("[pin]\ngate = \"{gate}\"")).start();
+        bench.token();
+        let mut pins = [PIN.to_vec(), b"another PIN".to_vec()];
+        for action in [Action::DropBefore, Action::DropAfter] {
+            for commands in 0.. {
+                let (app, _, session) = opened(&bench);
+                bench.shim.inject(Fault::at_any(action.clone()).after(commands).always());
+                let answer = app.set_pin(session, &pins[0], &pins[1]);
+                app.kill();
+                let met = bench.shim.heal();
+                assert!(answer.is_ok() || met > 0, "{gate}: {answer:?}");
+
+                let (app, _, session) = opened(&bench);
+                // The likely one first: the fallback gate's tries are few, and the whole TPM's.
+                if answer.is_ok() {
+                    pins.reverse();
+                }
+                let login = |pin: &[u8]| {
+                    let answer = app.login(session, pin);
+                    if answer.is_ok() {
+                        app.logout(session).expect("C_Logout");
+                    }
+                    answer
+                };
+                let place = format!("{gate}, {action:?} at {commands}");
+                if login(&pins[0]).is_err() {
+                    assert!(answer.is_err(), "{place}: what succeeded holds\n{}", bench.log());
+                    pins.reverse();
+                    login(&pins[0]).unwrap_or_else(|rv| panic!("{place}: {rv:?}\n{}", bench.log()));
+                } else if gate == "nv" {
+                    assert_eq!(login(&pins[1]), Err(Rv(CKR_PIN_INCORRECT)), "{place}: one of them");
+                }
+                if met == 0 {
+                    assert!(commands > 3, "only {commands} commands to break off at");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pin_that_the_so_sets_may_break_off_anywhere_and_is_set_the_next_time() {
+    for gate in ["nv", "da"] {
+        let bench = Setup::default().config(&format!("[pin]\ngate = \"{gate}\"")).start();
+        bench.token();
+        // From PIN to none and back, and broken off on both ways.
+        for pin in [&b""[..], b"again-PIN", b"other-PIN"] {
+            for commands in 0.. {
+                let (app, _, session) = opened(&bench);
+                app.login_so(session, SO_PIN).expect("C_Login(SO)");
+                bench.shim.inject(Fault::at_any(Action::DropAfter).after(commands).always());
+                let set = |app: &App| match pin {
+                    b"" => app.init_no_pin(session),
+                    pin => app.init_pin(session, pin),
+                };
+                let answer = set(&app);
+                app.kill();
+                let met = bench.shim.heal();
+                assert!(answer.is_ok() || met > 0, "{gate}: {answer:?}");
+                if met == 0 {
+                    break;
+                }
+            }
+            let (app, slot, session) = opened(&bench);
+            app.login(session, pin).unwrap_or_else(|rv| panic!("{gate}, {pin:?}: {rv:?}"));
+            app.logout(session).expect("C_Logout");
+            let required = app.token_flags(slot).expect("flags") & CKF_LOGIN_REQUIRED != 0;
+            assert_eq!(required, !pin.is_empty());
+            if required {
+                assert_eq!(app.login(session, b"not the PIN"), Err(Rv(CKR_PIN_INCORRECT)));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_pin_indices_a_token_works_under_the_tpms_own_protection() {
+    let bench = Setup::default().config("[pin]\ngate = \"da\"").start();
+    bench.token();
+    assert!(bench.shim.nv_indices().is_empty(), "{:x?}", bench.shim.nv_indices());
+    let (app, slot, session) = opened(&bench);
+    assert_eq!(app.login(session, b"not the PIN"), Err(Rv(CKR_PIN_INCORRECT)));
+    assert_eq!(pin_flags(&app, slot), CKF_USER_PIN_COUNT_LOW);
+    app.login(session, PIN).expect("C_Login");
+    let (_, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    app.sign(session, CKM_ECDSA, private, &[1; 32]).expect("C_Sign");
+    assert_eq!(
+        app.generate_pair(
+            session,
+            CKM_EC_KEY_PAIR_GEN,
+            &[bytes(CKA_EC_PARAMS, P256)],
+            &[flag(CKA_ALWAYS_AUTHENTICATE, true)],
+        )
+        .map(drop),
+        Err(Rv(CKR_TEMPLATE_INCONSISTENT)),
+        "the TPM has no PIN to ask for"
+    );
+    app.set_pin(session, PIN, b"new-PIN").expect("C_SetPIN");
+    app.logout(session).expect("C_Logout");
+    app.login(session, b"new-PIN").expect("C_Login");
+    app.close_all_sessions(slot).expect("C_CloseAllSessions");
+    app.init_token(slot, SO_PIN, "anew").expect("C_InitToken");
+    assert_eq!(app.slot_of("anew"), Some(slot));
 }
