@@ -607,17 +607,36 @@ fn programs_print_only_their_own_text_in_any_state() {
 }
 
 #[test]
-fn ssh_with_a_wrong_pin_says_so_in_its_own_words() {
-    let bench = with_keys();
-    let sshd = Sshd::start(&bench);
-    let command = sshd.ssh(&bench, "wrong-pin");
-    let mut command = insert(command, &["-I", &module().display().to_string()]);
-    command.env_remove("SSH_AUTH_SOCK");
+fn ssh_that_cannot_log_in_says_so_in_its_own_words() {
+    for (state, pin) in
+        [(State::Good, "wrong-pin".to_owned()), (State::Absent, pin()), (State::Cleared, pin())]
+    {
+        let mut bench = with_keys();
+        let sshd = Sshd::start(&bench);
+        match state {
+            State::Absent => bench.tpm.power_off(),
+            State::Cleared => bench.tpm.clear(),
+            State::Good | State::Forbidden => {}
+        }
+        let command = sshd.ssh(&bench, &pin);
+        let mut command = insert(command, &["-I", &module().display().to_string()]);
+        command.env_remove("SSH_AUTH_SOCK");
 
-    let output = bench.run(command, LIMIT);
+        let output = bench.run(command, LIMIT);
 
-    assert!(!output.status.success());
-    assert_own_text("ssh", &output);
-    assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
-    assert_eq!(bench.shim.lockout_counter(), 0);
+        assert!(!output.status.success());
+        assert_own_text("ssh", &output);
+        let errors = text(&output.stderr);
+        assert!(errors.contains("Permission denied"), "{state:?}: {errors}");
+        for line in errors.lines() {
+            let own =
+                ["C_Login failed", "login failed", "sign_and_send_pubkey", "pkcs11", "Permission"]
+                    .iter()
+                    .any(|words| line.contains(words));
+            assert!(own, "{state:?}: whose line is this? {line}");
+        }
+        if state != State::Absent {
+            assert_eq!(bench.shim.lockout_counter(), 0);
+        }
+    }
 }

@@ -144,8 +144,17 @@ fn sweep(bench: &Bench) {
 
 #[test]
 fn one_passing_fault_at_any_command_of_any_operation_is_not_noticed() {
+    one_passing_fault(Setup::default());
+}
+
+#[test]
+fn behind_the_resource_manager_one_passing_fault_is_not_noticed_either() {
+    one_passing_fault(Setup::default().managed());
+}
+
+fn one_passing_fault(setup: Setup) {
     // Every call starts cold.
-    let bench = Setup::default().tpm("linger_ms = 0").start();
+    let bench = setup.tpm("linger_ms = 0").start();
     bench.token();
     let (app, session) = bench.logged_in();
     let (_, ec) = app.generate_ec(session, P256, "ec").expect("C_GenerateKeyPair");
@@ -186,6 +195,59 @@ fn one_passing_fault_at_any_command_of_any_operation_is_not_noticed() {
     println!("{cells} faults met");
     assert!(cells > 150, "only {cells} faults met anything");
     assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+#[test]
+fn a_connection_cut_at_any_byte_of_any_answer_of_a_signature_is_not_noticed() {
+    let bench = Setup::default().tpm("linger_ms = 0").start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    sweep(&bench);
+    let (cold, _) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
+    for (skip, entry) in cold.0.iter().enumerate() {
+        for byte in (0..entry.response.len()).step_by(7) {
+            sweep(&bench);
+            bench.shim.inject(Fault::at_any(Action::DropInside(byte)).after(skip));
+
+            let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+
+            assert!(answer.is_ok(), "{} byte {byte}: {answer:?}\n{}", entry.name, bench.log());
+            bench.shim.heal();
+        }
+    }
+}
+
+#[test]
+fn a_connection_cut_at_any_byte_of_any_answer_of_a_login_costs_no_try() {
+    let bench = Setup::default().config("[pin]\nlimit = 2").tpm("linger_ms = 0").start();
+    bench.token();
+    let app = bench.ready();
+    let slot = app.slot_of(LABEL).expect("the token");
+    let session = app.open(slot).expect("C_OpenSession");
+    let (cold, _) = bench.shim.watch(|| app.login(session, PIN));
+    app.logout(session).expect("C_Logout");
+    for (skip, entry) in cold.0.iter().enumerate() {
+        for byte in (0..entry.response.len()).step_by(11) {
+            sweep(&bench);
+            bench.shim.inject(Fault::at_any(Action::DropInside(byte)).after(skip));
+
+            let (record, answer) = bench.shim.watch(|| app.login(session, PIN));
+
+            bench.shim.heal();
+            assert!(record.count(wire::POLICY_SECRET) <= 1 || answer.is_ok(), "{}", record.lines());
+            match answer {
+                Ok(()) => {}
+                Err(rv) => {
+                    assert_eq!(rv, CKR_DEVICE_ERROR, "{} byte {byte}\n{}", entry.name, bench.log());
+                    works_again(&bench, &entry.name, || app.login(session, PIN).is_ok());
+                }
+            }
+            app.logout(session).expect("C_Logout");
+        }
+    }
+    let flags = app.token_flags(slot).expect("C_GetTokenInfo");
+    assert_eq!(flags & (CKF_USER_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED), 0);
 }
 
 #[test]
