@@ -224,7 +224,7 @@ impl Token {
         let secrets = self.counted(call, &gate, Role::User, outcome)?;
         let sealer = Sealer::new(&secrets.token_secret, &self.serial);
         drop(secrets);
-        self.after_login(call, &sealer);
+        self.after_login(call, Role::User, &sealer);
         let opened = Arc::new(Opened { sealer, so: None });
         let mut state = self.state()?;
         state.objects.forget_content();
@@ -253,7 +253,7 @@ impl Token {
         let sealer = Sealer::new(&secrets.token_secret, &self.serial);
         let opened = Arc::new(Opened { sealer, so: Some(SoSecrets::keep(&secrets)) });
         drop(secrets);
-        self.after_login(call, &opened.sealer);
+        self.after_login(call, Role::So, &opened.sealer);
         let mut state = self.state()?;
         if state.has_read_only_session() {
             // Opened while the TPM compared the PIN.
@@ -268,7 +268,7 @@ impl Token {
 
     /// What every login looks at: whether the set of objects is whole, what the TPM is and can. None of
     /// it makes the login fail.
-    fn after_login(&self, call: &Call, sealer: &Sealer) {
+    fn after_login(&self, call: &Call, role: Role, sealer: &Sealer) {
         match self.store.verify_set(&self.serial, sealer) {
             Ok(report) if report.intact && report.bad.is_empty() => {}
             Ok(report) => log::warn!(
@@ -282,7 +282,9 @@ impl Token {
             ),
             Err(fault) => log::warn!("token {}: objects not checked: {fault}", self.name()),
         }
-        if self.facts().is_none() {
+        // Firmware updates change what a TPM can, and its storage root key stays. The SO's login, which is
+        // rare, looks; the user's is to be quick.
+        if role == Role::So || self.facts().is_none() {
             self.learn_facts(call);
         }
         settle_interrupted(call, &self.home, &self.store);

@@ -265,6 +265,17 @@ impl Tpm {
         &self.inner.settings
     }
 
+    /// Whether a resource manager is behind the conf string.
+    pub fn is_managed(&self) -> bool {
+        self.inner.shape != Shape::Bare
+    }
+
+    /// Whether keys are used without an HMAC session on a TPM like this one: by `bus_protection`, not
+    /// because of a context gap.
+    pub fn spares_session(&self, facts: &Facts) -> bool {
+        self.inner.spares_session(facts)
+    }
+
     /// A call with this TPM's ordinary deadline and nobody to cancel it.
     pub fn call(&self) -> Call {
         Call::within(self.inner.settings.call_timeout)
@@ -576,6 +587,12 @@ impl Drop for Tpm {
 }
 
 impl Inner {
+    pub(super) fn spares_session(&self, facts: &Facts) -> bool {
+        self.settings.bus_protection == BusProtection::Discrete
+            && self.shape == Shape::Managed
+            && facts.is_firmware()
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -589,8 +589,8 @@ impl State {
                     self.put_main(inner, connection);
                     self.facts = Some(facts?);
                 }
-                let firmware = self.facts.as_ref().is_some_and(Facts::is_firmware);
-                Ok(firmware || self.gap.passwords)
+                let spared = self.facts.as_ref().is_some_and(|facts| inner.spares_session(facts));
+                Ok(spared || self.gap.passwords)
             }
             BusProtection::Discrete => Ok(self.gap.passwords),
         }

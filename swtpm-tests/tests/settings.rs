@@ -6,7 +6,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::ck::{Mechanism, P256, Rv};
-use swtpm_tests::shim::{Action, Fault, Record};
+use swtpm_tests::shim::{Action, Chip, Fault, Record};
 use swtpm_tests::{App, Bench, Setup, wire};
 
 const DIGEST: [u8; 32] = *b"this digest may be seen by some!";
@@ -100,6 +100,26 @@ fn by_default_a_firmware_tpm_gets_the_session_too() {
     answer.expect("C_Sign");
     assert!(record.of(wire::SIGN)[0].is_hmac_protected(), "{}", record.lines());
     assert!(!shows_the_digest(&record));
+}
+
+#[test]
+fn what_the_tpm_can_is_corrected_when_the_officer_logs_in() {
+    let bench = Bench::start();
+    bench.token();
+    let curves = || {
+        let app = bench.ready();
+        let slot = app.slot_of(LABEL).expect("the token");
+        app.mechanism_info(slot, CKM_EC_KEY_PAIR_GEN).expect("C_GetMechanismInfo").ulMaxKeySize
+    };
+    assert!(curves() > 256);
+    // Its firmware was changed: it lacks P-384 and P-521 now, and its storage root key is the same.
+    bench.shim.become_chip(Chip { without_curves: vec![4, 5], ..Chip::default() });
+    assert!(curves() > 256, "looking asks the store");
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
+    app.login_so(session, SO_PIN).expect("C_Login(SO)");
+    drop(app);
+    assert_eq!(curves(), 256, "for all programs");
 }
 
 #[test]

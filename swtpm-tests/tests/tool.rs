@@ -114,6 +114,25 @@ fn status_tells_the_tries_that_are_left_and_a_locked_pin() {
 }
 
 #[test]
+fn status_says_how_the_bus_is_protected() {
+    let said = |bench: &Bench| {
+        let output = bench.run(tool(bench, &["status"]), LIMIT);
+        text(&output.stdout)
+    };
+    let line = said(&Bench::start());
+    assert!(line.contains("a resource manager: no"), "{line}");
+    let line = said(&Bench::managed());
+    assert!(line.contains("a resource manager: yes"), "{line}");
+    assert!(line.contains("protection \"always\"\n"), "{line}");
+    // swtpm says that it is no chip.
+    let bench = Setup::default().managed().tpm("bus_protection = \"discrete\"").start();
+    let line = said(&bench);
+    assert!(line.contains("protection \"discrete\" (a firmware TPM"), "{line}");
+    let (_, json) = status(&bench);
+    assert_eq!(json["tpms"][0]["without_session"], true, "{json}");
+}
+
+#[test]
 fn a_recovery_code_is_printed_once_and_a_token_without_pin_says_so() {
     let bench = Bench::start();
     let arguments = ["init", "--so-pin-fd", "0", "--no-pin", "--recovery"];

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use tpm11::config::Config;
+use tpm11::config::{BusProtection, Config};
 use tpm11::crypto::ec::Curve;
 use tpm11::error::Error;
 use tpm11::store::{self, TokenRow, TokenState};
@@ -43,6 +43,12 @@ struct Status {
 #[derive(Debug, Serialize)]
 struct TpmStatus {
     tcti: String,
+    /// Whether a resource manager is between us and the TPM.
+    resource_manager: bool,
+    /// When signatures go without an HMAC session.
+    bus_protection: &'static str,
+    /// Whether they do now, because this TPM has no bus.
+    without_session: bool,
     chip: Option<Chip>,
     /// What stands where storage root keys do.
     storage_keys: Vec<StorageKey>,
@@ -160,9 +166,17 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
             mend: mend_tpm(&tcti, fault),
         });
     }
-    let chip = facts.ok().map(|facts| chip(&facts));
+    let facts = facts.ok();
+    let chip = facts.as_ref().map(chip);
     let mut status = TpmStatus {
         tcti,
+        resource_manager: home.tpm.is_managed(),
+        bus_protection: match home.tpm.settings().bus_protection {
+            BusProtection::Always => "always",
+            BusProtection::Discrete => "discrete",
+            BusProtection::Strict => "strict",
+        },
+        without_session: facts.is_some_and(|facts| home.tpm.spares_session(&facts)),
         chip,
         storage_keys: Vec::new(),
         other_indices: Vec::new(),
@@ -458,6 +472,14 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
             let gate = if chip.pin_indices { "yes" } else { "no (gate = da)" };
             writeln!(out, "  PIN indices  {gate}")?;
         }
+        let manager = if tpm.resource_manager { "yes" } else { "no" };
+        writeln!(out, "  shared by    a resource manager: {manager}")?;
+        let without = match (tpm.without_session, tpm.bus_protection) {
+            (true, _) => " (a firmware TPM, which has no bus: keys are used without a session)",
+            (false, "discrete") => " (keys are used with a session all the same)",
+            (false, _) => "",
+        };
+        writeln!(out, "  bus          protection \"{}\"{without}", tpm.bus_protection)?;
         for key in &tpm.storage_keys {
             let state = key.unsound.map(|why| format!(" (not for tokens: {why})"));
             let name = key.name.get(..16).unwrap_or(&key.name);
@@ -517,6 +539,9 @@ mod tests {
             configuration: vec!["/etc/tpm11/tpm11.toml".into()],
             tpms: vec![TpmStatus {
                 tcti: "device:/dev/tpmrm0".into(),
+                resource_manager: true,
+                bus_protection: "always",
+                without_session: false,
                 chip: Some(Chip {
                     maker: "IBM".into(),
                     model: "SW TPM".into(),
