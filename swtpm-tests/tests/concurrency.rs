@@ -99,7 +99,8 @@ fn eight_processes_on_one_bare_tpm_wait_for_each_other_only_briefly() {
                     let wanted = [number(CKA_CLASS, CKO_PRIVATE_KEY)];
                     let key = app.find(session, &wanted).expect("C_FindObjects")[0];
                     let mut longest = Duration::ZERO;
-                    for _ in 0..20 {
+                    let start = Instant::now();
+                    while start.elapsed() < Duration::from_secs(3) {
                         let began = Instant::now();
                         app.sign(session, CKM_ECDSA, key, &DIGEST)
                             .unwrap_or_else(|rv| panic!("{rv:?}\n{}", bench.log()));
@@ -114,8 +115,8 @@ fn eight_processes_on_one_bare_tpm_wait_for_each_other_only_briefly() {
     });
 
     println!("the longest wait: {longest:?}");
-    // A holder lets go after 250 ms; eight on two cores, beside other tests.
-    assert!(longest.is_some_and(|longest| longest < Duration::from_secs(20)), "{longest:?}");
+    // Each lets go after 250 ms when somebody waits: 1.8 s behind seven others, on an idle machine.
+    assert!(longest.is_some_and(|longest| longest < Duration::from_secs(8)), "{longest:?}");
 }
 
 #[test]
