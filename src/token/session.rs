@@ -280,7 +280,8 @@ impl Session {
             (Who::So, _) => CKS_RW_SO_FUNCTIONS,
         };
         let flags = CKF_SERIAL_SESSION | if self.read_write { CKF_RW_SESSION } else { 0 };
-        Ok(SessionInfo { slot: self.slot.id, state, flags, device_error: 0 })
+        let device_error = u64::from(self.token.home.tpm.last_code());
+        Ok(SessionInfo { slot: self.slot.id, state, flags, device_error })
     }
 
     /// C_GetOperationState: what runs here can be saved nowhere.

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -110,6 +110,8 @@ pub(super) struct Inner {
     free: Condvar,
     reap: Condvar,
     leaked: AtomicBool,
+    /// The last response code that ended a call.
+    last_code: AtomicU32,
 }
 
 /// Where the state lies while no call has it.
@@ -255,6 +257,7 @@ impl Tpm {
                 free: Condvar::new(),
                 reap: Condvar::new(),
                 leaked: AtomicBool::new(false),
+                last_code: AtomicU32::new(0),
             }),
             reaper: Mutex::new(None),
         })
@@ -274,6 +277,11 @@ impl Tpm {
     /// because of a context gap.
     pub fn spares_session(&self, facts: &Facts) -> bool {
         self.inner.spares_session(facts)
+    }
+
+    /// The last response code that ended a call of this process; 0 if none did.
+    pub fn last_code(&self) -> u32 {
+        self.inner.last_code.load(Ordering::Relaxed)
     }
 
     /// A call with this TPM's ordinary deadline and nobody to cancel it.
@@ -356,7 +364,7 @@ impl Tpm {
                     key.grant.is_none() || *fault.kind() == Trouble::LoginLost
                 })
             {
-                return outcome;
+                return inner.noted(outcome);
             }
         }
     }
@@ -378,7 +386,7 @@ impl Tpm {
                 state
                     .judge(inner, outcome, call, &mut tried, |fault| !pin || fault.spares_the_pin())
             {
-                return outcome;
+                return inner.noted(outcome);
             }
         }
     }
@@ -591,6 +599,14 @@ impl Inner {
         self.settings.bus_protection == BusProtection::Discrete
             && self.shape == Shape::Managed
             && facts.is_firmware()
+    }
+
+    /// Remembers the response code of what failed.
+    fn noted<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        if let Some(code) = outcome.as_ref().err().and_then(Fault::code) {
+            self.last_code.store(code, Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {

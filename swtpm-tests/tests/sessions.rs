@@ -402,3 +402,18 @@ fn a_context_login_is_for_the_last_operation_begun_in_its_session() {
     app.digest(session, CKM_SHA256, b"begun and ended").expect("C_Digest");
     assert_eq!(context(session), Err(Rv(CKR_OPERATION_NOT_INITIALIZED)), "the last was a digest");
 }
+
+#[test]
+fn the_session_tells_the_tpms_last_response_code() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let told = || app.session_info(session).expect("C_GetSessionInfo").ulDeviceError;
+    assert_eq!(told(), 0);
+    let (_, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    // TPM_RC_SCHEME: our mistake, or a chip's.
+    bench.shim.inject(Fault::at(wire::SIGN, Action::Answer(0x192)).always());
+    assert!(app.sign(session, CKM_ECDSA, private, &DIGEST).is_err());
+    bench.shim.heal();
+    assert_eq!(told(), 0x192);
+}
