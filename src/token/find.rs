@@ -16,6 +16,7 @@ use crate::tpm::Call;
 
 use super::operation::Kind;
 use super::session::Session;
+use super::token::content;
 
 /// A search in progress: what was found and not yet told.
 pub(super) struct Found {
@@ -122,10 +123,23 @@ impl Session {
                 continue;
             }
             let Some(row) = self.token.store.row(&self.token.serial, id)? else { continue };
-            if row.private() && !(same_login && state.user()) {
+            let private = row.private();
+            if private && !(same_login && state.user()) {
                 continue;
             }
-            handles.push(self.token.stored_handle(&mut state, id, row.private())?);
+            // Read once: whoever searches looks at what he found.
+            let opened = state.opened.clone();
+            let object = match content(row, opened.as_deref()) {
+                Ok(Some(object)) => object,
+                Ok(None) => continue,
+                Err(error) => {
+                    log::warn!("token {}: {error}", self.token.name());
+                    continue;
+                }
+            };
+            let handle = self.token.stored_handle(&mut state, id, private)?;
+            state.objects.keep_content(handle, &object);
+            handles.push(handle);
         }
         Ok(handles)
     }

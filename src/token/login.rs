@@ -321,8 +321,8 @@ impl Token {
                 Some(Hint { count: limit.saturating_sub(*left), limit })
             }
             Err(Error::PinLocked) => Some(Hint { count: limit, limit }),
-            // It may have been evaluated: what the TPM counts now is not known. Ask, without a PIN.
-            Err(Error::WrongPin { left: None } | Error::Device(_)) => self
+            // What the TPM counts now is not known: ask, without a PIN.
+            Err(Error::WrongPin { left: None }) => self
                 .home
                 .tpm
                 .pin_count(call, gate, role)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::crypto::secret::Secret;
 use crate::error::{Error, Result};
 use crate::object::{Object, Setting, row};
-use crate::store::{self, Sealer, Store, TokenRow, TokenState, seal};
+use crate::store::{self, Sealer, Store, TokenRow, TokenState, Unchecked, seal};
 use crate::sync::{Guard, Mutex, Rank};
 use crate::tpm::facts::Facts;
 use crate::tpm::pin::{Gate, Role};
@@ -276,13 +276,7 @@ impl Token {
             state.objects.forget(handle);
             return Err(Error::ObjectInvalid);
         };
-        let object = match opened {
-            Some(opened) => row::object(seal::check(unchecked, &opened.sealer)?, &opened.sealer)?,
-            None => match unchecked.unauthenticated()? {
-                Some(row) => row::unauthenticated(row),
-                None => return Err(Error::ObjectInvalid),
-            },
-        };
+        let object = content(unchecked, opened.as_deref())?.ok_or(Error::ObjectInvalid)?;
         state.objects.keep_content(handle, &object);
         Ok(object)
     }
@@ -338,6 +332,18 @@ impl State {
     /// Whether a read-only session is open.
     pub(super) fn has_read_only_session(&self) -> bool {
         self.sessions.values().any(|writable| !writable)
+    }
+}
+
+/// The object of a row: proven to be its owner's where a login gives the means to; `None` if it is
+/// private and nobody is logged in.
+///
+/// # Errors
+/// `Device` if the row was altered outside of the token.
+pub(super) fn content(row: Unchecked, opened: Option<&Opened>) -> Result<Option<Object>> {
+    match opened {
+        Some(opened) => Ok(Some(row::object(seal::check(row, &opened.sealer)?, &opened.sealer)?)),
+        None => Ok(row.unauthenticated()?.map(row::unauthenticated)),
     }
 }
 
