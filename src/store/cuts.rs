@@ -96,16 +96,24 @@ fn a_killed_writer_loses_nothing_acknowledged_and_leaves_nothing_half_done() {
 fn many_processes_share_a_store_without_a_single_error() {
     let directory = tempfile::tempdir().unwrap();
     let reader = store(directory.path());
-    let (processes, rounds) = (6, samples(24));
+    let (processes, rounds) = (16, samples(8));
     let mut helpers: Vec<_> = (0..processes)
         .map(|name| Helper::start(directory.path(), &format!("share {name} {rounds}")))
         .collect();
-    // Meanwhile somebody looks.
-    for _ in 0..20 {
+    // Meanwhile somebody looks, and never waits for long.
+    let mut longest = Duration::ZERO;
+    for _ in 0..samples(20) {
+        let start = std::time::Instant::now();
         assert!(reader.verify_set(&SERIAL, &sealer()).unwrap().intact);
+        longest = longest.max(start.elapsed());
         std::thread::sleep(Duration::from_millis(5));
     }
-    helpers.iter_mut().for_each(|helper| helper.expect("done"));
+    println!("a reader waited {longest:?} at most");
+    assert!(longest < Duration::from_secs(5), "a reader waited {longest:?}");
+    let waits = helpers.iter_mut().map(|helper| helper.says().expect("no error").parse().unwrap());
+    let wait: u64 = waits.max().unwrap();
+    println!("a writer waited {wait} ms at most");
+    assert!(wait < 8000, "a writer waited {wait} ms");
     let left = reader.find(&SERIAL, Some(&sealer()), &[]).unwrap();
     assert_eq!(left.len() as u32, processes * rounds.div_ceil(4));
     let token = reader.token(&SERIAL).unwrap().unwrap();

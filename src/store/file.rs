@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -27,7 +27,7 @@ use super::migrate::{Ladder, Version};
 use super::place::{file_mode, room_to_grow, unwritable};
 use super::registry::{Descriptors, process, registry};
 use super::sibling::{self, Key};
-use super::{Fault, Options};
+use super::{Fault, Options, waiting};
 use crate::sync::{Guard, Mutex, Rank};
 
 /// The longest value that SQLite may hold here [bytes]: an attribute has at most 16 MiB, and an
@@ -57,6 +57,8 @@ pub(super) struct File {
     /// Who opened it.
     process: u32,
     ladder: Ladder,
+    /// When this process last committed something.
+    wrote: StdMutex<Option<Instant>>,
     /// Taken out only by `drop`.
     inner: Option<Mutex<Inner>>,
 }
@@ -117,6 +119,7 @@ impl File {
             options: options.clone(),
             process: process(),
             ladder,
+            wrote: StdMutex::new(None),
             inner: Some(inner),
         });
         files.push(Arc::downgrade(&file));
@@ -137,7 +140,9 @@ impl File {
         if self.process != process() {
             return Err(Fault::Forked);
         }
-        self.inner.as_ref().map(Mutex::lock).ok_or(Fault::Forked)
+        let inner = self.inner.as_ref().map(Mutex::lock).ok_or(Fault::Forked)?;
+        waiting::until(Instant::now() + self.options.busy_timeout);
+        Ok(inner)
     }
 
     /// Runs `job` in one read transaction: all its statements see the same state. `None` if there
@@ -211,11 +216,14 @@ impl File {
         growth: usize,
         mut job: impl FnMut(&Transaction<'_>) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        self.let_others_go_first();
         let mut inner = self.lock()?;
         for _ in 0..8 {
             match self.write_once(&mut inner, growth, &mut job) {
                 Ok(Attempt::Done(value)) => {
                     inner.change = next_change();
+                    *self.wrote.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Some(Instant::now());
                     return Ok(value);
                 }
                 Ok(Attempt::Nothing | Attempt::Again) => {}
@@ -226,6 +234,17 @@ impl File {
             }
         }
         Err(Fault::Busy(BUSY.to_owned()))
+    }
+
+    /// After a commit, leaves the file alone until everybody who waits for it has looked once.
+    /// Whoever writes again and again would else keep out all others: they look only now and then.
+    fn let_others_go_first(&self) {
+        let wrote = *self.wrote.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = wrote
+            .and_then(|wrote| (wrote + waiting::LONGEST).checked_duration_since(Instant::now()));
+        if let Some(rest) = rest {
+            std::thread::sleep(rest);
+        }
     }
 
     fn write_once<T>(
@@ -445,7 +464,7 @@ impl File {
     /// Settings of the connection; reads nothing but what `journal_mode` needs.
     fn set(&self, open: &Open) -> Result<(), Fault> {
         let connection = &open.connection;
-        connection.busy_timeout(self.options.busy_timeout)?;
+        connection.busy_handler(Some(waiting::again))?;
         connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

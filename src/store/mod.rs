@@ -20,6 +20,7 @@ pub mod seal;
 mod search;
 mod sibling;
 mod tokens;
+mod waiting;
 
 #[cfg(test)]
 mod attacks;
