@@ -10,6 +10,7 @@ pub mod app;
 pub mod bench;
 pub mod ck;
 pub mod door;
+pub mod front;
 pub mod secrets;
 pub mod shim;
 pub mod spawn;
