@@ -959,6 +959,36 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn beside_a_strangers_object_one_slot_less_is_used() {
+        let swtpm = Swtpm::start();
+        let tpm = swtpm.tpm();
+        let srk = Arc::new(tpm.srk_name(&tpm.call()).unwrap());
+        let keys: Vec<Key> = (0..3).map(|id| key(&tpm, &srk, id)).collect();
+        tpm.with(&tpm.call(), None, |lease| {
+            let load = crate::tpm::command::Load {
+                parent: &Entity::new(0x8100_0001, (*srk).clone()),
+                public: &keys[0].blob.public,
+                private: &keys[0].blob.private,
+            };
+            let loaded = lease.execute(&load, &mut [Auth::password(&[])])?;
+            lease.connection.link.forget(loaded.handle);
+            Ok(())
+        })
+        .unwrap();
+        tpm.end();
+        for key in keys.iter().chain(&keys) {
+            sign(&tpm, key).unwrap();
+        }
+        swtpm.take_record();
+        for key in &keys {
+            sign(&tpm, key).unwrap();
+        }
+        assert!(swtpm.take_record().len() <= 3 * keys.len() + 4);
+        tpm.end();
+        assert_eq!(swtpm.handles().len(), 1, "the stranger's stays: it was in nobody's way");
+    }
+
+    #[test]
     fn another_tpm_is_foreign_before_anything_is_loaded() {
         let (swtpm, other) = (Swtpm::start(), Swtpm::start());
         let tpm = swtpm.tpm();

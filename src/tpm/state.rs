@@ -40,7 +40,7 @@ pub(super) struct State {
     met: bool,
     breaker: Breaker,
     gap: Gap,
-    /// Until then only half as many key connections.
+    /// Until then only half as many key connections; on a bare TPM, one loaded key.
     halved: Option<Instant>,
     /// What a broken connection left in a bare TPM.
     debts: Option<Debts>,
@@ -111,7 +111,7 @@ const MOST_KEYS: usize = 20;
 const MOST_DAEMON_KEYS: usize = 20;
 /// Loaded keys in a bare TPM's three slots. With a transient root one less.
 const MOST_BARE_KEYS: usize = 2;
-/// SESSION_HANDLES halves the key connections for this long.
+/// SESSION_HANDLES halves the key connections, OBJECT_MEMORY the loaded keys, for this long.
 const HALVED: Duration = Duration::from_secs(60);
 /// Sessions saved by us before we look for idle ones of others: a quarter of the gap.
 const GAP_LOOK: u32 = 16_384;
@@ -424,7 +424,7 @@ impl State {
                 None => drop(leftovers::list(&mut lease.connection.link, &lease.call)?),
             }
         }
-        let most = if pin { 0 } else { MOST_BARE_KEYS - 1 };
+        let most = if pin || self.is_halved() { 0 } else { MOST_BARE_KEYS - 1 };
         lease.connection.shrink(most, Some(&mut self.contexts), &lease.call)
     }
 
@@ -463,6 +463,10 @@ impl State {
         outcome
     }
 
+    fn is_halved(&self) -> bool {
+        self.halved.is_some_and(|until| Instant::now() < until)
+    }
+
     /// The connection where this key is, or where it can be loaded.
     fn connection_for(
         &mut self,
@@ -476,8 +480,7 @@ impl State {
         if let Some(at) = self.keys.iter().position(|connection| connection.has(id)) {
             return Ok(self.keys.remove(at));
         }
-        let halved = self.halved.is_some_and(|until| Instant::now() < until);
-        let most = if halved { MOST_KEYS / 2 } else { MOST_KEYS };
+        let most = if self.is_halved() { MOST_KEYS / 2 } else { MOST_KEYS };
         while self.keys.len() >= most {
             drop(self.keys.remove(0));
         }
@@ -505,8 +508,9 @@ impl State {
             connection.session(None, call)?;
         }
         let transient = connection.seen_root().is_some_and(Pinned::is_transient);
+        let narrow = transient || self.is_halved();
         let (most, contexts) = match inner.shape {
-            Shape::Bare if transient => (MOST_BARE_KEYS - 1, Some(&mut self.contexts)),
+            Shape::Bare if narrow => (MOST_BARE_KEYS - 1, Some(&mut self.contexts)),
             Shape::Bare => (MOST_BARE_KEYS, Some(&mut self.contexts)),
             Shape::Managed => (1, None),
             Shape::Daemon => (MOST_DAEMON_KEYS, None),
@@ -791,6 +795,10 @@ impl State {
                 if let Some(main) = &mut self.main {
                     main.flush_all(&spared);
                 }
+                if fault.remedy() == Remedy::FlushObjects {
+                    // Somebody else's objects are there, too: keep to what is left.
+                    self.halved = Some(Instant::now() + HALVED);
+                }
                 Ok(true)
             }
             (1, Shape::Managed) => {
@@ -821,6 +829,7 @@ impl State {
             standing.retain(|handle| now.contains(handle));
             if standing.is_empty() {
                 self.main = Some(connection);
+                self.halved = None;
                 return Ok(true);
             }
         }
@@ -837,6 +846,7 @@ impl State {
             leftovers::remove(&mut connection.link, &standing, inner.knows.as_ref(), call);
         self.held = had_rank.then(|| held(Rank::Leaf));
         self.main = Some(connection);
+        self.halved = None;
         outcome.map(|()| true)
     }
 

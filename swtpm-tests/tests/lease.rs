@@ -1,6 +1,8 @@
 //! What the lease does about each fault of the TPM: every response code that has a remedy, met by every
 //! command of a signature and of a key's creation, on a bare TPM and behind a resource manager.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use tpm11::error::Error;
 use tpm11::tpm::pin::{Gate, Mode, NewGate, Role};
 
 use swtpm_tests::shim::{Action, Fault, Shim};
+use swtpm_tests::spawn::Guarded;
 use swtpm_tests::swtpm::Swtpm;
 use tpm11::crypto::ec::Curve;
 use tpm11::tpm::{Call, HashAlgorithm, Key, KeyBlob, KeySpec, KeyUse, Name, Settings, Tpm};
@@ -316,5 +319,86 @@ fn a_login_for_one_use_does_not_survive_the_tpms_memory_and_says_so() {
         assert_eq!(lost, Error::NotLoggedIn, "managed {managed}");
         let once = granted(&bench, &gate, &key);
         bench.sign(&once).expect("a new login");
+    }
+}
+
+/// The directory with what a child needs.
+const CHILD: &str = "TPM11_TEST_SIGNING_CHILD";
+
+/// A process that signs with three keys in turn for as long as it lives, or fifteen seconds long.
+fn signing_child(directory: &Path) {
+    let read = |name: &str| std::fs::read(directory.join(name)).expect("a file of the parent's");
+    let settings = Settings {
+        tcti: format!("swtpm:path={}", directory.join("data").display()),
+        ..Settings::default()
+    };
+    let tpm = Tpm::new(settings, Some(directory.to_owned()), Box::new(|_| false));
+    let srk = Arc::new(read("srk"));
+    let keys: Vec<Key> = (0..3u8)
+        .map(|id| {
+            let blob = KeyBlob {
+                id: [id; 16],
+                public: read(&format!("public{id}")),
+                private: read(&format!("private{id}")),
+                authorization: [id; 32].into(),
+            };
+            Key { blob: Arc::new(blob), srk: srk.clone(), grant: None }
+        })
+        .collect();
+    let begun = Instant::now();
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < Duration::from_secs(15) {
+        for key in &keys {
+            let turn = Instant::now();
+            tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &[1; 32]).expect("TPM2_Sign");
+            longest = longest.max(turn.elapsed());
+        }
+    }
+    println!("longest wait {longest:?}");
+    tpm.end();
+}
+
+#[test]
+fn processes_that_are_killed_amid_their_work_hinder_nobody() {
+    if let Some(directory) = std::env::var_os(CHILD) {
+        return signing_child(Path::new(&directory));
+    }
+    let swtpm = Swtpm::start();
+    let directory = swtpm.directory().to_owned();
+    let settings = Settings { tcti: swtpm.tcti(), ..Settings::default() };
+    let tpm = Tpm::new(settings, Some(directory.clone()), Box::new(|_| false));
+    let srk = tpm.srk_name(&tpm.call()).expect("a storage root key");
+    for id in 0..3u8 {
+        let made = tpm.create(&tpm.call(), &srk, &spec(), &[id; 32]).expect("TPM2_Create");
+        std::fs::write(directory.join(format!("public{id}")), made.public).expect("written");
+        std::fs::write(directory.join(format!("private{id}")), made.private).expect("written");
+    }
+    std::fs::write(directory.join("srk"), &srk).expect("written");
+    tpm.end();
+    let child = || {
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        command
+            .args(["--exact", "processes_that_are_killed_amid_their_work_hinder_nobody"])
+            .arg("--nocapture")
+            .env(CHILD, &directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    };
+    let workers: Vec<_> = (0..2).map(|_| child().spawn().expect("a child starts")).collect();
+    let begun = Instant::now();
+    let mut lives = 0;
+    while begun.elapsed() < Duration::from_secs(12) {
+        let victim = Guarded::start(child()).expect("a victim starts");
+        std::thread::sleep(Duration::from_millis(350 + 211 * (lives % 7)));
+        drop(victim);
+        lives += 1;
+    }
+    for worker in workers {
+        let output = worker.wait_with_output().expect("the child ends");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("{lives} killed: {text}");
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     }
 }
