@@ -75,8 +75,9 @@ pub struct TokenRow {
     pub generation: u64,
     /// The token that it takes the place of.
     pub replaces: Option<[u8; 16]>,
-    /// The PIN gate of the token that it took the place of, from [`Store::activate`] until
-    /// [`TokenChange::replaced_is_gone`]: what the TPM still has to forget.
+    /// What the TPM still has to forget: the PIN gate of the token that it took the place of, from
+    /// [`Store::activate`] until [`TokenChange::replaced_is_gone`], or one that [`TokenChange::replaced`]
+    /// names.
     pub replaced: Option<Vec<u8>>,
 }
 
@@ -93,6 +94,8 @@ pub struct TokenChange {
     pub user_pin_set: Option<bool>,
     /// Whether the user needs no PIN.
     pub pinless: Option<bool>,
+    /// A PIN gate that the TPM has to forget: [`TokenRow::replaced`].
+    pub replaced: Option<Vec<u8>>,
     /// The TPM has nothing of the replaced token any more.
     pub replaced_is_gone: bool,
 }
@@ -195,6 +198,7 @@ impl Store {
             row.srk_name = change.srk_name.clone().unwrap_or(row.srk_name);
             row.user_pin_set = change.user_pin_set.unwrap_or(row.user_pin_set);
             row.pinless = change.pinless.unwrap_or(row.pinless);
+            row.replaced = change.replaced.clone().or(row.replaced);
             row.replaced = row.replaced.filter(|_| !change.replaced_is_gone);
             row
         };

@@ -16,6 +16,7 @@ pub mod login;
 pub mod module;
 pub mod objects;
 pub mod operation;
+pub mod recover;
 pub mod session;
 pub mod slot;
 #[allow(clippy::module_inception)]

@@ -252,6 +252,17 @@ impl Module {
         slot.init_token(&sessionless_call(&home, &self.stop), initial)
     }
 
+    /// Gives the token in a slot new PIN indices by its recovery code, with this PIN for the SO; the user
+    /// has none then. The new recovery code. PKCS#11 has no word for it: for the tool.
+    ///
+    /// # Errors
+    /// `SlotInvalid`, `TokenNotRecognized`, and those of [`Token::recover`].
+    pub fn recover_token(&self, slot: u64, code: &str, so_pin: &[u8]) -> Result<RecoveryCode> {
+        let token = self.slot(slot)?.token()?;
+        let _one = self.initialising.lock();
+        token.recover(&sessionless_call(&token.home, &self.stop), code, so_pin)
+    }
+
     /// C_WaitForSlotEvent: the slot where something happened. `block` is CKF_DONT_BLOCK's absence.
     /// Nothing ever happens to a slot here: a TPM is not pulled out.
     ///

@@ -407,11 +407,7 @@ fn create(
         srk: srk.clone(),
         limit: home.pin.limit,
         iterations: home.pin.kdf_iterations,
-        mode: match home.pin.gate {
-            GateChoice::Auto => Mode::Auto,
-            GateChoice::Nv => Mode::Nv,
-            GateChoice::Da => Mode::Da,
-        },
+        mode: mode(home.pin.gate),
         owner_auth: Zeroizing::new(Vec::new()),
         recovery: initial.recovery,
         so_pin: initial.so_pin,
@@ -468,6 +464,14 @@ fn create(
     Ok((Token::new(home.clone(), store.clone(), home.handles.clone(), row)?, code))
 }
 
+pub(super) fn mode(choice: GateChoice) -> Mode {
+    match choice {
+        GateChoice::Auto => Mode::Auto,
+        GateChoice::Nv => Mode::Nv,
+        GateChoice::Da => Mode::Da,
+    }
+}
+
 /// Ends what interrupted C_InitToken calls left: creations forward where the SO's PIN index is written,
 /// else back; and of tokens that were replaced, what the TPM still has. Never while their process lives.
 /// What cannot be ended now stays for the next time.
@@ -517,7 +521,12 @@ fn settle_pending(call: &Call, home: &Home, store: &Store, row: &TokenRow) -> Re
 
 /// Undefines the PIN indices of the token that this one took the place of: only then every old copy of
 /// it is dead.
-fn forget_replaced(call: &Call, home: &Home, store: &Store, serial: &[u8; 16]) -> Result<()> {
+pub(super) fn forget_replaced(
+    call: &Call,
+    home: &Home,
+    store: &Store,
+    serial: &[u8; 16],
+) -> Result<()> {
     let Some(bytes) = store.token(serial)?.and_then(|row| row.replaced) else { return Ok(()) };
     if let Some(gate) = Gate::from_bytes(&bytes) {
         match home.tpm.remove_gate(call, &gate, b"") {
@@ -531,10 +540,10 @@ fn forget_replaced(call: &Call, home: &Home, store: &Store, serial: &[u8; 16]) -
 
 /// Says to other processes that this one is creating a token: a socket in the abstract name space, which
 /// falls with its process and leaves no file.
-struct Creating(#[allow(dead_code)] Option<UnixListener>);
+pub(super) struct Creating(#[allow(dead_code)] Option<UnixListener>);
 
 impl Creating {
-    fn begin(serial: &[u8; 16]) -> Self {
+    pub(super) fn begin(serial: &[u8; 16]) -> Self {
         Self(Self::address(serial).and_then(|at| UnixListener::bind_addr(&at).ok()))
     }
 

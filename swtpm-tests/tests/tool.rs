@@ -5,9 +5,12 @@ use std::io::Write;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use cryptoki_sys::*;
 use serde_json::Value;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
-use swtpm_tests::{Bench, Setup};
+use swtpm_tests::ck::{P256, Rv, bytes, number};
+use swtpm_tests::shim::{Action, Fault};
+use swtpm_tests::{Bench, Setup, wire};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -196,4 +199,117 @@ fn a_bad_pin_makes_nothing() {
     let output = fed(&bench, &["init", "--so-pin-fd", "77"], b"");
     assert_eq!(output.status.code(), Some(7), "no such descriptor");
     assert!(!bench.store().exists());
+}
+
+/// A token with a recovery code, and an EC key `key`. The code.
+fn recoverable(bench: &Bench) -> String {
+    let arguments = ["init", "--label", LABEL, "--so-pin-fd", "0", "--pin-fd", "0", "--recovery"];
+    let output = fed(bench, &arguments, &[SO_PIN, b"\n", PIN, b"\n"].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (app, session) = bench.logged_in();
+    app.generate_ec(session, P256, "key").unwrap();
+    code_in(&output).expect("a code")
+}
+
+fn code_in(output: &Output) -> Option<String> {
+    let printed = text(&output.stdout);
+    printed.lines().find_map(|line| line.strip_prefix("recovery")).map(|code| code.trim().into())
+}
+
+fn recover(bench: &Bench, code: &str, so_pin: &str, pin: &str) -> Output {
+    let arguments = ["recover", "--code-fd", "0", "--so-pin-fd", "0", "--pin-fd", "0"];
+    fed(bench, &arguments, format!("{code}\n{so_pin}\n{pin}\n").as_bytes())
+}
+
+/// The owner of the TPM removes all PIN indices: with an empty owner password anybody may.
+fn remove_indices(bench: &Bench) {
+    for index in bench.shim.nv_indices() {
+        let command = wire::command(wire::NV_UNDEFINE_SPACE, &[wire::OWNER, index], Some(b""), &[]);
+        assert_eq!(wire::response_code(&bench.shim.ask(&command)), 0);
+    }
+}
+
+#[test]
+fn a_recovery_code_opens_a_token_whose_indices_are_gone_and_its_keys_go_on() {
+    let bench = Bench::start();
+    let code = recoverable(&bench);
+    remove_indices(&bench);
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    assert_eq!(app.login(session, PIN), Err(Rv(CKR_DEVICE_ERROR)));
+    app.finalize().unwrap();
+    let (exit, report) = status(&bench);
+    assert_eq!(exit, Some(6), "{report}");
+    assert!(report["problems"].to_string().contains("tpm11 recover"), "{report}");
+
+    let wrong = format!("{}{}", if code.starts_with('0') { '1' } else { '0' }, &code[1..]);
+    let output = recover(&bench, &wrong, "officer-new", "user-new");
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(bench.shim.nv_indices().is_empty(), "a wrong code makes nothing");
+
+    let output = recover(&bench, &code, "officer-new", "user-new");
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), bench.log());
+    let new_code = code_in(&output).expect("a new code");
+    assert_ne!(new_code, code);
+    assert_eq!(bench.shim.nv_indices().len(), 2);
+    let (exit, report) = status(&bench);
+    assert_eq!(exit, Some(0), "{report}");
+
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    assert_eq!(app.login(session, PIN), Err(Rv(CKR_PIN_INCORRECT)), "the old PIN");
+    app.login(session, b"user-new").unwrap();
+    let class = |class| [number(CKA_CLASS, class), bytes(CKA_LABEL, "key")];
+    let private = app.find(session, &class(CKO_PRIVATE_KEY)).unwrap()[0];
+    let public = app.find(session, &class(CKO_PUBLIC_KEY)).unwrap()[0];
+    let signature = app.sign(session, CKM_ECDSA, private, &[1; 32]).unwrap();
+    app.verify(session, CKM_ECDSA, public, &[1; 32], &signature).unwrap();
+    app.logout(session).unwrap();
+    app.login_so(session, b"officer-new").unwrap();
+    assert!(!bench.log().contains(&code) && !bench.log().contains(&new_code));
+    app.finalize().unwrap();
+
+    // The old code is a code of the old gate; the new one works where the PINs are lost, too.
+    let output = recover(&bench, &code, "officer-3", "user-3");
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    let output = recover(&bench, &new_code, "officer-3", "user-3");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(bench.shim.nv_indices().len(), 2, "the old indices are gone");
+}
+
+#[test]
+fn a_token_without_a_recovery_code_says_so() {
+    let bench = Bench::start();
+    bench.token();
+    let output = recover(&bench, "0000-0000-0000-0000-0000-0000-0000-0000", "officer", "user");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("without a recovery code"), "{}", text(&output.stderr));
+    bench.logged_in();
+}
+
+#[test]
+fn a_recovery_that_breaks_off_anywhere_can_be_done_again() {
+    let bench = Bench::start();
+    let mut code = recoverable(&bench);
+    let mut broken = 0;
+    // Every third command, in turn another third.
+    for step in 0.. {
+        let commands = 3 * step + step % 3;
+        bench.shim.inject(Fault::at_any(Action::DropBefore).after(commands).always());
+        let output = recover(&bench, &code, "officer-new", "user-new");
+        let met = bench.shim.heal();
+        code = code_in(&output).unwrap_or(code);
+        assert_eq!(output.status.success(), met == 0, "{commands}: {}", text(&output.stderr));
+        if met == 0 {
+            break;
+        }
+        broken += 1;
+    }
+    assert!(broken > 10, "only {broken} commands to break off at");
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    app.login(session, b"user-new").unwrap();
+    let key = app.find(session, &[number(CKA_CLASS, CKO_PRIVATE_KEY)]).unwrap()[0];
+    app.sign(session, CKM_ECDSA, key, &[1; 32]).unwrap();
+    assert_eq!(bench.shim.nv_indices().len(), 2, "nothing is left of what broke off");
 }

@@ -85,13 +85,7 @@ fn make(
     let initial = Initial { so_pin, label, recovery };
     let code = module.init_token_with(slot.id, &initial)?;
     let token = slot.token()?;
-    let user = || -> Result<(), tpm11::error::Error> {
-        let session = module.open_session(slot.id, CKF_SERIAL_SESSION | CKF_RW_SESSION)?;
-        let session = module.session(session)?;
-        session.login(CKU_SO, so_pin)?;
-        session.init_pin(user_pin)
-    };
-    user().map_err(|error| {
+    set_user_pin(module, slot, so_pin, user_pin).map_err(|error| {
         Failure::new(
             Exit::Token,
             format_args!("token {} is made, but its user has no PIN: {error}", token.name()),
@@ -99,6 +93,19 @@ fn make(
         .hint("let the security officer set it: pkcs11-tool --module libtpm11.so --init-pin")
     })?;
     Ok((token, code))
+}
+
+/// C_InitPIN by the security officer.
+pub(crate) fn set_user_pin(
+    module: &Module,
+    slot: &Slot,
+    so_pin: &Pin,
+    user_pin: &Pin,
+) -> Result<(), tpm11::error::Error> {
+    let session = module.open_session(slot.id, CKF_SERIAL_SESSION | CKF_RW_SESSION)?;
+    let session = module.session(session)?;
+    session.login(CKU_SO, so_pin)?;
+    session.init_pin(user_pin)
 }
 
 /// The slot that C_InitToken would take, of the `number`th TPM.

@@ -6,6 +6,7 @@
 mod failure;
 mod init;
 mod pins;
+mod recover;
 mod status;
 
 use std::process::ExitCode;
@@ -36,6 +37,13 @@ enum Command {
     /// without the line's end. A PIN has 4 to 255 bytes. The exit code is 0 if the token is made,
     /// else it names the cause: 3 configuration, 4 TPM, 5 store, 6 token, 7 PIN.
     Init(init::Options),
+    /// Open a token by its recovery code and give it new PINs
+    ///
+    /// For a token whose PIN indices the TPM's owner removed, or whose PINs nobody knows any more. Its
+    /// objects stay, except that keys which ask for the PIN at each use (CKA_ALWAYS_AUTHENTICATE) died
+    /// with the index. Prints a new recovery code. Reads code and PINs as `init` does; so are the
+    /// exit codes.
+    Recover(recover::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +51,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Status(options) => status::run(options, &mut std::io::stdout().lock()),
         Command::Init(options) => init::run(options, &mut std::io::stdout().lock()),
+        Command::Recover(options) => recover::run(options, &mut std::io::stdout().lock()),
     };
     match outcome {
         Ok(code) => code,

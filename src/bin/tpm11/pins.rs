@@ -65,18 +65,24 @@ fn read_line(reader: &mut dyn Read, line: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Asks on the terminal, once: for what is not chosen but known.
+pub(crate) fn ask_once(text: &str) -> Result<Pin, Failure> {
+    checked(prompt(text.to_owned())?)
+}
+
+fn prompt(text: String) -> Result<Pin, Failure> {
+    let typed = rpassword::prompt_password(text).map_err(|error| {
+        Failure::new(Exit::Pin, format_args!("no PIN can be asked for: {error}"))
+            .hint("without a terminal give `--so-pin-fd N` and `--pin-fd N` (or `--no-pin`)")
+    })?;
+    Ok(Zeroizing::new(typed.into_bytes()))
+}
+
 /// Asks on the terminal, twice.
 ///
 /// # Errors
 /// If there is no terminal, or the two differ, or it is no PIN.
 pub(crate) fn ask(whose: &str) -> Result<Pin, Failure> {
-    let prompt = |text: String| -> Result<Pin, Failure> {
-        let typed = rpassword::prompt_password(text).map_err(|error| {
-            Failure::new(Exit::Pin, format_args!("no PIN can be asked for: {error}"))
-                .hint("without a terminal give `--so-pin-fd N` and `--pin-fd N` (or `--no-pin`)")
-        })?;
-        Ok(Zeroizing::new(typed.into_bytes()))
-    };
     let first = checked(prompt(format!("New {whose} PIN: "))?)?;
     if prompt(format!("The {whose} PIN again: "))? != first {
         return Err(Failure::new(Exit::Pin, "the two PINs differ"));

@@ -424,10 +424,13 @@ fn token(
                 Some(tries)
             }
             Err(error) => {
-                wrong(
-                    &format!("its PIN tries cannot be read: {error}"),
-                    "if the TPM's owner removed its PIN indices, only the recovery code opens it",
-                );
+                let mend = if gate.is_recoverable() {
+                    "if the TPM's owner removed its PIN indices: `tpm11 recover`, with the recovery code"
+                } else {
+                    "if the TPM's owner removed its PIN indices, its keys are lost, for it has no \
+                     recovery code: make a new token with `tpm11 init`"
+                };
+                wrong(&format!("its PIN tries cannot be read: {error}"), mend);
                 None
             }
         }
