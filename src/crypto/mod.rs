@@ -8,6 +8,8 @@ pub mod ec;
 pub mod hash;
 pub mod kdf;
 mod modulus;
+#[cfg(test)]
+mod nist;
 pub mod pad;
 pub mod roca;
 pub mod rsa;
