@@ -289,10 +289,18 @@ impl Connection {
             if self.link.is_broken() {
                 return;
             }
-            // An error leaves the handle to the one who restarts the TPM or removes leftovers.
-            if execute(&mut self.link, &FlushContext { handle }, &mut [], &call).is_err() {
-                self.link.forget(handle);
+            // Twice, because what a code says of one command need not hold for the next; then it is
+            // gone, or stays to whoever removes leftovers.
+            for _ in 0..2 {
+                let outcome = execute(&mut self.link, &FlushContext { handle }, &mut [], &call);
+                if self.link.is_broken() {
+                    return;
+                }
+                if outcome.is_ok() {
+                    break;
+                }
             }
+            self.link.forget(handle);
         }
     }
 

@@ -757,16 +757,19 @@ impl State {
         if inner.simulator {
             let mut connection = self.take_main(inner, call)?;
             match execute(&mut connection.link, &Startup, &mut [], call) {
-                Ok(()) => log::info!("tpm: started (TPM2_Startup)"),
-                // Somebody else was quicker.
-                Err(fault) if fault.code().is_some() => {}
+                Ok(()) => {
+                    log::info!("tpm: started (TPM2_Startup)");
+                    connection.forget_all();
+                }
+                // It runs, by somebody else's doing or all the time: then ours may still be there.
+                Err(fault) if fault.code().is_some() => connection.flush_all(&[]),
                 Err(fault) => return Err(fault),
             }
-            connection.forget_all();
+            connection.forget_root();
             self.main = Some(connection);
         } else {
             transport::pause(Duration::from_secs(1), call)?;
-            self.main = None;
+            self.abandon(inner.shape);
         }
         self.waiting.clear();
         self.keys.clear();
@@ -887,8 +890,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lease::Settings;
     use super::super::lease::tests::{key, sign};
-    use super::super::lease::{Settings, Tpm};
     use super::super::testing::Swtpm;
     use super::*;
 

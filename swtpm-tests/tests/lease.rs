@@ -325,7 +325,7 @@ fn a_login_for_one_use_does_not_survive_the_tpms_memory_and_says_so() {
 /// The directory with what a child needs.
 const CHILD: &str = "TPM11_TEST_SIGNING_CHILD";
 
-/// A process that signs with three keys in turn for as long as it lives, or fifteen seconds long.
+/// A process that signs with three keys in turn for as long as it lives, or nine seconds long.
 fn signing_child(directory: &Path) {
     let read = |name: &str| std::fs::read(directory.join(name)).expect("a file of the parent's");
     let settings = Settings {
@@ -347,7 +347,7 @@ fn signing_child(directory: &Path) {
         .collect();
     let begun = Instant::now();
     let mut longest = Duration::ZERO;
-    while begun.elapsed() < Duration::from_secs(15) {
+    while begun.elapsed() < Duration::from_secs(9) {
         for key in &keys {
             let turn = Instant::now();
             tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &[1; 32]).expect("TPM2_Sign");
@@ -389,7 +389,7 @@ fn processes_that_are_killed_amid_their_work_hinder_nobody() {
     let workers: Vec<_> = (0..2).map(|_| child().spawn().expect("a child starts")).collect();
     let begun = Instant::now();
     let mut lives = 0;
-    while begun.elapsed() < Duration::from_secs(12) {
+    while begun.elapsed() < Duration::from_secs(7) {
         let victim = Guarded::start(child()).expect("a victim starts");
         std::thread::sleep(Duration::from_millis(350 + 211 * (lives % 7)));
         drop(victim);
