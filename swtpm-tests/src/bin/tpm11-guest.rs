@@ -23,6 +23,12 @@ fn main() {
         None => everything(&module),
         Some("cold") => cold(&client(&module)),
         Some("sign") => many(&client(&module)),
+        // Nobody clears away behind a process on the bare device that ends like that.
+        Some("bare") => {
+            let ck = client(&module);
+            many(&ck);
+            ck.finalize().expect("C_Finalize");
+        }
         Some(step) => panic!("no step {step}"),
     }
 }
@@ -38,6 +44,7 @@ fn everything(module: &str) {
     in_turn(&ck);
     side_by_side(&ck, module);
     ck.finalize().expect("C_Finalize");
+    past_the_manager(module);
     for (name, first) in
         [("transient", 0x8000_0000), ("loaded", 0x0200_0000), ("saved", 0x0300_0000)]
     {
@@ -53,8 +60,14 @@ fn client(module: &str) -> Ck {
 }
 
 fn child(module: &str, step: &str) -> std::process::Child {
+    command(module, step).spawn().expect("a process can be started")
+}
+
+fn command(module: &str, step: &str) -> Command {
     let own = std::env::current_exe().expect("/proc is mounted");
-    Command::new(own).args([module, step]).spawn().expect("a process can be started")
+    let mut command = Command::new(own);
+    command.args([module, step]);
+    command
 }
 
 fn expect_success(status: std::process::ExitStatus) {
@@ -151,13 +164,26 @@ fn side_by_side(ck: &Ck, module: &str) {
     println!("tpm11-guest: side-by-side 1");
 }
 
+/// Two processes on the bare device, which the kernel gives to one at a time.
+fn past_the_manager(module: &str) {
+    let start = || {
+        let mut command = command(module, "bare");
+        command.env("TPM11_TCTI", "device:/dev/tpm0");
+        command.spawn().expect("a process can be started")
+    };
+    for mut child in [start(), start()] {
+        child.wait().map(expect_success).expect("the child ends");
+    }
+    println!("tpm11-guest: bare-device 1");
+}
+
 fn many(ck: &Ck) {
     let session = logged_in(ck);
     let private = key(ck, session, "cold");
     for round in 0..25u8 {
         ck.sign(session, CKM_ECDSA, private, &[round; 32]).expect("ECDSA");
     }
-    // The end of the process, without C_Finalize, must leave nothing either.
+    // Behind the resource manager the end of the process, without C_Finalize, leaves nothing either.
 }
 
 /// One command on /dev/tpm0, past the resource manager.
