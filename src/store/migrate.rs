@@ -202,17 +202,22 @@ fn is_virtual(sql: &str) -> bool {
     sql.trim_start().to_ascii_uppercase().starts_with("CREATE VIRTUAL")
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
 /// An empty file beside the store that is removed again unless it is given a name.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(PathBuf);
 
 impl Temporary {
-    fn beside(path: &Path, mode: u32) -> Result<Temporary, Fault> {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn beside(path: &Path, mode: u32) -> Result<Temporary, Fault> {
         use rand_core::RngCore as _;
         let word = rand_core::OsRng.next_u64();
         let temporary = Temporary(with_suffix(path, &format!(".new-{word:016x}")));
@@ -230,7 +235,7 @@ impl Temporary {
         Ok(temporary)
     }
 
-    fn rename(self, to: &Path) -> Result<(), Fault> {
+    pub(super) fn rename(self, to: &Path) -> Result<(), Fault> {
         fs::rename(&self.0, to)
             .and_then(|()| sync_directory(to))
             .map_err(|error| Fault::system("the directory of the store", &error))

@@ -9,6 +9,7 @@
 //! - What the file says is believed only as far as a [`Sealer`] proves it: keys are made of
 //!   [`Checked`] rows alone.
 
+pub mod backup;
 mod fault;
 mod file;
 mod ledger;
@@ -168,6 +169,8 @@ impl Store {
     pub fn backup(&self, path: &Path) -> Result<(), Fault> {
         use std::os::unix::fs::OpenOptionsExt;
         let file = self.file()?.ok_or(Fault::NoToken)?;
+        let path = &std::path::absolute(path)
+            .map_err(|error| Fault::system("the copy of the store", &error))?;
         fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -177,8 +180,10 @@ impl Store {
         let copied = file.bare(|connection| migrate::vacuum_into(connection, path));
         if copied.is_err() {
             let _ = fs::remove_file(path);
+            return copied;
         }
-        copied
+        migrate::sync_directory(path)
+            .map_err(|error| Fault::system("the directory of the copy", &error))
     }
 
     /// The file, if there is one; the one that has the name *now*, should it have been replaced.

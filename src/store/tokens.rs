@@ -126,6 +126,20 @@ fn token(connection: &Connection, serial: &[u8; 16]) -> Result<Option<TokenRow>,
     Ok(statement.query_row(params![serial], token_row).optional()?)
 }
 
+/// All tokens, oldest first. A row that cannot be read is left out and logged.
+pub(super) fn tokens(connection: &Connection) -> Result<Vec<TokenRow>, Fault> {
+    let mut statement = connection.prepare(&format!("{SELECT} ORDER BY id"))?;
+    let mut rows = statement.query([])?;
+    let mut tokens = Vec::new();
+    while let Some(row) = rows.next()? {
+        match token_row(row) {
+            Ok(token) => tokens.push(token),
+            Err(error) => log::warn!("store: a token row cannot be read: {error}"),
+        }
+    }
+    Ok(tokens)
+}
+
 fn delete(transaction: &Transaction<'_>, serial: &[u8; 16]) -> Result<bool, Fault> {
     Ok(transaction.execute("DELETE FROM token WHERE serial = ?1", params![serial])? > 0)
 }
@@ -136,19 +150,7 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn tokens(&self) -> Result<Vec<TokenRow>, Fault> {
-        let tokens = self.read(|connection| {
-            let mut statement = connection.prepare(&format!("{SELECT} ORDER BY id"))?;
-            let mut rows = statement.query([])?;
-            let mut tokens = Vec::new();
-            while let Some(row) = rows.next()? {
-                match token_row(row) {
-                    Ok(token) => tokens.push(token),
-                    Err(error) => log::warn!("store: a token row cannot be read: {error}"),
-                }
-            }
-            Ok(tokens)
-        })?;
-        Ok(tokens.unwrap_or_default())
+        Ok(self.read(tokens)?.unwrap_or_default())
     }
 
     /// The token with this serial number.

@@ -156,6 +156,34 @@ impl Session {
         Ok(())
     }
 
+    /// The SO takes back the count of wrong user PINs; the PIN stays. For the tool: C_InitPIN does the
+    /// same with a new PIN.
+    ///
+    /// # Errors
+    /// `NotLoggedIn` unless the SO is; `PinNotInitialized`, and `PinInvalid` on a token without user PIN;
+    /// `FunctionRejected` where the TPM-wide lockout guards the PIN; the TPM's.
+    pub fn unlock_pin(&self) -> Result<()> {
+        self.alive()?;
+        let _turn = self.token.turn.lock();
+        let (gate, opened) = {
+            let state = self.token.state()?;
+            if state.row.pinless {
+                return Err(Error::PinInvalid("the user has none here"));
+            }
+            if !state.row.user_pin_set {
+                return Err(Error::PinNotInitialized);
+            }
+            match (&state.who, &state.opened) {
+                (Who::So, Some(opened)) => (state.gate.clone(), opened.clone()),
+                _ => return Err(Error::NotLoggedIn),
+            }
+        };
+        self.token.home.tpm.unlock_user(&self.call(0), &gate, &opened.so()?)?;
+        self.token.keep_hint(Role::User, Hint { count: 0, limit: gate.limit() });
+        log::info!("token {}: the SO unlocked the user's PIN", self.token.name());
+        Ok(())
+    }
+
     /// C_SetPIN: the SO's while the SO is logged in, else the user's. The change happens in the TPM.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ fn make(
             Exit::Token,
             format_args!("token {} is made, but its user has no PIN: {error}", token.name()),
         )
-        .hint("let the security officer set it: pkcs11-tool --module libtpm11.so --init-pin")
+        .hint("let the security officer set it: `tpm11 unlock --new-pin`")
     })?;
     Ok((token, code))
 }

@@ -3,11 +3,14 @@
 
 #![forbid(unsafe_code)]
 
+mod choose;
+mod copies;
 mod failure;
 mod init;
 mod pins;
 mod recover;
 mod status;
+mod unlock;
 
 use std::process::ExitCode;
 
@@ -37,6 +40,11 @@ enum Command {
     /// without the line's end. A PIN has 4 to 255 bytes. The exit code is 0 if the token is made,
     /// else it names the cause: 3 configuration, 4 TPM, 5 store, 6 token, 7 PIN.
     Init(init::Options),
+    /// Let the user in again after too many wrong PINs
+    ///
+    /// Asks for the security officer's PIN, and takes back the count of the user's wrong ones; the PIN
+    /// stays, unless `--new-pin` or `--pin-fd` sets another. Objects stay.
+    Unlock(unlock::Options),
     /// Open a token by its recovery code and give it new PINs
     ///
     /// For a token whose PIN indices the TPM's owner removed, or whose PINs nobody knows any more. Its
@@ -44,14 +52,25 @@ enum Command {
     /// with the index. Prints a new recovery code. Reads code and PINs as `init` does; so are the
     /// exit codes.
     Recover(recover::Options),
+    /// Copy a store to a file, while programs go on using it
+    Backup(copies::BackupOptions),
+    /// Make a store what a backup is, while programs go on using it
+    ///
+    /// Refuses to give up what is newer than the backup or not in it, unless forced, and keeps what was
+    /// there in a file beside the store.
+    Restore(copies::RestoreOptions),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let out = &mut std::io::stdout().lock();
     let outcome = match &arguments.command {
-        Command::Status(options) => status::run(options, &mut std::io::stdout().lock()),
-        Command::Init(options) => init::run(options, &mut std::io::stdout().lock()),
-        Command::Recover(options) => recover::run(options, &mut std::io::stdout().lock()),
+        Command::Status(options) => status::run(options, out),
+        Command::Init(options) => init::run(options, out),
+        Command::Unlock(options) => unlock::run(options, out),
+        Command::Recover(options) => recover::run(options, out),
+        Command::Backup(options) => copies::backup(options, out),
+        Command::Restore(options) => copies::restore(options, out),
     };
     match outcome {
         Ok(code) => code,

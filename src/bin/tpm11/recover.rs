@@ -59,9 +59,8 @@ pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, F
         writeln!(out, "recovery   {}", code.as_str())?;
         writeln!(out, "This code takes the place of the old one. Keep it as you kept that.")?;
         set_user_pin(&module, &slot, &so_pin, &user_pin).map_err(|error| {
-            Failure::new(Exit::Token, format_args!("the user has no PIN: {error}")).hint(
-                "let the security officer set it: pkcs11-tool --module libtpm11.so --init-pin",
-            )
+            Failure::new(Exit::Token, format_args!("the user has no PIN: {error}"))
+                .hint("let the security officer set it: `tpm11 unlock --new-pin`")
         })?;
         writeln!(out, "user PIN   {}", if options.no_pin { "none" } else { "set" })?;
         Ok(ExitCode::SUCCESS)

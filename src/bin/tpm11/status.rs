@@ -386,7 +386,7 @@ fn token(
     if !row.pinless && !row.user_pin_set && row.state == TokenState::Active {
         wrong(
             "its user has no PIN yet",
-            "let the security officer set it: pkcs11-tool --module libtpm11.so --init-pin --so-pin …",
+            "let the security officer set it: `tpm11 unlock --new-pin` (or pkcs11-tool --init-pin)",
         );
     }
     if !reachable || row.state == TokenState::Pending {
@@ -439,14 +439,15 @@ fn token(
         status.user_tries = tries(
             Role::User,
             "the user's PIN is locked",
-            "let the security officer set a new one: pkcs11-tool --module libtpm11.so --init-pin \
-             --so-pin …",
+            "let the security officer unlock it: `tpm11 unlock`, with `--new-pin` if it is forgotten \
+             (or pkcs11-tool --init-pin)",
         );
     }
     status.so_tries = tries(
         Role::So,
         "the security officer's PIN is locked",
-        "its keys still work with the user's PIN; a new security officer needs a new token",
+        "its keys still work with the user's PIN; a new security officer's PIN needs the recovery code \
+         (`tpm11 recover`) or a new token",
     );
     status
 }
