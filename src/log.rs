@@ -14,6 +14,7 @@ use std::time::SystemTime;
 
 use env_filter::Filter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use rustix::fs::OFlags;
 
 use crate::config::{LogConfig, LogTarget};
 
@@ -83,28 +84,41 @@ fn write_line(target: &LogTarget, record: &Record<'_>) -> std::io::Result<()> {
             let time = humantime::format_rfc3339_millis(SystemTime::now());
             append(path, &format!("{time} tpm11[{pid}] {:<5} {text}\n", record.level()))
         }
-        LogTarget::Syslog => {
-            let priority = FACILITY | severity(record.level());
-            datagram("/dev/log", &format!("<{priority}>tpm11[{pid}]: {text}"))
+        LogTarget::Syslog => datagram("/dev/log".as_ref(), &to_syslog(record.level(), pid, &text)),
+        LogTarget::Journald => {
+            datagram("/run/systemd/journal/socket".as_ref(), &to_journal(record.level(), &text))
         }
-        LogTarget::Journald => datagram(
-            "/run/systemd/journal/socket",
-            &format!(
-                "SYSLOG_IDENTIFIER=tpm11\nSYSLOG_FACILITY=10\nPRIORITY={}\nMESSAGE={text}\n",
-                severity(record.level())
-            ),
-        ),
     }
 }
 
+/// RFC 3164 without a time stamp, which the receiver has.
+fn to_syslog(level: Level, pid: u32, text: &str) -> String {
+    format!("<{}>tpm11[{pid}]: {text}", FACILITY | severity(level))
+}
+
+/// systemd-journald's native protocol.
+fn to_journal(level: Level, text: &str) -> String {
+    let (facility, priority) = (FACILITY >> 3, severity(level));
+    format!(
+        "SYSLOG_IDENTIFIER=tpm11\nSYSLOG_FACILITY={facility}\nPRIORITY={priority}\nMESSAGE={text}\n"
+    )
+}
+
 /// One write of one line, which O_APPEND keeps whole among several processes. Mode 0600, because
-/// labels and paths are nobody else's business.
+/// labels and paths are nobody else's business. A pipe that nobody reads is not waited for.
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)?.write_all(line.as_bytes())
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(path)?
+        .write_all(line.as_bytes())
 }
 
 /// Never waits: a logger that is stuck must not stop a signature.
-fn datagram(socket: &str, message: &str) -> std::io::Result<()> {
+fn datagram(socket: &Path, message: &str) -> std::io::Result<()> {
     let sender = UnixDatagram::unbound()?;
     sender.set_nonblocking(true)?;
     sender.send_to(message.as_bytes(), socket).map(drop)
@@ -143,6 +157,44 @@ mod tests {
         let pid = std::process::id();
         assert!(lines[0].ends_with(&format!("Z tpm11[{pid}] WARN  first")), "{}", lines[0]);
         assert!(lines[1].ends_with("second forged line"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn syslog_and_the_journal_get_what_they_can_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        let mut buffer = [0; 1024];
+        let mut received = |message: &str| {
+            datagram(&path, message).unwrap();
+            let length = receiver.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        };
+        // LOG_AUTHPRIV | LOG_WARNING
+        assert_eq!(received(&to_syslog(Level::Warn, 42, "text")), "<84>tpm11[42]: text");
+        assert_eq!(
+            received(&to_journal(Level::Error, "text")),
+            "SYSLOG_IDENTIFIER=tpm11\nSYSLOG_FACILITY=10\nPRIORITY=3\nMESSAGE=text\n"
+        );
+    }
+
+    #[test]
+    fn a_receiver_that_does_not_read_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let _receiver = UnixDatagram::bind(&path).unwrap();
+        let long = "x".repeat(10_000);
+        assert!((0..10_000).any(|_| datagram(&path, &long).is_err()), "it is full at some time");
+        let pipe = directory.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(append(&pipe, "lost\n").is_err());
     }
 
     #[test]

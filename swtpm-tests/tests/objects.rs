@@ -344,3 +344,35 @@ fn a_certificate_without_an_id_gets_that_of_its_key() {
     let public_key_info = app.attribute(session, subject, CKA_PUBLIC_KEY_INFO);
     assert_eq!(public_key_info, Ok(info));
 }
+
+#[test]
+fn an_object_says_how_much_room_it_takes() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let data = |label: &str, length: usize| {
+        let template = [
+            number(CKA_CLASS, CKO_DATA),
+            flag(CKA_TOKEN, true),
+            bytes(CKA_LABEL, label),
+            bytes(CKA_VALUE, vec![7; length]),
+        ];
+        app.create_object(session, &template).expect("C_CreateObject")
+    };
+    let size = |object| app.object_size(session, object).expect("C_GetObjectSize");
+    let small = size(data("a", 100));
+    assert!(small >= 100);
+    assert_eq!(size(data("b", 100)), small, "it tells nothing of the contents");
+    assert_eq!(size(data("a", 1100)), small + 1000);
+    // Two keys of one kind cannot be told apart by it.
+    let keys = ["k", "l"].map(|label| app.generate_ec(session, P256, label).expect("a pair"));
+    assert_eq!(size(keys[0].0), size(keys[1].0));
+    assert_eq!(size(keys[0].1), size(keys[1].1));
+
+    let gone = data("gone", 1);
+    app.destroy_object(session, gone).expect("C_DestroyObject");
+    assert_eq!(app.object_size(session, gone), Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+    let private = keys[0].1;
+    app.logout(session).expect("C_Logout");
+    assert_eq!(app.object_size(session, private), Err(Rv(CKR_OBJECT_HANDLE_INVALID)));
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{P256, Rv};
+use swtpm_tests::ck::{P256, Rv, bytes, flag};
 use swtpm_tests::shim::{Action, Fault};
 use swtpm_tests::{App, Bench, Setup, wire};
 
@@ -417,4 +417,72 @@ fn an_idle_session_of_a_stranger_and_65535_commands_do_not_stop_signing() {
     let (record, answer) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
 
     answer.unwrap_or_else(|rv| panic!("{rv:?}\n{}\n{}", record.lines(), bench.log()));
+}
+
+/// A context-specific login is for one use, and what loses it is told: nobody keeps a PIN to repeat it.
+fn a_lost_context_login_is_told(mut bench: Bench, lose: impl Fn(&mut Bench)) {
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (public, private) = app
+        .generate_pair(
+            session,
+            CKM_EC_KEY_PAIR_GEN,
+            &[bytes(CKA_EC_PARAMS, P256)],
+            &[flag(CKA_ALWAYS_AUTHENTICATE, true)],
+        )
+        .expect("C_GenerateKeyPair");
+    let context = || {
+        app.sign_init(session, CKM_ECDSA, private).expect("C_SignInit");
+        app.login_as(session, CKU_CONTEXT_SPECIFIC, PIN)
+    };
+    context().expect("C_Login(CONTEXT_SPECIFIC)");
+
+    lose(&mut bench);
+
+    assert_eq!(app.sign_now(session, &DIGEST), Err(Rv(CKR_USER_NOT_LOGGED_IN)), "{}", bench.log());
+    // The user is logged in as before, no try was spent, and the next login counts.
+    assert_eq!(app.session_info(session).expect("info").state, CKS_RW_USER_FUNCTIONS);
+    context().unwrap_or_else(|rv| panic!("C_Login: {rv:?}\n{}", bench.log()));
+    let signature = app.sign_now(session, &DIGEST).expect("C_Sign");
+    app.verify(session, CKM_ECDSA, public, &DIGEST, &signature).expect("C_Verify");
+    let slot = app.slot_of(LABEL).expect("the token");
+    assert_eq!(app.token_flags(slot).expect("flags") & CKF_USER_PIN_COUNT_LOW, 0);
+}
+
+#[test]
+fn a_context_login_that_a_cut_connection_loses_is_told() {
+    a_lost_context_login_is_told(Bench::managed(), |bench| bench.shim.cut_connections());
+}
+
+#[test]
+fn a_context_login_that_a_power_cut_loses_is_told() {
+    a_lost_context_login_is_told(Bench::start(), |bench| bench.tpm.power_cut());
+}
+
+#[test]
+fn a_context_login_that_a_power_cut_loses_is_told_behind_the_resource_manager() {
+    a_lost_context_login_is_told(Bench::managed(), |bench| bench.tpm.power_cut());
+}
+
+#[test]
+fn an_old_response_is_never_believed() {
+    let bench = Bench::start();
+    let (app, session, key) = warm(&bench);
+    let (record, first) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
+    let first = first.expect("C_Sign");
+    let old = record.of(wire::SIGN)[0].response.clone();
+
+    let replay = {
+        let old = old.clone();
+        move |_: &[u8], response: &mut Vec<u8>| old.clone_into(response)
+    };
+    let replay = Action::Rewrite(std::sync::Arc::new(replay));
+    bench.shim.inject(Fault::at(wire::SIGN, replay.clone()));
+    let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+    assert_ne!(answer.expect("asked again"), first);
+    assert_eq!(bench.shim.heal(), 1);
+
+    bench.shim.inject(Fault::at(wire::SIGN, replay).always());
+    let other = app.sign(session, CKM_ECDSA, key, &[0x43; 32]);
+    assert_eq!(other, Err(Rv(CKR_DEVICE_ERROR)));
 }
