@@ -9,7 +9,6 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// In which order locks may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,22 +153,9 @@ impl Condvar {
         Guard { inner: self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), ticket }
     }
 
-    /// Like [`Condvar::wait`], but not longer than `limit`; `true` if that time passed.
-    pub fn wait_for<'a, T>(&self, guard: Guard<'a, T>, limit: Duration) -> (Guard<'a, T>, bool) {
-        let Guard { inner, ticket } = guard;
-        let (inner, waited) =
-            self.0.wait_timeout(inner, limit).unwrap_or_else(PoisonError::into_inner);
-        (Guard { inner, ticket }, waited.timed_out())
-    }
-
     /// Wakes all.
     pub fn notify_all(&self) {
         self.0.notify_all();
-    }
-
-    /// Wakes one.
-    pub fn notify_one(&self) {
-        self.0.notify_one();
     }
 }
 

@@ -18,8 +18,8 @@ use crate::store::{Hint, Sealer, TokenChange};
 use crate::tpm::Call;
 use crate::tpm::pin::{self, Gate, Role};
 
+use super::create::settle_interrupted;
 use super::session::Session;
-use super::slot::settle_interrupted;
 use super::token::{Opened, SoSecrets, Token, Who};
 
 /// PINs have 4 to 255 bytes, any bytes.

@@ -9,6 +9,10 @@
 //! token's for moments; nothing that verifying, digesting or encrypting needs is held while
 //! another thread waits for the TPM.
 
+mod create;
+mod digest;
+mod dual;
+mod encrypt;
 pub mod find;
 pub mod handles;
 pub mod keys;
@@ -18,9 +22,11 @@ pub mod objects;
 pub mod operation;
 pub mod recover;
 pub mod session;
+mod sign;
 pub mod slot;
 #[allow(clippy::module_inception)]
 pub mod token;
+mod verify;
 
 pub use crate::object::Template;
 pub use module::Module;

@@ -13,11 +13,10 @@ use crate::sync::{Condvar, Mutex, Rank};
 use crate::tpm::pin::RecoveryCode;
 use crate::tpm::{Settings, Tpm};
 
+use super::create::{sessionless_call, settle_interrupted};
 use super::handles::Handles;
 use super::session::Session;
-use super::slot::{
-    Holds, Home, Initial, Slot, StorePlace, id_of, new_serial, sessionless_call, settle_interrupted,
-};
+use super::slot::{Holds, Home, Initial, Slot, StorePlace, id_of, new_serial};
 use super::token::{Token, Who};
 use super::{MechanismInfo, SlotInfo, TokenInfo};
 

@@ -7,8 +7,8 @@ use crate::tpm::Call;
 use crate::tpm::pin::{Gate, NewGate, RecoveryCode, Stage};
 use zeroize::Zeroizing;
 
+use super::create::{Creating, forget_replaced, mode, settle_interrupted};
 use super::login::check_length;
-use super::slot::{Creating, forget_replaced, mode, settle_interrupted};
 use super::token::Token;
 
 impl Token {

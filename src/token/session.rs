@@ -1,7 +1,8 @@
 //! One method per C_ function, named the same. PKCS#11 3.2 §5.6 and after.
 //!
-//! Those about objects are in `objects.rs`, `find.rs` and `keys.rs`, those about PINs in `login.rs`;
-//! here is what a session is, and its operations.
+//! They are in the file of their chapter: `objects.rs`, `find.rs`, `encrypt.rs` (and decrypt), `digest.rs`,
+//! `sign.rs`, `verify.rs`, `dual.rs`, `keys.rs`, and those about PINs in `login.rs`; here is what a
+//! session is, what its operations share, and what is in no other chapter.
 //!
 //! What the door finds wrong with the arguments of a function that ends an operation, it says
 //! with [`Session::end`] before it returns the error. A NULL mechanism at C_XxxInit is
@@ -12,15 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cryptoki_sys::{
-    CKA_ALWAYS_AUTHENTICATE, CKA_EXTRACTABLE, CKA_SENSITIVE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT,
-    CKF_FIND_OBJECTS, CKF_GENERATE_KEY_PAIR, CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_SIGN,
-    CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKO_SECRET_KEY, CKS_RO_PUBLIC_SESSION,
-    CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
+    CKA_ALWAYS_AUTHENTICATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
+    CKF_GENERATE_KEY_PAIR, CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_SIGN, CKF_SIGN_RECOVER,
+    CKF_VERIFY, CKF_VERIFY_RECOVER, CKS_RO_PUBLIC_SESSION, CKS_RO_USER_FUNCTIONS,
+    CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
 };
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Params, Recover, Sign, Verify};
+use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sign, Verify};
 use crate::object::{Material, Object};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::lease::{Grant, Key};
@@ -28,7 +29,7 @@ use crate::tpm::{Call, KeyBlob};
 
 use super::SessionInfo;
 use super::find::Found;
-use super::operation::{Answer, Kind, Need, Progress, Room};
+use super::operation::{Answer, Kind, Progress, Room};
 use super::slot::Slot;
 use super::token::{Anchor, Token, Who};
 
@@ -53,42 +54,42 @@ pub struct Session {
 #[derive(Default)]
 pub(super) struct Operations {
     pub(super) find: Progress<Found>,
-    encrypt: Progress<Operation<Box<dyn Cipher>>>,
-    decrypt: Progress<Operation<Box<dyn Cipher>>>,
-    digest: Progress<Box<dyn Digest>>,
-    sign: Progress<Operation<Box<dyn Sign>>>,
-    sign_recover: Progress<Operation<Box<dyn Sign>>>,
-    verify: Progress<Verification>,
-    verify_recover: Progress<Box<dyn Recover>>,
+    pub(super) encrypt: Progress<Operation<Box<dyn Cipher>>>,
+    pub(super) decrypt: Progress<Operation<Box<dyn Cipher>>>,
+    pub(super) digest: Progress<Box<dyn Digest>>,
+    pub(super) sign: Progress<Operation<Box<dyn Sign>>>,
+    pub(super) sign_recover: Progress<Operation<Box<dyn Sign>>>,
+    pub(super) verify: Progress<Verification>,
+    pub(super) verify_recover: Progress<Box<dyn Recover>>,
     /// Which kind the last successful C_XxxInit began: what a context-specific login is for.
     pub(super) last_init: Option<Kind>,
 }
 
 /// Work with a key, and by what right.
-struct Operation<T> {
-    work: T,
-    right: Right,
+pub(super) struct Operation<T> {
+    pub(super) work: T,
+    pub(super) right: Right,
 }
 
 /// Verification, in either form.
-struct Verification {
-    work: Box<dyn Verify>,
+pub(super) struct Verification {
+    pub(super) work: Box<dyn Verify>,
     /// C_VerifySignatureInit gave it already.
-    signature: Option<Vec<u8>>,
+    pub(super) signature: Option<Vec<u8>>,
 }
 
 /// By what right an operation uses its key.
-struct Right {
+pub(super) struct Right {
     /// The login that a private key's operation began under.
     epoch: Option<u64>,
     /// CKA_ALWAYS_AUTHENTICATE: the key whose PIN the TPM wants to see for this operation.
     asks: Option<Arc<KeyBlob>>,
     /// The context-specific login.
-    grant: Option<Grant>,
+    pub(super) grant: Option<Grant>,
 }
 
 impl Right {
-    fn to(object: &Object, token: &Token) -> Self {
+    pub(super) fn to(object: &Object, token: &Token) -> Self {
         let asks = match &object.material {
             Material::Key(blob) if object.is(CKA_ALWAYS_AUTHENTICATE) => Some(blob.clone()),
             _ => None,
@@ -97,7 +98,7 @@ impl Right {
     }
 
     /// Whether the login that it began under still holds.
-    fn holds(&self, token: &Token) -> Result<()> {
+    pub(super) fn holds(&self, token: &Token) -> Result<()> {
         match self.epoch {
             Some(epoch) if epoch != token.epoch() => Err(Error::NotLoggedIn),
             _ => Ok(()),
@@ -105,7 +106,7 @@ impl Right {
     }
 
     /// Whether the key may be used now: with its own login, if it asks for one.
-    fn permits(&self, token: &Token) -> Result<()> {
+    pub(super) fn permits(&self, token: &Token) -> Result<()> {
         self.holds(token)?;
         if self.asks.is_some() && self.grant.is_none() {
             return Err(Error::NotLoggedIn);
@@ -150,11 +151,6 @@ impl Session {
             running: Mutex::new(Rank::Leaf, Vec::new()),
             operations: Mutex::new(Rank::Session, Operations::default()),
         })
-    }
-
-    /// The slot's id.
-    pub fn slot(&self) -> u64 {
-        self.slot.id
     }
 
     /// Refuses calls that found the session before it was closed.
@@ -324,553 +320,6 @@ impl Session {
         Ok(0)
     }
 
-    // ---- encryption, §5.8 ------------------------------------------------------------------
-
-    /// C_EncryptInit
-    ///
-    /// # Errors
-    /// `OperationActive`, `KeyInvalid`, `MechanismInvalid`, …: those of [`Mechanism::encrypt`]
-    pub fn encrypt_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.encrypt.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.encrypt(params, &object)?, right })
-        })?;
-        operations.last_init = Some(Kind::Encrypt);
-        Ok(())
-    }
-
-    /// C_Encrypt
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`; the mechanism's. An error ends the operation, here and below.
-    pub fn encrypt(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_ENCRYPT);
-        self.cipher_whole(&call, &mut self.operations.lock().encrypt, data, room)
-    }
-
-    /// C_EncryptUpdate
-    ///
-    /// # Errors
-    /// As [`Session::encrypt`].
-    pub fn encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_ENCRYPT);
-        self.cipher_update(&call, &mut self.operations.lock().encrypt, data, room)
-    }
-
-    /// C_EncryptFinal
-    ///
-    /// # Errors
-    /// As [`Session::encrypt`].
-    pub fn encrypt_final(&self, room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_ENCRYPT);
-        self.cipher_last(&call, &mut self.operations.lock().encrypt, room)
-    }
-
-    // ---- decryption, §5.10 -----------------------------------------------------------------
-
-    /// C_DecryptInit
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn decrypt_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.decrypt.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.decrypt(params, &object)?, right })
-        })?;
-        operations.last_init = Some(Kind::Decrypt);
-        Ok(())
-    }
-
-    /// C_Decrypt
-    ///
-    /// # Errors
-    /// As [`Session::encrypt`].
-    pub fn decrypt(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DECRYPT);
-        self.cipher_whole(&call, &mut self.operations.lock().decrypt, data, room)
-    }
-
-    /// C_DecryptUpdate
-    ///
-    /// # Errors
-    /// As [`Session::encrypt`].
-    pub fn decrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DECRYPT);
-        self.cipher_update(&call, &mut self.operations.lock().decrypt, data, room)
-    }
-
-    /// C_DecryptFinal
-    ///
-    /// # Errors
-    /// As [`Session::encrypt`].
-    pub fn decrypt_final(&self, room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DECRYPT);
-        self.cipher_last(&call, &mut self.operations.lock().decrypt, room)
-    }
-
-    fn cipher_whole(
-        &self,
-        call: &Call,
-        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
-        data: &[u8],
-        room: Room,
-    ) -> Result<Answer> {
-        let most = |operation: &Operation<Box<dyn Cipher>>| {
-            let work = &operation.work;
-            Need::AtMost(
-                work.update_length(data.len()).saturating_add(work.finish_length(data.len())),
-            )
-        };
-        progress.whole_into(data, room, most, |Operation { mut work, right }| {
-            right.permits(&self.token)?;
-            self.with_chip(call, right.grant.as_ref(), |chip| {
-                let mut output = work.update(data, chip)?;
-                let mut rest = work.finish(chip)?;
-                if output.is_empty() {
-                    return Ok(rest);
-                }
-                // Joined in a buffer of its own: one that grows would leave copies behind.
-                let mut whole = Zeroizing::new(Vec::with_capacity(output.len() + rest.len()));
-                whole.append(&mut output);
-                whole.append(&mut rest);
-                Ok(whole)
-            })
-        })
-    }
-
-    fn cipher_update(
-        &self,
-        call: &Call,
-        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
-        data: &[u8],
-        room: Room,
-    ) -> Result<Answer> {
-        let most =
-            |operation: &Operation<Box<dyn Cipher>>| operation.work.update_length(data.len());
-        progress.update_into(room, most, |operation| {
-            operation.right.holds(&self.token)?;
-            let Operation { work, right } = operation;
-            self.with_chip(call, right.grant.as_ref(), |chip| work.update(data, chip))
-        })
-    }
-
-    fn cipher_last(
-        &self,
-        call: &Call,
-        progress: &mut Progress<Operation<Box<dyn Cipher>>>,
-        room: Room,
-    ) -> Result<Answer> {
-        let most =
-            |operation: &Operation<Box<dyn Cipher>>| Need::AtMost(operation.work.finish_length(0));
-        progress.last_into(room, most, |Operation { work, right }| {
-            right.permits(&self.token)?;
-            self.with_chip(call, right.grant.as_ref(), |chip| work.finish(chip))
-        })
-    }
-
-    // ---- digests, §5.12 --------------------------------------------------------------------
-
-    /// C_DigestInit
-    ///
-    /// # Errors
-    /// `OperationActive`, `MechanismInvalid`, `MechanismParamInvalid`
-    pub fn digest_init(&self, mechanism: u64, params: &Params) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.digest.begin(|| mechanism::lookup(mechanism)?.digest(params))?;
-        operations.last_init = Some(Kind::Digest);
-        Ok(())
-    }
-
-    /// C_Digest
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`
-    pub fn digest(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        self.operations.lock().digest.whole_into(
-            data,
-            room,
-            |work| Need::Exactly(work.length()),
-            |mut work| {
-                work.update(data)?;
-                Ok(Zeroizing::new(work.finish()?))
-            },
-        )
-    }
-
-    /// C_DigestUpdate
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`
-    pub fn digest_update(&self, data: &[u8]) -> Result<()> {
-        self.alive()?;
-        self.operations.lock().digest.update(|work| work.update(data))
-    }
-
-    /// C_DigestKey. Only a key that can be read anyway is digested: the digest of a short or guessable
-    /// one would give it away.
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`, `KeyInvalid`, `KeyIndigestible`
-    pub fn digest_key(&self, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.digest.update(|work| {
-            let object = self.token.object(key).map_err(|error| match error {
-                Error::ObjectInvalid => Error::KeyInvalid,
-                other => other,
-            })?;
-            if object.key_type().is_none() {
-                return Err(Error::KeyInvalid);
-            }
-            let readable = object.class() == CKO_SECRET_KEY
-                && !object.is(CKA_SENSITIVE)
-                && object.is(CKA_EXTRACTABLE);
-            match object.value() {
-                Some(value) if readable => work.update(value),
-                _ => Err(Error::KeyIndigestible),
-            }
-        })
-    }
-
-    /// C_DigestFinal
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`
-    pub fn digest_final(&self, room: Room) -> Result<Answer> {
-        self.alive()?;
-        self.operations.lock().digest.last_into(
-            room,
-            |work| Need::Exactly(work.length()),
-            |work| Ok(Zeroizing::new(work.finish()?)),
-        )
-    }
-
-    // ---- signatures, §5.13 -----------------------------------------------------------------
-
-    /// C_SignInit. No TPM command.
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn sign_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.sign.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.sign(params, &object)?, right })
-        })?;
-        operations.last_init = Some(Kind::Sign);
-        Ok(())
-    }
-
-    /// C_Sign
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`; `NotLoggedIn` without the login that the key asks for; the
-    /// mechanism's; the TPM's.
-    pub fn sign(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_SIGN);
-        self.sign_whole(&call, &mut self.operations.lock().sign, data, room)
-    }
-
-    /// C_SignUpdate
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`; the mechanism's.
-    pub fn sign_update(&self, data: &[u8]) -> Result<()> {
-        self.alive()?;
-        self.operations.lock().sign.update(|operation| {
-            operation.right.holds(&self.token)?;
-            operation.work.update(data)
-        })
-    }
-
-    /// C_SignFinal
-    ///
-    /// # Errors
-    /// As [`Session::sign`].
-    pub fn sign_final(&self, room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_SIGN);
-        self.operations.lock().sign.last_into(
-            room,
-            |operation| Need::Exactly(operation.work.length()),
-            |Operation { work, right }| {
-                right.permits(&self.token)?;
-                self.with_chip(&call, right.grant.as_ref(), |chip| {
-                    Ok(Zeroizing::new(work.finish(chip)?))
-                })
-            },
-        )
-    }
-
-    /// C_SignRecoverInit
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn sign_recover_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.sign_recover.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.sign_recover(params, &object)?, right })
-        })?;
-        operations.last_init = Some(Kind::SignRecover);
-        Ok(())
-    }
-
-    /// C_SignRecover
-    ///
-    /// # Errors
-    /// As [`Session::sign`].
-    pub fn sign_recover(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_SIGN_RECOVER);
-        self.sign_whole(&call, &mut self.operations.lock().sign_recover, data, room)
-    }
-
-    fn sign_whole(
-        &self,
-        call: &Call,
-        progress: &mut Progress<Operation<Box<dyn Sign>>>,
-        data: &[u8],
-        room: Room,
-    ) -> Result<Answer> {
-        progress.whole_into(
-            data,
-            room,
-            |operation| Need::Exactly(operation.work.length()),
-            |Operation { mut work, right }| {
-                right.permits(&self.token)?;
-                work.update(data)?;
-                self.with_chip(call, right.grant.as_ref(), |chip| {
-                    Ok(Zeroizing::new(work.finish(chip)?))
-                })
-            },
-        )
-    }
-
-    // ---- verification, §5.15 ---------------------------------------------------------------
-
-    /// C_VerifyInit. Neither this nor what follows needs a login or the TPM.
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn verify_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.begin_verification(mechanism, params, key, None)
-    }
-
-    /// C_Verify
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`, `SignatureInvalid`, `SignatureLenRange`, `DataLenRange`
-    pub fn verify(&self, data: &[u8], signature: &[u8]) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verification(false)?.whole(|Verification { mut work, .. }| {
-            work.update(data)?;
-            work.finish(signature)
-        })
-    }
-
-    /// C_VerifyUpdate
-    ///
-    /// # Errors
-    /// `OperationNotInitialized`; the mechanism's.
-    pub fn verify_update(&self, data: &[u8]) -> Result<()> {
-        self.alive()?;
-        self.operations.lock().verification(false)?.update(|operation| operation.work.update(data))
-    }
-
-    /// C_VerifyFinal
-    ///
-    /// # Errors
-    /// As [`Session::verify`].
-    pub fn verify_final(&self, signature: &[u8]) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verification(false)?.last(|Verification { work, .. }| work.finish(signature))
-    }
-
-    /// C_VerifyRecoverInit
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn verify_recover_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verify_recover.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            row.verify_recover(params, &object)
-        })?;
-        operations.last_init = Some(Kind::VerifyRecover);
-        Ok(())
-    }
-
-    /// C_VerifyRecover
-    ///
-    /// # Errors
-    /// As [`Session::verify`].
-    pub fn verify_recover(&self, signature: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        self.operations.lock().verify_recover.whole_into(
-            signature,
-            room,
-            |work| Need::AtMost(work.length()),
-            |work| Ok(Zeroizing::new(work.finish(signature)?)),
-        )
-    }
-
-    /// C_VerifySignatureInit: the signature first, the data afterwards.
-    ///
-    /// # Errors
-    /// As [`Session::encrypt_init`].
-    pub fn verify_signature_init(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        key: u64,
-        signature: &[u8],
-    ) -> Result<()> {
-        self.begin_verification(mechanism, params, key, Some(signature.to_vec()))
-    }
-
-    /// C_VerifySignature
-    ///
-    /// # Errors
-    /// As [`Session::verify`].
-    pub fn verify_signature(&self, data: &[u8]) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verification(true)?.whole(|Verification { mut work, signature }| {
-            work.update(data)?;
-            work.finish(signature.as_deref().unwrap_or_default())
-        })
-    }
-
-    /// C_VerifySignatureUpdate
-    ///
-    /// # Errors
-    /// As [`Session::verify_update`].
-    pub fn verify_signature_update(&self, data: &[u8]) -> Result<()> {
-        self.alive()?;
-        self.operations.lock().verification(true)?.update(|operation| operation.work.update(data))
-    }
-
-    /// C_VerifySignatureFinal
-    ///
-    /// # Errors
-    /// As [`Session::verify`].
-    pub fn verify_signature_final(&self) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verification(true)?.last(|Verification { work, signature }| {
-            work.finish(signature.as_deref().unwrap_or_default())
-        })
-    }
-
-    fn begin_verification(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        key: u64,
-        signature: Option<Vec<u8>>,
-    ) -> Result<()> {
-        self.alive()?;
-        let mut operations = self.operations.lock();
-        operations.verify.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
-            Ok(Verification { work: row.verify(params, &object)?, signature })
-        })?;
-        operations.last_init = Some(Kind::Verify);
-        Ok(())
-    }
-
-    // ---- dual functions, §5.17 -------------------------------------------------------------
-
-    /// C_DigestEncryptUpdate
-    ///
-    /// # Errors
-    /// `OperationNotInitialized` unless both are in progress; those of the two.
-    pub fn digest_encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DIGEST | CKF_ENCRYPT);
-        let operations = &mut *self.operations.lock();
-        both(operations.digest.active(), operations.encrypt.active())?;
-        let answer = self.cipher_update(&call, &mut operations.encrypt, data, room)?;
-        if let Answer::Done(_) = answer {
-            operations.digest.update(|work| work.update(data))?;
-        }
-        Ok(answer)
-    }
-
-    /// C_DecryptDigestUpdate
-    ///
-    /// # Errors
-    /// As [`Session::digest_encrypt_update`].
-    pub fn decrypt_digest_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DIGEST | CKF_DECRYPT);
-        let operations = &mut *self.operations.lock();
-        both(operations.digest.active(), operations.decrypt.active())?;
-        let answer = self.cipher_update(&call, &mut operations.decrypt, data, room)?;
-        if let Answer::Done(plain) = &answer {
-            operations.digest.update(|work| work.update(plain))?;
-        }
-        Ok(answer)
-    }
-
-    /// C_SignEncryptUpdate
-    ///
-    /// # Errors
-    /// As [`Session::digest_encrypt_update`].
-    pub fn sign_encrypt_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_SIGN | CKF_ENCRYPT);
-        let operations = &mut *self.operations.lock();
-        both(operations.sign.active(), operations.encrypt.active())?;
-        let answer = self.cipher_update(&call, &mut operations.encrypt, data, room)?;
-        if let Answer::Done(_) = answer {
-            operations.sign.update(|operation| {
-                operation.right.holds(&self.token)?;
-                operation.work.update(data)
-            })?;
-        }
-        Ok(answer)
-    }
-
-    /// C_DecryptVerifyUpdate
-    ///
-    /// # Errors
-    /// As [`Session::digest_encrypt_update`].
-    pub fn decrypt_verify_update(&self, data: &[u8], room: Room) -> Result<Answer> {
-        self.alive()?;
-        let call = self.call(CKF_DECRYPT | CKF_VERIFY);
-        let operations = &mut *self.operations.lock();
-        both(operations.verify.active(), operations.decrypt.active())?;
-        let answer = self.cipher_update(&call, &mut operations.decrypt, data, room)?;
-        if let Answer::Done(plain) = &answer {
-            operations.verification(false)?.update(|operation| operation.work.update(plain))?;
-        }
-        Ok(answer)
-    }
-
     // ---- random numbers, §5.19 -------------------------------------------------------------
 
     /// C_SeedRandom
@@ -932,10 +381,6 @@ const KINDS: [(u64, Kind); 8] = [
     (CKF_VERIFY_RECOVER, Kind::VerifyRecover),
 ];
 
-fn both(one: bool, other: bool) -> Result<()> {
-    if one && other { Ok(()) } else { Err(Error::OperationNotInitialized) }
-}
-
 impl Operations {
     fn any(&self) -> bool {
         let Self {
@@ -960,7 +405,10 @@ impl Operations {
     }
 
     /// The verification in progress, if it is of the form that the function is for.
-    fn verification(&mut self, signature_first: bool) -> Result<&mut Progress<Verification>> {
+    pub(super) fn verification(
+        &mut self,
+        signature_first: bool,
+    ) -> Result<&mut Progress<Verification>> {
         match self.verify.peek() {
             Some(operation) if operation.signature.is_some() == signature_first => {
                 Ok(&mut self.verify)

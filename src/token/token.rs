@@ -185,11 +185,6 @@ impl Token {
         self.state.lock()
     }
 
-    /// Whether another process removed or re-initialised the token.
-    pub fn is_gone(&self) -> bool {
-        self.state.lock().gone
-    }
-
     /// The serial number as text.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.serial).into_owned()

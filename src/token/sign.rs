@@ -1,0 +1,118 @@
+//! Signatures. PKCS#11 3.2 §5.13.
+
+use cryptoki_sys::{CKF_SIGN, CKF_SIGN_RECOVER};
+use zeroize::Zeroizing;
+
+use crate::error::Result;
+use crate::mechanism::{Params, Sign};
+use crate::tpm::Call;
+
+use super::operation::{Answer, Kind, Need, Progress, Room};
+use super::session::{Operation, Right, Session};
+
+impl Session {
+    /// C_SignInit. No TPM command.
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
+    pub fn sign_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.sign.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.sign(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::Sign);
+        Ok(())
+    }
+
+    /// C_Sign
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; `NotLoggedIn` without the login that the key asks for; the
+    /// mechanism's; the TPM's.
+    pub fn sign(&self, data: &[u8], room: Room) -> Result<Answer> {
+        self.alive()?;
+        let call = self.call(CKF_SIGN);
+        self.sign_whole(&call, &mut self.operations.lock().sign, data, room)
+    }
+
+    /// C_SignUpdate
+    ///
+    /// # Errors
+    /// `OperationNotInitialized`; the mechanism's.
+    pub fn sign_update(&self, data: &[u8]) -> Result<()> {
+        self.alive()?;
+        self.operations.lock().sign.update(|operation| {
+            operation.right.holds(&self.token)?;
+            operation.work.update(data)
+        })
+    }
+
+    /// C_SignFinal
+    ///
+    /// # Errors
+    /// As [`Session::sign`].
+    pub fn sign_final(&self, room: Room) -> Result<Answer> {
+        self.alive()?;
+        let call = self.call(CKF_SIGN);
+        self.operations.lock().sign.last_into(
+            room,
+            |operation| Need::Exactly(operation.work.length()),
+            |Operation { work, right }| {
+                right.permits(&self.token)?;
+                self.with_chip(&call, right.grant.as_ref(), |chip| {
+                    Ok(Zeroizing::new(work.finish(chip)?))
+                })
+            },
+        )
+    }
+
+    /// C_SignRecoverInit
+    ///
+    /// # Errors
+    /// As [`Session::encrypt_init`].
+    pub fn sign_recover_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
+        self.alive()?;
+        let mut operations = self.operations.lock();
+        operations.sign_recover.begin(|| {
+            let (row, object) = self.key(mechanism, key)?;
+            let right = Right::to(&object, &self.token);
+            Ok(Operation { work: row.sign_recover(params, &object)?, right })
+        })?;
+        operations.last_init = Some(Kind::SignRecover);
+        Ok(())
+    }
+
+    /// C_SignRecover
+    ///
+    /// # Errors
+    /// As [`Session::sign`].
+    pub fn sign_recover(&self, data: &[u8], room: Room) -> Result<Answer> {
+        self.alive()?;
+        let call = self.call(CKF_SIGN_RECOVER);
+        self.sign_whole(&call, &mut self.operations.lock().sign_recover, data, room)
+    }
+
+    fn sign_whole(
+        &self,
+        call: &Call,
+        progress: &mut Progress<Operation<Box<dyn Sign>>>,
+        data: &[u8],
+        room: Room,
+    ) -> Result<Answer> {
+        progress.whole_into(
+            data,
+            room,
+            |operation| Need::Exactly(operation.work.length()),
+            |Operation { mut work, right }| {
+                right.permits(&self.token)?;
+                work.update(data)?;
+                self.with_chip(call, right.grant.as_ref(), |chip| {
+                    Ok(Zeroizing::new(work.finish(chip)?))
+                })
+            },
+        )
+    }
+}
