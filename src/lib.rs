@@ -3,6 +3,7 @@
 pub mod config;
 pub mod error;
 pub mod log;
+pub mod recorder;
 pub mod sync;
 
 pub mod crypto;

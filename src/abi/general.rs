@@ -9,6 +9,7 @@ use super::ptr::{self, Place};
 use super::{enter, leave, state};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::recorder::{self, Clock};
 use crate::token::Module;
 
 /// Reads the configuration and makes the slots. Fails for its arguments only: no TPM, no store or
@@ -20,6 +21,7 @@ use crate::token::Module;
 pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
     // SAFETY: this function's own contract.
     let threads = unsafe { may_make_threads(pInitArgs) };
+    let clock = Clock::start();
     let outcome = state().initialize(|forked| {
         let threads = threads?;
         if forked {
@@ -32,10 +34,12 @@ pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
             // The mistake itself is logged by the module, which makes it a slot.
             Err(_) => crate::log::start(&Config::log_of_environment(is_secure())),
         }
+        let stores = config.iter().flat_map(|config| &config.tpm).flat_map(|tpm| &tpm.stores);
+        recorder::start(&stores.cloned().collect::<Vec<_>>(), is_secure());
         let patience = patience(config.as_ref().ok());
         Ok((Module::new(config, threads)?, patience))
     });
-    leave("C_Initialize", outcome)
+    leave("C_Initialize", clock, outcome)
 }
 
 /// Checks CK_C_INITIALIZE_ARGS; whether the library may make threads of its own.
@@ -100,14 +104,16 @@ fn patience(config: Option<&Config>) -> Duration {
 /// None beyond being called from C: `pReserved` is not followed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Finalize(pReserved: CK_VOID_PTR) -> CK_RV {
+    let clock = Clock::start();
     let outcome = if state().is_initialized() && !pReserved.is_null() {
         Err(Error::ArgumentsBad("pReserved is not NULL"))
     } else {
         state().finalize()
     };
     let ended = outcome.is_ok();
-    let rv = leave("C_Finalize", outcome);
+    let rv = leave("C_Finalize", clock, outcome);
     if ended {
+        recorder::finish();
         crate::log::stop();
     }
     rv

@@ -43,6 +43,7 @@ use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
 
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
+use crate::recorder::{self, Clock};
 use crate::token::{Kind, Module, Session};
 use ptr::wide;
 
@@ -293,12 +294,14 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// The way in for every exported function that needs C_Initialize: finds the module, runs `body`,
 /// stops a panic, logs, and turns the outcome into the function's return value.
 fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK_RV {
-    leave(function, state().run(body))
+    let clock = Clock::start();
+    leave(function, clock, state().run(body))
 }
 
 /// The way in for the few functions that work without C_Initialize.
 fn enter_early(function: &'static str, body: impl FnOnce() -> Result<()>) -> CK_RV {
-    leave(function, caught(body))
+    let clock = Clock::start();
+    leave(function, clock, caught(body))
 }
 
 /// The session and the arguments of a call that ends an operation when it fails. The arguments
@@ -348,15 +351,20 @@ fn unsupported(function: &'static str) -> CK_RV {
     enter(function, |_| Err(Error::NotSupported("this version has no such function")))
 }
 
-/// One line of log per call that failed, and its return value.
-fn leave(function: &'static str, outcome: Result<()>) -> CK_RV {
+/// One line of log per call that failed, its entry in the flight record, and its return value.
+fn leave(function: &'static str, clock: Clock, outcome: Result<()>) -> CK_RV {
     match outcome {
         Ok(()) => {
             log::trace!("{function}: done");
+            clock.call(function, wide(rv::OK));
             rv::OK
         }
         Err(error) => {
             let rv = rv::of(&error);
+            clock.call(function, wide(rv));
+            if rv::level(&error) <= log::Level::Warn {
+                recorder::failed();
+            }
             log::log!(rv::level(&error), "{function}: {error} ({rv:#x})");
             rv
         }

@@ -15,6 +15,7 @@ use super::session::{
 use super::transport::{Broken, BrokenKind, Transport};
 use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
+use crate::recorder::Clock;
 
 /// What a handle stands for: the handle and the Name that binds it into an HMAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,7 +233,7 @@ fn attempt<C: Command>(
     }
 
     // The response. Part 1 §18.6.
-    let response = transmit(link, out.as_slice(), call, C::LIMIT, pin)?;
+    let response = transmit(link, C::NAME, out.as_slice(), call, C::LIMIT, pin)?;
     read::<C>(command, &response, auths, decrypts).map_err(Fault::after_sending)
 }
 
@@ -309,6 +310,7 @@ fn authorization_area(
 /// Sends the bytes, again and again while the TPM only asks to wait.
 fn transmit(
     link: &mut dyn Transport,
+    name: &'static str,
     command: &[u8],
     call: &Call,
     limit: Duration,
@@ -318,7 +320,12 @@ fn transmit(
     let mut pause = Duration::from_millis(1);
     let mut repeated = false;
     loop {
-        let response = Zeroizing::new(link.transmit(command, call, limit)?);
+        let clock = Clock::start();
+        let answer = link.transmit(command, call, limit);
+        let received = answer.as_ref().map_or(&[][..], Vec::as_slice);
+        let code = received.get(6..10).and_then(|code| code.try_into().ok());
+        clock.command(name, code.map(u32::from_be_bytes), command.len(), received.len());
+        let response = Zeroizing::new(answer?);
         let mut reader = Reader::new(&response);
         let (_, _) = (reader.u16()?, reader.u32()?);
         let code = reader.u32()?;

@@ -66,6 +66,8 @@ impl Setup {
             .expect("the shim listens");
         let bench = Bench { shim, tpm, directory, setup: self, apps: AtomicU32::new(0) };
         bench.write_config();
+        std::fs::create_dir(bench.runtime()).expect("a directory of our own");
+        set_mode(&bench.runtime(), 0o700);
         bench
     }
 }
@@ -102,6 +104,11 @@ impl Bench {
     /// The store's directory. It need not exist before the first write.
     pub fn store(&self) -> PathBuf {
         self.directory().join("store")
+    }
+
+    /// The user's runtime directory, which exists.
+    pub fn runtime(&self) -> PathBuf {
+        self.directory().join("run")
     }
 
     /// The module's configuration file.
@@ -155,6 +162,7 @@ impl Bench {
         command
             .env("LANG", "C")
             .env("HOME", self.directory())
+            .env("XDG_RUNTIME_DIR", self.runtime())
             .envs(self.environment())
             .current_dir(self.directory())
             .stdin(Stdio::null());

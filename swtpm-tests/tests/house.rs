@@ -16,6 +16,7 @@ const FLOORS: &[(u8, &str)] = &[
     (1, "crypto"),
     (0, "sync"),
     (0, "log"),
+    (0, "recorder"),
     (0, "config"),
     (0, "error"),
 ];
