@@ -45,7 +45,7 @@ fn a_failure_is_on_record_at_once_with_its_commands_and_without_its_secrets() {
     for said in ["C_Login", "C_GenerateKeyPair", "TPM2_Create", "TPM2_Sign", "0x00000101"] {
         assert!(record.contains(said), "{said} is missing:\n{record}");
     }
-    let last = record.lines().filter(|line| line.contains("  C_")).next_back().unwrap();
+    let last = record.lines().rfind(|line| line.contains("  C_")).unwrap();
     assert!(last.contains("C_Sign") && last.contains("0x00000030"), "{record}");
     let pin = String::from_utf8_lossy(PIN).into_owned();
     for secret in [pin.as_str(), "the-label", "424242"] {
