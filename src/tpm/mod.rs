@@ -9,6 +9,7 @@ mod emulator;
 pub mod execute;
 pub mod facts;
 pub mod fault;
+pub mod health;
 pub mod key;
 pub mod lease;
 mod ledger;

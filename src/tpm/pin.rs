@@ -218,6 +218,16 @@ impl Tpm {
         self.on_line(call, gate.srk(), |line| line.remove(gate, owner_auth))
     }
 
+    /// Removes PIN indices that belong to no token any more. What does not look like one of ours, and what
+    /// is gone already, is left alone.
+    ///
+    /// # Errors
+    /// `Device` if the owner hierarchy has a password that `owner_auth` is not; the TPM's.
+    pub fn remove_indices(&self, call: &Call, indices: &[u32], owner_auth: &[u8]) -> Result<()> {
+        let srk = self.srk_name(call)?;
+        self.on_line(call, &srk, |line| line.undefine(indices, owner_auth))
+    }
+
     /// The token secret by the recovery code.
     ///
     /// # Errors

@@ -5,8 +5,10 @@
 
 mod choose;
 mod copies;
+mod doctor;
 mod failure;
 mod init;
+mod installed;
 mod pins;
 mod recover;
 mod status;
@@ -34,6 +36,12 @@ enum Command {
     /// Asks the TPM, and changes nothing. The exit code is 0 if all is well, else it names the cause:
     /// 3 configuration, 4 TPM, 5 store, 6 token.
     Status(status::Options),
+    /// Look at everything that can be wrong, one line each with the command or sentence that mends it
+    ///
+    /// Each line is `ok`, `note`, `warn` or `FAIL`, what was found, and after `->` what to do. Changes
+    /// nothing unless told to. The exit code is 0 without warning, 1 with warnings alone, else it names
+    /// the cause of the first failure: 3 configuration, 4 TPM, 5 store, 6 token.
+    Doctor(doctor::Options),
     /// Make a token
     ///
     /// Asks for the PINs on the terminal, or reads each from a file descriptor: its first line,
@@ -66,6 +74,7 @@ fn main() -> ExitCode {
     let out = &mut std::io::stdout().lock();
     let outcome = match &arguments.command {
         Command::Status(options) => status::run(options, out),
+        Command::Doctor(options) => doctor::run(options, out),
         Command::Init(options) => init::run(options, out),
         Command::Unlock(options) => unlock::run(options, out),
         Command::Recover(options) => recover::run(options, out),

@@ -41,7 +41,7 @@ struct Status {
 }
 
 #[derive(Debug, Serialize)]
-struct TpmStatus {
+pub(crate) struct TpmStatus {
     tcti: String,
     /// Whether a resource manager is between us and the TPM.
     resource_manager: bool,
@@ -49,22 +49,22 @@ struct TpmStatus {
     bus_protection: &'static str,
     /// Whether they do now, because this TPM has no bus.
     without_session: bool,
-    chip: Option<Chip>,
+    pub(crate) chip: Option<Chip>,
     /// What stands where storage root keys do.
-    storage_keys: Vec<StorageKey>,
+    pub(crate) storage_keys: Vec<StorageKey>,
     /// PIN indices of no token in these stores: of another user's, or of a store that is lost.
-    other_indices: Vec<String>,
-    stores: Vec<StoreStatus>,
-    tokens: Vec<TokenStatus>,
+    pub(crate) other_indices: Vec<String>,
+    pub(crate) stores: Vec<StoreStatus>,
+    pub(crate) tokens: Vec<TokenStatus>,
 }
 
 /// What the TPM says of itself.
 #[derive(Debug, Serialize)]
-struct Chip {
-    maker: String,
-    model: String,
-    firmware: String,
-    specification: String,
+pub(crate) struct Chip {
+    pub(crate) maker: String,
+    pub(crate) model: String,
+    pub(crate) firmware: String,
+    pub(crate) specification: String,
     rsa_bits: Vec<u16>,
     curves: Vec<&'static str>,
     hashes: Vec<&'static str>,
@@ -72,29 +72,29 @@ struct Chip {
 }
 
 #[derive(Debug, Serialize)]
-struct StorageKey {
-    handle: String,
+pub(crate) struct StorageKey {
+    pub(crate) handle: String,
     name: String,
     /// Why no token would be made under it; absent if it is sound.
-    unsound: Option<&'static str>,
+    pub(crate) unsound: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
-struct StoreStatus {
-    directory: String,
-    exists: bool,
+pub(crate) struct StoreStatus {
+    pub(crate) directory: String,
+    pub(crate) exists: bool,
     /// Why it cannot be written; absent if it can.
-    read_only: Option<String>,
+    pub(crate) read_only: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct TokenStatus {
-    label: String,
-    serial: String,
+pub(crate) struct TokenStatus {
+    pub(crate) label: String,
+    pub(crate) serial: String,
     store: String,
-    objects: u64,
+    pub(crate) objects: u64,
     /// "nv": PIN indices in the TPM; "da": the TPM-wide dictionary attack protection.
-    gate: &'static str,
+    pub(crate) gate: &'static str,
     recovery_code: bool,
     /// Of the storage root key that the token hangs on.
     storage_key: Option<String>,
@@ -112,13 +112,13 @@ struct Tries {
 
 /// Something that is wrong, and what mends it.
 #[derive(Debug, Serialize)]
-struct Problem {
+pub(crate) struct Problem {
     #[serde(skip)]
-    exit: Exit,
+    pub(crate) exit: Exit,
     #[serde(rename = "where")]
-    place: String,
-    what: String,
-    mend: String,
+    pub(crate) place: String,
+    pub(crate) what: String,
+    pub(crate) mend: String,
 }
 
 /// Says it all. The exit code names the cause nearest to the root of what is wrong.
@@ -155,7 +155,7 @@ fn look(config: Config) -> Result<Status, Failure> {
     Ok(Status { version: env!("CARGO_PKG_VERSION"), configuration, tpms, problems })
 }
 
-fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
+pub(crate) fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
     let tcti = home.tpm.settings().tcti.clone();
     let facts = home.tpm.facts(&home.tpm.call());
     if let Err(fault) = &facts {
@@ -205,10 +205,8 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
             let directory = place.directory.display().to_string();
             let reachable = status.chip.is_some();
             status.tokens.push(token(home, row, directory, reachable, problems));
-            if let Some(gate) = Gate::from_bytes(&row.gate) {
-                let own = gate.indices();
-                others.retain(|index| !own.contains(index));
-            }
+            let own = indices_of(row);
+            others.retain(|index| !own.contains(index));
         }
     }
     status.other_indices = others.iter().map(|index| format!("{index:#010x}")).collect();
@@ -225,8 +223,15 @@ fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
     status
 }
 
+/// The PIN indices that a token has, and those that the TPM is to forget on its behalf.
+pub(crate) fn indices_of(row: &TokenRow) -> Vec<u32> {
+    let gates = [Some(&row.gate), row.replaced.as_ref()];
+    let gates = gates.into_iter().flatten().filter_map(|bytes| Gate::from_bytes(bytes));
+    gates.flat_map(|gate| gate.indices()).collect()
+}
+
 /// What helps when the TPM behind a conf string does not answer.
-fn mend_tpm(tcti: &str, fault: &Fault) -> String {
+pub(crate) fn mend_tpm(tcti: &str, fault: &Fault) -> String {
     let Trouble::Broken(broken) = fault.kind() else {
         return "restart the TPM's program, or the host; if it stays so, the log says more".into();
     };
