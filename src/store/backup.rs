@@ -20,7 +20,7 @@ use super::{Fault, Store, TokenRow, place, sibling};
 /// A copy of a store, checked and open for reading.
 pub struct Backup {
     connection: Connection,
-    /// Its size [bytes].
+    /// Its size in bytes.
     pub bytes: u64,
     /// Its tokens, oldest first.
     pub tokens: Vec<TokenRow>,

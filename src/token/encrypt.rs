@@ -15,7 +15,7 @@ impl Session {
     /// C_EncryptInit
     ///
     /// # Errors
-    /// `OperationActive`, `KeyInvalid`, `MechanismInvalid`, …: those of [`Mechanism::encrypt`]
+    /// `OperationActive`, `KeyInvalid`, `MechanismInvalid`, …: those of the mechanism
     pub fn encrypt_init(&self, mechanism: u64, params: &Params, key: u64) -> Result<()> {
         self.alive()?;
         let mut operations = self.operations.lock();

@@ -498,6 +498,10 @@ impl Tpm {
         if inner.leaked.load(Ordering::Relaxed) {
             return Err(Fault::bug("the TPM of another process"));
         }
+        // A transport looks at the flag only when it has to wait.
+        if call.cancel.load(Ordering::Relaxed) {
+            return Err(Broken::canceled(false).into());
+        }
         let mut desk = inner.desk();
         let at_once = if desk.queue.is_empty() { desk.state.take() } else { None };
         let mut state = match at_once {
