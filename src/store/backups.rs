@@ -183,3 +183,28 @@ fn a_restore_while_others_write_is_whole_before_and_after() {
         assert!(kept.tokens().unwrap()[0].generation > 1);
     }
 }
+
+#[test]
+fn a_restore_killed_anywhere_leaves_the_one_state_or_the_other() {
+    let (directory, live, one) = scene();
+    for number in 0..20 {
+        live.insert(&SERIAL, &sealer(), &object(&format!("more {number}"), true)).unwrap();
+    }
+    let other = directory.path().join("other");
+    live.backup(&other).unwrap();
+    let role = format!("restore {} {}", one.display(), other.display());
+    let mut seen = [0; 2];
+    for round in 0..24 {
+        let mut helper = Helper::start(live.directory(), &role);
+        helper.says();
+        std::thread::sleep(std::time::Duration::from_millis(round * 5 % 37));
+        helper.kill();
+        let generation = live.tokens().unwrap()[0].generation;
+        assert!([1, 21].contains(&generation), "{generation}");
+        assert_eq!(count(&live) as u64, generation, "each object is one step");
+        assert!(live.verify_set(&SERIAL, &sealer()).unwrap().intact, "round {round}");
+        seen[usize::from(generation == 21)] += 1;
+    }
+    assert_eq!(live.integrity().unwrap(), Vec::<String>::new());
+    assert!(seen.iter().all(|times| *times > 0), "both were met: {seen:?}");
+}

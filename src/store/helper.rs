@@ -255,6 +255,16 @@ fn another_process() {
                 rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
             say(format_args!("locked {}", free.is_err()));
         }
+        // Makes the store now the one backup, now the other.
+        "restore" => {
+            let store = Store::open(place, &options()).unwrap();
+            let (one, other) = argument.split_once(' ').unwrap();
+            for path in [one, other].iter().cycle() {
+                let backup = super::backup::Backup::open(Path::new(path)).unwrap();
+                store.restore(&backup, true).unwrap();
+                say("restored");
+            }
+        }
         "create" => {
             let store = Store::open(place, &options()).unwrap();
             let mut serial = SERIAL;

@@ -256,10 +256,16 @@ impl Module {
     ///
     /// # Errors
     /// `SlotInvalid`, `TokenNotRecognized`, and those of [`Token::recover`].
-    pub fn recover_token(&self, slot: u64, code: &str, so_pin: &[u8]) -> Result<RecoveryCode> {
+    pub fn recover_token(
+        &self,
+        slot: u64,
+        code: &str,
+        so_pin: &[u8],
+        give_up: bool,
+    ) -> Result<RecoveryCode> {
         let token = self.slot(slot)?.token()?;
         let _one = self.initialising.lock();
-        token.recover(&sessionless_call(&token.home, &self.stop), code, so_pin)
+        token.recover(&sessionless_call(&token.home, &self.stop), code, so_pin, give_up)
     }
 
     /// C_WaitForSlotEvent: the slot where something happened. `block` is CKF_DONT_BLOCK's absence.

@@ -1,8 +1,10 @@
 //! A token that its PINs do not open any more: its PIN indices are gone from the TPM, or nobody knows
 //! the PINs. The recovery code opens the recovery seal, and what it holds is put behind a new gate.
 
+use cryptoki_sys::{CKA_ALWAYS_AUTHENTICATE, CKA_CLASS, CKO_PRIVATE_KEY};
+
 use crate::error::{Error, Result};
-use crate::store::{self, Hint, TokenChange};
+use crate::store::{self, Hint, Sealer, TokenChange};
 use crate::tpm::Call;
 use crate::tpm::pin::{Gate, NewGate, RecoveryCode, Stage};
 use zeroize::Zeroizing;
@@ -18,10 +20,20 @@ impl Token {
     /// Survives a crash: until the new gate is whole the old one stands in the store, and beside it
     /// what the TPM has to forget; afterwards it is the old one that is to be forgotten.
     ///
+    /// Keys that ask for the PIN at each use are bound by the TPM to the old PIN index, and lost with it:
+    /// while there are any nothing is changed unless the caller means to `give_up` these.
+    ///
     /// # Errors
     /// `SessionExists`, `PinLength`, `TokenWriteProtected`; `NotSupported` if it was made without a
-    /// recovery code, `PinInvalid` for a wrong one; the TPM's and the store's.
-    pub fn recover(&self, call: &Call, code: &str, so_pin: &[u8]) -> Result<RecoveryCode> {
+    /// recovery code, `PinInvalid` for a wrong one; `FunctionRejected` for the sake of such keys; the
+    /// TPM's and the store's.
+    pub fn recover(
+        &self,
+        call: &Call,
+        code: &str,
+        so_pin: &[u8],
+        give_up: bool,
+    ) -> Result<RecoveryCode> {
         let _turn = self.turn.lock();
         check_length(so_pin)?;
         let old = {
@@ -37,6 +49,14 @@ impl Token {
         let _busy = Creating::begin(serial);
         // There is one place in the row for what the TPM has to forget.
         forget_replaced(call, home, store, serial)?;
+        let token_secret = home.tpm.recover(call, &old, code)?;
+        let bound = self.bound_keys(&Sealer::new(&token_secret, serial))?;
+        if bound > 0 && !give_up {
+            return Err(Error::FunctionRejected(format!(
+                "private keys that ask for the PIN at each use: {bound}; the TPM binds them to the old \
+                 PIN for ever, and with a new one they can never be used again; nothing was changed"
+            )));
+        }
         let new = NewGate {
             serial: *serial,
             srk: old.srk().clone(),
@@ -46,7 +66,7 @@ impl Token {
             owner_auth: Zeroizing::new(Vec::new()),
             recovery: true,
             so_pin,
-            token_secret: home.tpm.recover(call, &old, code)?,
+            token_secret,
             retired: Vec::new(),
         };
         let mut journal = |gate: &Gate, stage: Stage| -> Result<()> {
@@ -81,5 +101,12 @@ impl Token {
         }
         log::warn!("token {}: opened by its recovery code; its PINs are new", self.name());
         code.ok_or(Error::Bug("a gate without the recovery code that was asked for"))
+    }
+
+    /// How many private keys ask for the PIN at each use.
+    fn bound_keys(&self, sealer: &Sealer) -> Result<usize> {
+        let private = (CKA_CLASS, CKO_PRIVATE_KEY.to_be_bytes().to_vec());
+        let template = [private, (CKA_ALWAYS_AUTHENTICATE, vec![1])];
+        Ok(self.store.find(&self.serial, Some(sealer), &template)?.len())
     }
 }

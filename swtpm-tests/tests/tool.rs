@@ -8,7 +8,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use serde_json::Value;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
-use swtpm_tests::ck::{P256, Rv, bytes, number};
+use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
 use swtpm_tests::shim::{Action, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
@@ -312,4 +312,29 @@ fn a_recovery_that_breaks_off_anywhere_can_be_done_again() {
     let key = app.find(session, &[number(CKA_CLASS, CKO_PRIVATE_KEY)]).unwrap()[0];
     app.sign(session, CKM_ECDSA, key, &[1; 32]).unwrap();
     assert_eq!(bench.shim.nv_indices().len(), 2, "nothing is left of what broke off");
+}
+
+#[test]
+fn recover_asks_before_it_gives_up_keys_that_ask_for_the_pin_at_each_use() {
+    let bench = Bench::start();
+    let code = recoverable(&bench);
+    let (app, session) = bench.logged_in();
+    app.generate_pair(
+        session,
+        CKM_EC_KEY_PAIR_GEN,
+        &[bytes(CKA_EC_PARAMS, P256)],
+        &[flag(CKA_TOKEN, true), flag(CKA_SIGN, true), flag(CKA_ALWAYS_AUTHENTICATE, true)],
+    )
+    .unwrap();
+    app.finalize().unwrap();
+    let before = bench.shim.nv_indices();
+    let refused = recover(&bench, &code, "officer-new", "user-new");
+    assert_eq!(refused.status.code(), Some(6), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("--force"), "{}", text(&refused.stderr));
+    assert_eq!(bench.shim.nv_indices(), before, "nothing was changed");
+    bench.logged_in();
+
+    let arguments = ["recover", "--code-fd", "0", "--so-pin-fd", "0", "--pin-fd", "0", "--force"];
+    let output = fed(&bench, &arguments, format!("{code}\nofficer-new\nuser-new\n").as_bytes());
+    assert!(output.status.success(), "{}", text(&output.stderr));
 }

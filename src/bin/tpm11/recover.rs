@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use tpm11::error::Error;
 use tpm11::token::Module;
 use tpm11::token::slot::Slot;
 use tpm11::token::token::Token;
@@ -31,6 +32,9 @@ pub(crate) struct Options {
     /// Make it a token whose keys need no PIN
     #[arg(long)]
     no_pin: bool,
+    /// Give up keys that ask for the PIN at each use (CKA_ALWAYS_AUTHENTICATE): they are bound to the old one
+    #[arg(long)]
+    force: bool,
 }
 
 /// Opens the token, sets the PINs and says what was done. The new code is the only secret on the
@@ -53,7 +57,12 @@ pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, F
     let so_pin = pin(options.so_pin_fd, "security officer")?;
     let user_pin = if options.no_pin { Pin::default() } else { pin(options.pin_fd, "user")? };
 
-    let outcome = module.recover_token(slot.id, code, &so_pin).map_err(Failure::from);
+    let outcome = module.recover_token(slot.id, code, &so_pin, options.force);
+    let outcome = outcome.map_err(|error| match error {
+        Error::FunctionRejected(why) => Failure::new(Exit::Token, why)
+            .hint("if the old PIN is lost anyway, and these keys with it: `--force`"),
+        other => other.into(),
+    });
     let outcome = outcome.and_then(|code| {
         writeln!(out, "serial     {}", token.name())?;
         writeln!(out, "recovery   {}", code.as_str())?;
