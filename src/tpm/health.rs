@@ -31,18 +31,28 @@ pub struct Health {
     pub limit: u32,
     /// One of them is forgotten each time that this has passed; zero: never.
     pub forgets_every: Duration,
+    /// Sessions whose contexts are saved, of all programs.
+    pub saved_sessions: usize,
     /// How long the lockout hierarchy itself is locked after one wrong password of its own.
     pub recovery: Duration,
 }
 
-/// Asks the TPM: one command.
+/// TPM_HT_SAVED_SESSION, the first of its handles. Part 2 §7.4.
+const SAVED_SESSIONS: u32 = 0x0300_0000;
+
+/// Asks the TPM: two commands.
 ///
 /// # Errors
 /// The transport's, the TPM's.
 pub fn survey(lease: &mut Lease) -> Result<Health, Fault> {
     let ask = GetCapability { of: Capability::Properties, first: PERMANENT, count: 64 };
     let listed = lease.execute(&ask, &mut [])?;
-    Ok(of(&listed.items))
+    let ask = GetCapability { of: Capability::Handles, first: SAVED_SESSIONS, count: 64 };
+    let saved = lease.execute(&ask, &mut [])?;
+    // They are listed under the handles that they have while they are loaded: HMAC or policy.
+    let is_saved = |handle: u32| matches!(handle >> 24, 0x02 | 0x03);
+    let saved_sessions = saved.items.iter().filter(|(handle, _)| is_saved(*handle)).count();
+    Ok(Health { saved_sessions, ..of(&listed.items) })
 }
 
 fn of(properties: &[(u32, u32)]) -> Health {
@@ -58,6 +68,7 @@ fn of(properties: &[(u32, u32)]) -> Health {
         limit: value(MAX_AUTH_FAIL),
         forgets_every: Duration::from_secs(value(LOCKOUT_INTERVAL).into()),
         recovery: Duration::from_secs(value(LOCKOUT_RECOVERY).into()),
+        saved_sessions: 0,
     }
 }
 

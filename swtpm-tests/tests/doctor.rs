@@ -73,6 +73,17 @@ fn passwords_and_lockout_are_told_with_what_takes_them_away() {
 }
 
 #[test]
+fn a_session_that_somebody_left_is_told() {
+    let bench = Bench::start();
+    assert!(!tool(&bench, &["doctor"]).1.contains("saved sessions"));
+    tpm2(&bench, "tpm2_startauthsession", &["-S", "left"]);
+    let (_, text) = tool(&bench, &["doctor"]);
+    assert!(line(&text, "saved sessions of other programs: 1").starts_with("note"), "{text}");
+    tpm2(&bench, "tpm2_flushcontext", &["--saved-session"]);
+    assert!(!tool(&bench, &["doctor"]).1.contains("saved sessions"));
+}
+
+#[test]
 fn indices_without_a_token_are_removed_when_told_and_no_others() {
     let bench = Bench::start();
     bench.token();

@@ -466,6 +466,18 @@ fn lockout(health: &Health, tcti: &str, findings: &mut Findings) {
     } else {
         findings.ok(tcti, "the owner hierarchy has no password");
     }
+    if health.saved_sessions > 0 {
+        findings.note(
+            tcti,
+            format!(
+                "saved sessions of other programs: {}; one that stays idle for 65,535 commands of others \
+                 keeps every session out, logins too",
+                health.saved_sessions
+            ),
+            "nothing while its program works; else end that program, or `tpm2_flushcontext \
+             --saved-session`",
+        );
+    }
     if !health.lockout_password {
         findings.note(
             tcti,
