@@ -17,17 +17,61 @@ unsafe extern "C" {
 
 #[derive(Debug, Arbitrary)]
 enum Step {
-    Open { flags: u8 },
-    Close { session: u8 },
-    Find { session: u8, template: Vec<(u16, Vec<u8>)> },
-    Create { session: u8, template: Vec<(u16, Vec<u8>)> },
-    Get { session: u8, object: u8, wanted: Vec<(u16, u8)> },
-    Set { session: u8, object: u8, template: Vec<(u16, Vec<u8>)> },
-    Copy { session: u8, object: u8, template: Vec<(u16, Vec<u8>)> },
-    Destroy { session: u8, object: u8 },
-    Digest { session: u8, mechanism: u16, parts: Vec<Vec<u8>>, room: u8 },
-    Verify { session: u8, mechanism: u16, parameter: Vec<u8>, key: u8, data: Vec<u8>, signature: Vec<u8> },
-    Encrypt { session: u8, mechanism: u16, parameter: Vec<u8>, key: u8, data: Vec<u8>, room: u16 },
+    Open {
+        flags: u8,
+    },
+    Close {
+        session: u8,
+    },
+    Find {
+        session: u8,
+        template: Vec<(u16, Vec<u8>)>,
+    },
+    Create {
+        session: u8,
+        template: Vec<(u16, Vec<u8>)>,
+    },
+    Get {
+        session: u8,
+        object: u8,
+        wanted: Vec<(u16, u8)>,
+    },
+    Set {
+        session: u8,
+        object: u8,
+        template: Vec<(u16, Vec<u8>)>,
+    },
+    Copy {
+        session: u8,
+        object: u8,
+        template: Vec<(u16, Vec<u8>)>,
+    },
+    Destroy {
+        session: u8,
+        object: u8,
+    },
+    Digest {
+        session: u8,
+        mechanism: u16,
+        parts: Vec<Vec<u8>>,
+        room: u8,
+    },
+    Verify {
+        session: u8,
+        mechanism: u16,
+        parameter: Vec<u8>,
+        key: u8,
+        data: Vec<u8>,
+        signature: Vec<u8>,
+    },
+    Encrypt {
+        session: u8,
+        mechanism: u16,
+        parameter: Vec<u8>,
+        key: u8,
+        data: Vec<u8>,
+        room: u16,
+    },
 }
 
 /// The attribute numbers that exist lie below 0x700; CKA_ALLOWED_MECHANISMS has a high bit.
@@ -35,7 +79,8 @@ fn template(attributes: &mut [(u16, Vec<u8>)]) -> Vec<CK_ATTRIBUTE> {
     attributes
         .iter_mut()
         .map(|(kind, value)| CK_ATTRIBUTE {
-            type_: CK_ULONG::from(*kind & 0x7FF) | if *kind & 0x8000 != 0 { 0x4000_0000 } else { 0 },
+            type_: CK_ULONG::from(*kind & 0x7FF)
+                | if *kind & 0x8000 != 0 { 0x4000_0000 } else { 0 },
             pValue: value.as_mut_ptr().cast(),
             ulValueLen: value.len() as CK_ULONG,
         })
@@ -82,7 +127,9 @@ fuzz_target!(|steps: Vec<Step>| {
                 Step::Open { flags } => {
                     let mut session = 0;
                     let flags = CK_FLAGS::from(flags);
-                    if c.C_OpenSession.expect("")(slot[0], flags, null_mut(), None, &mut session) == CKR_OK {
+                    if c.C_OpenSession.expect("")(slot[0], flags, null_mut(), None, &mut session)
+                        == CKR_OK
+                    {
                         sessions.push(session);
                     }
                 }
@@ -91,7 +138,11 @@ fuzz_target!(|steps: Vec<Step>| {
                 }
                 Step::Find { session, template: mut values } => {
                     let (session, mut template) = (pick(&sessions, session), template(&mut values));
-                    c.C_FindObjectsInit.expect("")(session, template.as_mut_ptr(), template.len() as _);
+                    c.C_FindObjectsInit.expect("")(
+                        session,
+                        template.as_mut_ptr(),
+                        template.len() as _,
+                    );
                     let (mut found, mut count) = ([0; 8], 0);
                     c.C_FindObjects.expect("")(session, found.as_mut_ptr(), 8, &mut count);
                     assert!(count <= 8);
@@ -101,31 +152,46 @@ fuzz_target!(|steps: Vec<Step>| {
                     let mut template = template(&mut values);
                     let mut object = 0;
                     let rv = c.C_CreateObject.expect("")(
-                        pick(&sessions, session), template.as_mut_ptr(), template.len() as _, &mut object,
+                        pick(&sessions, session),
+                        template.as_mut_ptr(),
+                        template.len() as _,
+                        &mut object,
                     );
                     if rv == CKR_OK {
                         objects.push(object);
                     }
                 }
                 Step::Get { session, object, wanted } => {
-                    let mut values: Vec<_> =
-                        wanted.iter().map(|(kind, room)| (*kind, vec![0; usize::from(*room)])).collect();
+                    let mut values: Vec<_> = wanted
+                        .iter()
+                        .map(|(kind, room)| (*kind, vec![0; usize::from(*room)]))
+                        .collect();
                     let mut template = template(&mut values);
                     c.C_GetAttributeValue.expect("")(
-                        pick(&sessions, session), pick(&objects, object), template.as_mut_ptr(), template.len() as _,
+                        pick(&sessions, session),
+                        pick(&objects, object),
+                        template.as_mut_ptr(),
+                        template.len() as _,
                     );
                 }
                 Step::Set { session, object, template: mut values } => {
                     let mut template = template(&mut values);
                     c.C_SetAttributeValue.expect("")(
-                        pick(&sessions, session), pick(&objects, object), template.as_mut_ptr(), template.len() as _,
+                        pick(&sessions, session),
+                        pick(&objects, object),
+                        template.as_mut_ptr(),
+                        template.len() as _,
                     );
                 }
                 Step::Copy { session, object, template: mut values } => {
                     let mut template = template(&mut values);
                     let mut copy = 0;
                     let rv = c.C_CopyObject.expect("")(
-                        pick(&sessions, session), pick(&objects, object), template.as_mut_ptr(), template.len() as _, &mut copy,
+                        pick(&sessions, session),
+                        pick(&objects, object),
+                        template.as_mut_ptr(),
+                        template.len() as _,
+                        &mut copy,
                     );
                     if rv == CKR_OK {
                         objects.push(copy);
@@ -137,7 +203,9 @@ fuzz_target!(|steps: Vec<Step>| {
                 Step::Digest { session, mechanism, mut parts, room } => {
                     let session = pick(&sessions, session);
                     let mut mechanism = CK_MECHANISM {
-                        mechanism: CK_ULONG::from(mechanism & 0x3FF), pParameter: null_mut(), ulParameterLen: 0,
+                        mechanism: CK_ULONG::from(mechanism & 0x3FF),
+                        pParameter: null_mut(),
+                        ulParameterLen: 0,
                     };
                     c.C_DigestInit.expect("")(session, &mut mechanism);
                     for part in &mut parts {
@@ -147,7 +215,14 @@ fuzz_target!(|steps: Vec<Step>| {
                     let mut length = CK_ULONG::from(room);
                     c.C_DigestFinal.expect("")(session, out.as_mut_ptr(), &mut length);
                 }
-                Step::Verify { session, mechanism, mut parameter, key, mut data, mut signature } => {
+                Step::Verify {
+                    session,
+                    mechanism,
+                    mut parameter,
+                    key,
+                    mut data,
+                    mut signature,
+                } => {
                     let session = pick(&sessions, session);
                     let mut mechanism = CK_MECHANISM {
                         mechanism: CK_ULONG::from(mechanism & 0x1FFF),
@@ -157,7 +232,11 @@ fuzz_target!(|steps: Vec<Step>| {
                     };
                     c.C_VerifyInit.expect("")(session, &mut mechanism, pick(&objects, key));
                     c.C_Verify.expect("")(
-                        session, data.as_mut_ptr(), data.len() as _, signature.as_mut_ptr(), signature.len() as _,
+                        session,
+                        data.as_mut_ptr(),
+                        data.len() as _,
+                        signature.as_mut_ptr(),
+                        signature.len() as _,
                     );
                 }
                 Step::Encrypt { session, mechanism, mut parameter, key, mut data, room } => {
@@ -170,7 +249,13 @@ fuzz_target!(|steps: Vec<Step>| {
                     c.C_EncryptInit.expect("")(session, &mut mechanism, pick(&objects, key));
                     let mut out = vec![0; usize::from(room)];
                     let mut length = CK_ULONG::from(room);
-                    c.C_Encrypt.expect("")(session, data.as_mut_ptr(), data.len() as _, out.as_mut_ptr(), &mut length);
+                    c.C_Encrypt.expect("")(
+                        session,
+                        data.as_mut_ptr(),
+                        data.len() as _,
+                        out.as_mut_ptr(),
+                        &mut length,
+                    );
                 }
             }
         }
