@@ -75,7 +75,7 @@ pub(crate) fn store<'a>(
         let path = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
         let same = |place: &StorePlace| path(&place.directory) == path(wanted);
         return all.iter().copied().find(|(_, place)| same(place)).ok_or_else(|| {
-            let what = format_args!("{} is no store of the configuration", wanted.display());
+            let what = format!("{} is no store of the configuration", wanted.display());
             Failure::new(Exit::Store, what).hint(format_args!("these are: {}", list(&all)))
         });
     }
