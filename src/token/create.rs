@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_creation_is_seen_while_it_runs_and_not_afterwards() {
-        let serial = new_serial().expect("random bytes");
+        let serial = new_serial(1).expect("random bytes");
         assert!(!Creating::under_way(&serial));
         let creating = Creating::begin(&serial);
         assert!(Creating::under_way(&serial));

@@ -16,7 +16,7 @@ use crate::tpm::{Settings, Tpm};
 use super::create::{sessionless_call, settle_interrupted};
 use super::handles::Handles;
 use super::session::Session;
-use super::slot::{Holds, Home, Initial, Slot, StorePlace, id_of, new_serial};
+use super::slot::{Holds, Home, Initial, Slot, StorePlace, id_of, id_of_token, new_serial};
 use super::token::{Token, Who};
 use super::{MechanismInfo, SlotInfo, TokenInfo};
 
@@ -100,7 +100,8 @@ impl Module {
                     if !active || ours || shared.knows(&row.serial) {
                         continue;
                     }
-                    let (id, serial) = (shared.free_id(&row.serial), row.serial);
+                    let id = shared.id_for(home, &row.serial);
+                    let serial = row.serial;
                     let (home, store, handles) =
                         (home.clone(), store.clone(), self.handles.clone());
                     let holds = match Token::new(home, store, handles, row) {
@@ -116,8 +117,10 @@ impl Module {
                 matches!(slot.holds(), Holds::Empty { home: of, .. } if Arc::ptr_eq(&of, home))
             });
             if has_room && !has_empty {
-                let serial = new_serial()?;
-                let id = shared.free_id(&serial);
+                // The same in every process until there is a token: people read it from one program
+                // and give it to the next.
+                let id = shared.free_id(home.empty_id());
+                let serial = new_serial(id)?;
                 shared.put(id, Holds::Empty { home: home.clone(), serial });
             }
         }
@@ -380,9 +383,19 @@ impl Shared {
         })
     }
 
-    /// The id for a serial number; the next free one if another slot has it.
-    fn free_id(&self, serial: &[u8; 16]) -> u64 {
-        let mut id = id_of(serial);
+    /// The id for a token that another process made: the empty slot's, if it was made there.
+    fn id_for(&self, home: &Arc<Home>, serial: &[u8; 16]) -> u64 {
+        let id = id_of_token(serial);
+        let taken_over = self.slots.iter().any(|slot| {
+            slot.id == id
+                && home.creating.lock().is_none()
+                && matches!(slot.holds(), Holds::Empty { home: of, .. } if Arc::ptr_eq(&of, home))
+        });
+        if taken_over { id } else { self.free_id(id) }
+    }
+
+    /// This id; the next free one if another slot has it.
+    fn free_id(&self, mut id: u64) -> u64 {
         while self
             .slots
             .iter()

@@ -71,6 +71,16 @@ impl StorePlace {
 }
 
 impl Home {
+    /// The id of its empty slot before there is any token.
+    pub(super) fn empty_id(&self) -> u64 {
+        let mut name = b"empty".to_vec();
+        for place in &self.places {
+            name.push(0);
+            name.extend(place.directory.as_os_str().as_encoded_bytes());
+        }
+        id_of(&name)
+    }
+
     /// Whether a store has a row with this serial number. One that cannot be read might.
     fn has_seen(&self, serial: &[u8; 16]) -> bool {
         self.places
@@ -223,7 +233,7 @@ impl Slot {
         let (home, serial, old) = match self.holds() {
             Holds::Broken(why) => return Err(Error::TokenNotRecognized(why.to_string())),
             Holds::Empty { home, serial } => (home, serial, None),
-            Holds::Token(old) => (old.home.clone(), new_serial()?, Some(old)),
+            Holds::Token(old) => (old.home.clone(), new_serial(self.id)?, Some(old)),
         };
         // A look at the store meanwhile must not give the new token a second slot.
         *home.creating.lock() = Some(serial);
@@ -240,7 +250,7 @@ impl Slot {
             Err(error) => {
                 // A serial number that left traces is not used again.
                 if old.is_none() && home.has_seen(&serial) {
-                    self.put(Holds::Empty { home: home.clone(), serial: new_serial()? });
+                    self.put(Holds::Empty { home: home.clone(), serial: new_serial(self.id)? });
                 }
                 Err(error)
             }
@@ -337,22 +347,32 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
     bytes
 }
 
-/// A new serial number: 64 random bits as hexadecimal digits.
-pub(super) fn new_serial() -> Result<[u8; 16]> {
+/// The bits of an id of a slot: there are programs that keep it in an `int`.
+const ID: u64 = 0x7FFF_FFFF;
+
+/// A new serial number, as hexadecimal digits: 33 random bits, then the id of the slot. So the id that a
+/// program saw before C_InitToken is the token's for ever, also when it is initialised anew.
+pub(super) fn new_serial(slot: u64) -> Result<[u8; 16]> {
     let random = u64::from_be_bytes(*drbg::os_bytes::<8>()?);
+    let number = random & !ID | slot & ID;
     let mut serial = [b'0'; 16];
-    for (to, from) in serial.iter_mut().zip(format!("{random:016x}").bytes()) {
+    for (to, from) in serial.iter_mut().zip(format!("{number:016x}").bytes()) {
         *to = from;
     }
     Ok(serial)
 }
 
-/// The id of the slot of a thing with this name (a token's serial number, a directory): 31 bits of a
-/// hash, for there are programs that keep slot ids in an `int`.
+/// The id of the slot of the token with this serial number: its low 31 bits.
+pub(super) fn id_of_token(serial: &[u8; 16]) -> u64 {
+    let number = std::str::from_utf8(serial).ok().and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    number.map_or_else(|| id_of(serial), |number| number & ID)
+}
+
+/// The id of the slot of another thing with this name: 31 bits of a hash.
 pub(super) fn id_of(name: &[u8]) -> u64 {
     let digest = Sha256::digest(name);
     let number = digest.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte));
-    number & 0x7FFF_FFFF
+    number & ID
 }
 
 #[cfg(test)]
@@ -368,14 +388,21 @@ mod tests {
 
     #[test]
     fn a_serial_number_is_16_hexadecimal_digits_and_never_the_same() {
-        let one = new_serial().expect("random bytes");
+        let one = new_serial(7).expect("random bytes");
         assert!(one.iter().all(|digit| digit.is_ascii_hexdigit()));
-        assert_ne!(one, new_serial().expect("random bytes"));
+        assert_ne!(one, new_serial(7).expect("random bytes"));
+    }
+
+    #[test]
+    fn a_serial_number_says_which_slot_is_the_tokens() {
+        for slot in [0, 7, ID] {
+            assert_eq!(id_of_token(&new_serial(slot).expect("random bytes")), slot);
+        }
     }
 
     #[test]
     fn the_slot_id_is_the_same_for_ever_and_fits_an_int() {
-        assert_eq!(id_of(b"0123456789abcdef"), id_of(b"0123456789abcdef"));
+        assert_eq!(id_of_token(b"0123456789abcdef"), 0x09AB_CDEF);
         assert_eq!(id_of(b"0123456789abcdef"), 0x1F9F_5111);
         for number in 0..1000u32 {
             assert!(i32::try_from(id_of(&number.to_be_bytes())).is_ok());

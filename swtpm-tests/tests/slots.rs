@@ -104,6 +104,31 @@ fn a_cleared_tpm_is_told_before_any_pin_is_sent_and_a_new_token_can_be_made() {
 }
 
 #[test]
+fn an_empty_slot_has_the_same_id_in_every_process_until_a_token_is_made_there() {
+    let bench = Bench::start();
+    let looking = bench.ready();
+    let slot = looking.empty_slot().expect("an empty slot");
+    let app = bench.ready();
+    assert_eq!(app.empty_slot(), Some(slot));
+    app.init_token(slot, SO_PIN, LABEL).expect("C_InitToken with the id that another process saw");
+    looking.slots(true).expect("C_GetSlotList");
+    assert_eq!(looking.slot_of(LABEL), Some(slot), "also where the slot was known as empty");
+    let next = looking.empty_slot().expect("another empty slot");
+    assert_ne!(next, slot);
+    assert_eq!(bench.ready().empty_slot(), Some(next));
+}
+
+#[test]
+fn a_token_that_is_initialised_anew_keeps_its_slot_id_in_other_processes() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.ready();
+    let slot = app.slot_of(LABEL).expect("the token");
+    app.init_token(slot, SO_PIN, LABEL).expect("C_InitToken");
+    assert_eq!(bench.ready().slot_of(LABEL), Some(slot));
+}
+
+#[test]
 fn the_empty_slot_is_hidden_when_the_configuration_says_so() {
     let bench = Setup::default().config("[store]\nempty_slot = false").start();
     let app = bench.ready();
