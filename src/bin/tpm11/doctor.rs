@@ -488,19 +488,26 @@ fn lockout(health: &Health, tcti: &str, findings: &mut Findings) {
     }
 }
 
+/// One that may not be looked at is no missing one: why it cannot be read is told with its slot.
+fn no_store(area: &str, error: &std::io::Error, findings: &mut Findings) {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        findings.ok(area, "no store yet");
+    }
+}
+
 /// A store's directory and file: rights, soundness, what lies beside it.
 fn store(place: &StorePlace, findings: &mut Findings) {
     let directory = &place.directory;
     let area = directory.display().to_string();
-    let Ok(of) = fs::metadata(directory) else {
-        findings.ok(&area, "no store yet");
-        return;
+    let of = match fs::metadata(directory) {
+        Ok(of) => of,
+        Err(error) => return no_store(&area, &error, findings),
     };
     let file = directory.join(store::FILE);
     // By name: to open it would cost the locks of those who use it.
-    let Ok(found) = fs::symlink_metadata(&file) else {
-        findings.ok(&area, "no store yet");
-        return;
+    let found = match fs::symlink_metadata(&file) {
+        Ok(found) => found,
+        Err(error) => return no_store(&area, &error, findings),
     };
     let (mode, file_mode) = (of.mode() & 0o7777, found.mode() & 0o7777);
     let Ok(store) = place.store() else { return }; // said with the tokens
@@ -678,6 +685,17 @@ fn of_other_users(home: &Home) -> Vec<(PathBuf, Vec<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_may_not_be_looked_at_is_not_called_missing() {
+        let said = |kind: std::io::ErrorKind| {
+            let mut findings = Findings(Vec::new());
+            no_store("/store", &kind.into(), &mut findings);
+            findings.0.len()
+        };
+        assert_eq!(said(std::io::ErrorKind::NotFound), 1);
+        assert_eq!(said(std::io::ErrorKind::PermissionDenied), 0);
+    }
 
     #[test]
     fn a_finding_is_one_line_and_the_exit_code_names_the_worst() {

@@ -75,9 +75,10 @@ impl From<Error> for Failure {
         let failure = Self::new(exit, &error);
         match error {
             Error::PinLength => failure.hint("a PIN has 4 to 255 bytes"),
-            Error::Device(_) | Error::DeviceMemory(_) => {
-                failure.hint("`tpm11 status` says how the TPM is")
-            }
+            Error::Device(_) => failure.hint("`tpm11 status` says how the TPM is"),
+            Error::DeviceMemory(_) => failure.hint(
+                "make room on the store's disk, or in the TPM: `tpm11 doctor` tells what nobody needs there",
+            ),
             Error::FunctionFailed(_) => failure.hint("this may pass: try again"),
             _ => failure,
         }
