@@ -287,6 +287,10 @@ fn pkcs1_signs_any_data_up_to_its_limit_and_gives_it_back() {
         let data = vec![0x5A; length];
         let signature = app.sign(*session, CKM_RSA_PKCS, private, &data).expect("C_Sign");
         app.verify(*session, CKM_RSA_PKCS, public, &data, &signature).expect("C_Verify");
+        // OpenSSL 3.5 takes nothing recovered for an error.
+        if length == 0 {
+            continue;
+        }
         let signed = scene.file("signed", &signature);
         let signed = signed.to_str().unwrap();
         let recovered = scene
