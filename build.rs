@@ -18,6 +18,13 @@ fn main() {
     if std::env::var_os("CARGO_CFG_FUZZING").is_none() {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,defs");
     }
-    // A library that is named but not used (libtss2-esys and with it libcrypto) is not loaded.
+    // A library that is named but not used (libtss2-esys and with it libcrypto) is not loaded. GNU ld
+    // judges that before it throws unused code away, LLVM's linker afterwards; since 1.90 Rust brings
+    // the latter along and uses it by itself.
     println!("cargo::rustc-cdylib-link-arg=-Wl,--as-needed");
+    println!("cargo::rerun-if-env-changed=PATH");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|directory| directory.join("ld.lld").exists()) {
+        println!("cargo::rustc-cdylib-link-arg=-fuse-ld=lld");
+    }
 }
