@@ -113,7 +113,8 @@ fn test_files(path: &str, text: &str) -> Vec<String> {
     text.split("#[cfg(test)]\n")
         .skip(1)
         .filter_map(|rest| {
-            rest.lines().next()?.trim_start_matches("pub(crate) ").strip_prefix("mod ")
+            let line = rest.lines().next()?.trim_start_matches("pub(crate) ");
+            line.trim_start_matches("pub(super) ").strip_prefix("mod ")
         })
         .filter_map(|rest| rest.strip_suffix(';'))
         .flat_map(|name| [format!("{directory}{name}.rs"), format!("{directory}{name}/")])
