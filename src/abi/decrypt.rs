@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, operation, start};
+use super::{enter, exchange, operation, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -43,13 +43,11 @@ pub unsafe extern "C" fn C_Decrypt(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pEncryptedData", pEncryptedData, ulEncryptedDataLen),
+                Input::new("pEncryptedData", pEncryptedData, ulEncryptedDataLen).ciphertext(),
                 Output::new(pData, pulDataLen),
             )
         };
-        let arguments = input.ciphertext().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Decrypt], arguments)?;
-        output.put(session.decrypt(&input, room)?)
+        exchange(module, hSession, &[Kind::Decrypt], input, output, Session::decrypt)
     })
 }
 
@@ -70,13 +68,11 @@ pub unsafe extern "C" fn C_DecryptUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen),
+                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen).ciphertext(),
                 Output::new(pPart, pulPartLen),
             )
         };
-        let arguments = input.ciphertext().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Decrypt], arguments)?;
-        output.put(session.decrypt_update(&input, room)?)
+        exchange(module, hSession, &[Kind::Decrypt], input, output, Session::decrypt_update)
     })
 }
 

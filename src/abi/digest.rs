@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, operation, start};
+use super::{enter, exchange, operation, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -39,11 +39,10 @@ pub unsafe extern "C" fn C_Digest(
 ) -> CK_RV {
     enter("C_Digest", |module| {
         // SAFETY: this function's own contract.
-        let (input, output) =
-            unsafe { (Input::new("pData", pData, ulDataLen), Output::new(pDigest, pulDigestLen)) };
-        let arguments = input.bytes().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Digest], arguments)?;
-        output.put(session.digest(&input, room)?)
+        let (input, output) = unsafe {
+            (Input::new("pData", pData, ulDataLen).bytes(), Output::new(pDigest, pulDigestLen))
+        };
+        exchange(module, hSession, &[Kind::Digest], input, output, Session::digest)
     })
 }
 

@@ -3,8 +3,8 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output};
-use super::{enter, operation};
-use crate::token::Kind;
+use super::{enter, exchange};
+use crate::token::{Kind, Session};
 
 /// Digests a part and encrypts it.
 ///
@@ -23,14 +23,18 @@ pub unsafe extern "C" fn C_DigestEncryptUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pPart", pPart, ulPartLen),
+                Input::new("pPart", pPart, ulPartLen).data(),
                 Output::new(pEncryptedPart, pulEncryptedPartLen),
             )
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::Digest, Kind::Encrypt], arguments)?;
-        output.put(session.digest_encrypt_update(&input, room)?)
+        exchange(
+            module,
+            hSession,
+            &[Kind::Digest, Kind::Encrypt],
+            input,
+            output,
+            Session::digest_encrypt_update,
+        )
     })
 }
 
@@ -51,14 +55,18 @@ pub unsafe extern "C" fn C_DecryptDigestUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen),
+                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen).ciphertext(),
                 Output::new(pPart, pulPartLen),
             )
         };
-        let arguments = input.ciphertext().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::Decrypt, Kind::Digest], arguments)?;
-        output.put(session.decrypt_digest_update(&input, room)?)
+        exchange(
+            module,
+            hSession,
+            &[Kind::Decrypt, Kind::Digest],
+            input,
+            output,
+            Session::decrypt_digest_update,
+        )
     })
 }
 
@@ -79,14 +87,18 @@ pub unsafe extern "C" fn C_SignEncryptUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pPart", pPart, ulPartLen),
+                Input::new("pPart", pPart, ulPartLen).data(),
                 Output::new(pEncryptedPart, pulEncryptedPartLen),
             )
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::Sign, Kind::Encrypt], arguments)?;
-        output.put(session.sign_encrypt_update(&input, room)?)
+        exchange(
+            module,
+            hSession,
+            &[Kind::Sign, Kind::Encrypt],
+            input,
+            output,
+            Session::sign_encrypt_update,
+        )
     })
 }
 
@@ -107,13 +119,17 @@ pub unsafe extern "C" fn C_DecryptVerifyUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen),
+                Input::new("pEncryptedPart", pEncryptedPart, ulEncryptedPartLen).ciphertext(),
                 Output::new(pPart, pulPartLen),
             )
         };
-        let arguments = input.ciphertext().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::Decrypt, Kind::Verify], arguments)?;
-        output.put(session.decrypt_verify_update(&input, room)?)
+        exchange(
+            module,
+            hSession,
+            &[Kind::Decrypt, Kind::Verify],
+            input,
+            output,
+            Session::decrypt_verify_update,
+        )
     })
 }

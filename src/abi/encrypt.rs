@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, operation, start};
+use super::{enter, exchange, operation, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -43,13 +43,11 @@ pub unsafe extern "C" fn C_Encrypt(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pData", pData, ulDataLen),
+                Input::new("pData", pData, ulDataLen).data(),
                 Output::new(pEncryptedData, pulEncryptedDataLen),
             )
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Encrypt], arguments)?;
-        output.put(session.encrypt(&input, room)?)
+        exchange(module, hSession, &[Kind::Encrypt], input, output, Session::encrypt)
     })
 }
 
@@ -70,13 +68,11 @@ pub unsafe extern "C" fn C_EncryptUpdate(
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
             (
-                Input::new("pPart", pPart, ulPartLen),
+                Input::new("pPart", pPart, ulPartLen).data(),
                 Output::new(pEncryptedPart, pulEncryptedPartLen),
             )
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Encrypt], arguments)?;
-        output.put(session.encrypt_update(&input, room)?)
+        exchange(module, hSession, &[Kind::Encrypt], input, output, Session::encrypt_update)
     })
 }
 

@@ -40,12 +40,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
 use crate::recorder::{self, Clock};
-use crate::token::{Kind, Module, Session};
-use ptr::wide;
+use crate::token::{Answer, Kind, Module, Room, Session};
+use ptr::{Output, wide};
 
 /// The state of this process, or of the process that it was forked from. Never freed: one per
 /// process that used the module.
@@ -323,6 +324,21 @@ fn operation<T>(
             Err(error)
         }
     }
+}
+
+/// The body of all functions that hand input to operations and take an answer of variable length.
+/// The input was copied before; it is judged before the output.
+fn exchange(
+    module: &Module,
+    handle: CK_SESSION_HANDLE,
+    kinds: &[Kind],
+    input: Result<Zeroizing<Vec<u8>>>,
+    output: Output,
+    step: impl FnOnce(&Session, &[u8], Room) -> Result<Answer>,
+) -> Result<()> {
+    let arguments = input.and_then(|input| Ok((input, output.room()?)));
+    let (session, (input, room)) = operation(module, handle, kinds, arguments)?;
+    output.put(step(&session, &input, room)?)
 }
 
 /// The body of all C_XxxInit with a mechanism: copies it and starts the operation, or, if the

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, operation, start};
+use super::{enter, exchange, operation, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -42,11 +42,9 @@ pub unsafe extern "C" fn C_Sign(
     enter("C_Sign", |module| {
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
-            (Input::new("pData", pData, ulDataLen), Output::new(pSignature, pulSignatureLen))
+            (Input::new("pData", pData, ulDataLen).data(), Output::new(pSignature, pulSignatureLen))
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) = operation(module, hSession, &[Kind::Sign], arguments)?;
-        output.put(session.sign(&input, room)?)
+        exchange(module, hSession, &[Kind::Sign], input, output, Session::sign)
     })
 }
 
@@ -122,11 +120,8 @@ pub unsafe extern "C" fn C_SignRecover(
     enter("C_SignRecover", |module| {
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
-            (Input::new("pData", pData, ulDataLen), Output::new(pSignature, pulSignatureLen))
+            (Input::new("pData", pData, ulDataLen).data(), Output::new(pSignature, pulSignatureLen))
         };
-        let arguments = input.data().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::SignRecover], arguments)?;
-        output.put(session.sign_recover(&input, room)?)
+        exchange(module, hSession, &[Kind::SignRecover], input, output, Session::sign_recover)
     })
 }

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, operation, start};
+use super::{enter, exchange, operation, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -123,12 +123,12 @@ pub unsafe extern "C" fn C_VerifyRecover(
     enter("C_VerifyRecover", |module| {
         // SAFETY: this function's own contract.
         let (input, output) = unsafe {
-            (Input::new("pSignature", pSignature, ulSignatureLen), Output::new(pData, pulDataLen))
+            (
+                Input::new("pSignature", pSignature, ulSignatureLen).signature(),
+                Output::new(pData, pulDataLen),
+            )
         };
-        let arguments = input.signature().and_then(|input| Ok((input, output.room()?)));
-        let (session, (input, room)) =
-            operation(module, hSession, &[Kind::VerifyRecover], arguments)?;
-        output.put(session.verify_recover(&input, room)?)
+        exchange(module, hSession, &[Kind::VerifyRecover], input, output, Session::verify_recover)
     })
 }
 

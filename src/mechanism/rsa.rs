@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki_sys::{CKA_MODULUS, CKA_PUBLIC_EXPONENT};
 use zeroize::Zeroizing;
 
-use super::Chip;
+use super::{Chip, Cipher, Sign, Verify};
 use crate::crypto::Fault;
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
@@ -59,31 +59,134 @@ impl Private {
     }
 }
 
-/// Data that a single-part mechanism collects, up to the most that it can take.
-pub(super) struct Collected {
-    bytes: Zeroizing<Vec<u8>>,
-    limit: usize,
+/// An operation that collects its data and does all of its work in one last step.
+struct Collecting<F> {
+    data: Zeroizing<Vec<u8>>,
+    /// The most data that it takes, in bytes, and what is said to more.
+    limit: (usize, Error),
+    /// The most that the last step gives, in bytes.
+    length: usize,
+    last: F,
 }
 
-impl Collected {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { bytes: Zeroizing::new(Vec::with_capacity(limit)), limit }
+impl<F> Collecting<F> {
+    fn new(limit: (usize, Error), length: usize, last: F) -> Box<Self> {
+        Box::new(Self { data: Zeroizing::new(Vec::with_capacity(limit.0)), limit, length, last })
     }
 
-    pub(super) fn update(&mut self, data: &[u8], too_long: Error) -> Result<()> {
-        if data.len() > self.limit - self.bytes.len() {
-            return Err(too_long);
+    fn collect(&mut self, data: &[u8]) -> Result<()> {
+        let (limit, too_long) = &self.limit;
+        if data.len() > limit.saturating_sub(self.data.len()) {
+            return Err(too_long.clone());
         }
-        self.bytes.extend_from_slice(data);
+        self.data.extend_from_slice(data);
         Ok(())
     }
 }
 
-impl std::ops::Deref for Collected {
-    type Target = [u8];
+/// A signature: `encode` makes the number, k bytes below the modulus, that the key is applied to.
+pub(super) fn signing(
+    key: Private,
+    limit: (usize, Error),
+    encode: impl FnOnce(&PublicKey, &[u8]) -> Result<Zeroizing<Vec<u8>>> + Send + 'static,
+) -> Box<dyn Sign> {
+    Collecting::new(limit, key.public.len(), move |data: &[u8], chip: &Chip<'_>| {
+        let encoded = encode(&key.public, data)?;
+        Ok(key.apply(&encoded, chip)?.to_vec())
+    })
+}
 
-    fn deref(&self) -> &[u8] {
-        &self.bytes
+/// A verification: `check` is given the data and the signature.
+pub(super) fn verifying(
+    key: PublicKey,
+    limit: (usize, Error),
+    check: impl FnOnce(&PublicKey, &[u8], &[u8]) -> Result<()> + Send + 'static,
+) -> Box<dyn Verify> {
+    let length = key.len();
+    Collecting::new(limit, length, move |data: &[u8], signature: &[u8]| {
+        check(&key, data, signature)
+    })
+}
+
+/// An encryption: `seal` makes the ciphertext.
+pub(super) fn encrypting(
+    key: PublicKey,
+    limit: (usize, Error),
+    seal: impl FnOnce(&PublicKey, &[u8]) -> Result<Zeroizing<Vec<u8>>> + Send + 'static,
+) -> Box<dyn Cipher> {
+    let length = key.len();
+    Collecting::new(limit, length, move |data: &[u8], _: &Chip<'_>| seal(&key, data))
+}
+
+/// A decryption to at most `length` bytes: `open` is given what the key made of the ciphertext, k
+/// bytes, and the ciphertext.
+pub(super) fn decrypting(
+    key: Private,
+    length: usize,
+    open: impl FnOnce(&Private, Zeroizing<Vec<u8>>, &[u8]) -> Result<Zeroizing<Vec<u8>>>
+    + Send
+    + 'static,
+) -> Box<dyn Cipher> {
+    let limit = (key.public.len(), Error::EncryptedDataLenRange);
+    Collecting::new(limit, length, move |data: &[u8], chip: &Chip<'_>| {
+        key.public.fits(data).map_err(|fault| match fault {
+            Fault::Length => Error::EncryptedDataLenRange,
+            _ => Error::EncryptedDataInvalid,
+        })?;
+        let block = key.apply(data, chip)?;
+        open(&key, block, data)
+    })
+}
+
+impl<F> Sign for Collecting<F>
+where
+    F: FnOnce(&[u8], &Chip<'_>) -> Result<Vec<u8>> + Send,
+{
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.collect(data)
+    }
+
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
+        (self.last)(&self.data, chip)
+    }
+}
+
+impl<F> Verify for Collecting<F>
+where
+    F: FnOnce(&[u8], &[u8]) -> Result<()> + Send,
+{
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.collect(data)
+    }
+
+    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
+        (self.last)(&self.data, signature)
+    }
+}
+
+impl<F> Cipher for Collecting<F>
+where
+    F: FnOnce(&[u8], &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> + Send,
+{
+    fn update_length(&self, _input: usize) -> usize {
+        0
+    }
+
+    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        self.collect(data)?;
+        Ok(Zeroizing::default())
+    }
+
+    fn finish_length(&self, _input: usize) -> usize {
+        self.length
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        (self.last)(&self.data, chip)
     }
 }
 
@@ -93,15 +196,4 @@ pub(super) fn refused(fault: Fault) -> Error {
         Fault::Length => Error::SignatureLenRange,
         _ => Error::SignatureInvalid,
     }
-}
-
-/// A ciphertext that the private operation can take.
-///
-/// # Errors
-/// [`Error::EncryptedDataLenRange`], [`Error::EncryptedDataInvalid`].
-pub(super) fn ciphertext(key: &PublicKey, data: &[u8]) -> Result<()> {
-    key.fits(data).map_err(|fault| match fault {
-        Fault::Length => Error::EncryptedDataLenRange,
-        _ => Error::EncryptedDataInvalid,
-    })
 }

@@ -1,10 +1,9 @@
 //! RSAES-OAEP: any hash, any MGF1, any label. PKCS#11 3.2 §6.1.8.
 
 use cryptoki_sys::{CKK_RSA, CKM_RSA_PKCS_OAEP};
-use zeroize::Zeroizing;
 
-use super::rsa::{self, Collected, Private};
-use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params};
+use super::rsa::{self, Private};
+use super::{Cipher, Does, Mechanism, NOTHING, Params};
 use crate::crypto::hash::Hash;
 use crate::crypto::pad;
 use crate::crypto::rsa::PublicKey;
@@ -46,68 +45,16 @@ const TOO_LONG: Error =
 
 fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     let key = rsa::public(key)?;
-    let oaep = Oaep::of(params, &key)?;
-    let data = Collected::new(oaep.limit);
-    Ok(Box::new(Encrypting { key, oaep, data }))
+    let Oaep { hash, mgf, label, limit } = Oaep::of(params, &key)?;
+    Ok(rsa::encrypting(key, (limit, TOO_LONG), move |key, data| {
+        Ok(key.encrypt_oaep(hash, mgf, &label, data)?.into())
+    }))
 }
 
 fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     let key = Private::of(key)?;
-    let oaep = Oaep::of(params, &key.public)?;
-    let data = Collected::new(key.public.len());
-    Ok(Box::new(Decrypting { key, oaep, data }))
-}
-
-struct Encrypting {
-    key: PublicKey,
-    oaep: Oaep,
-    data: Collected,
-}
-
-impl Cipher for Encrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, TOO_LONG)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.key.len()
-    }
-
-    fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let Oaep { hash, mgf, label, .. } = &self.oaep;
-        Ok(self.key.encrypt_oaep(*hash, *mgf, label, &self.data)?.into())
-    }
-}
-
-struct Decrypting {
-    key: Private,
-    oaep: Oaep,
-    data: Collected,
-}
-
-impl Cipher for Decrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, Error::EncryptedDataLenRange)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.oaep.limit
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let Oaep { hash, mgf, label, .. } = &self.oaep;
-        rsa::ciphertext(&self.key.public, &self.data)?;
-        let encoded = self.key.apply(&self.data, chip)?;
-        pad::oaep_open(*hash, *mgf, label, &encoded).map_err(|_| Error::EncryptedDataInvalid)
-    }
+    let Oaep { hash, mgf, label, limit } = Oaep::of(params, &key.public)?;
+    Ok(rsa::decrypting(key, limit, move |_, block, _| {
+        pad::oaep_open(hash, mgf, &label, &block).map_err(|_| Error::EncryptedDataInvalid)
+    }))
 }

@@ -6,11 +6,10 @@ use cryptoki_sys::{
     CKM_SHA3_384_RSA_PKCS, CKM_SHA3_512_RSA_PKCS, CKM_SHA224_RSA_PKCS, CKM_SHA256_RSA_PKCS,
     CKM_SHA384_RSA_PKCS, CKM_SHA512_RSA_PKCS,
 };
-use zeroize::Zeroizing;
 
 use super::hashing::{self, Form};
-use super::rsa::{self, Collected, Private};
-use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::rsa::{self, Private};
+use super::{Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::hash::Hash;
 use crate::crypto::pad::{self, PKCS1_OVERHEAD};
 use crate::crypto::rsa::PublicKey;
@@ -54,22 +53,30 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
     }
 }
 
-const TOO_LONG: Error = Error::DataLenRange("at most 11 bytes less than the modulus");
+/// The most data that fits the key, in bytes.
+fn limit(key: &PublicKey) -> (usize, Error) {
+    (key.len() - PKCS1_OVERHEAD, Error::DataLenRange("at most 11 bytes less than the modulus"))
+}
 
 fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
     params.none()?;
     let key = Private::of(key)?;
     fits(row, &key.public)?;
-    let data = Collected::new(key.public.len() - PKCS1_OVERHEAD);
-    Ok(hashing::sign(row, Form::DigestInfo, Box::new(Signing { key, data })))
+    let limit = limit(&key.public);
+    let behind =
+        rsa::signing(key, limit, |key, data| Ok(pad::pkcs1_signature(data, key.len())?.into()));
+    Ok(hashing::sign(row, Form::DigestInfo, behind))
 }
 
 fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
     params.none()?;
     let key = rsa::public(key)?;
     fits(row, &key)?;
-    let data = Collected::new(key.len() - PKCS1_OVERHEAD);
-    Ok(hashing::verify(row, Form::DigestInfo, Box::new(Verifying { key, data })))
+    let limit = limit(&key);
+    let behind = rsa::verifying(key, limit, |key, data, signature| {
+        key.verify_pkcs1(data, signature).map_err(rsa::refused)
+    });
+    Ok(hashing::verify(row, Form::DigestInfo, behind))
 }
 
 /// Whether the row's DigestInfo fits the key at all, so that it is refused at the beginning.
@@ -90,50 +97,18 @@ fn recover(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Bo
 fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     params.none()?;
     let key = rsa::public(key)?;
-    let data = Collected::new(key.len() - PKCS1_OVERHEAD);
-    Ok(Box::new(Encrypting { key, data }))
+    let limit = limit(&key);
+    Ok(rsa::encrypting(key, limit, |key, data| Ok(key.encrypt_pkcs1(data)?.into())))
 }
 
+/// Never says that the padding was wrong: then the answer is random (implicit rejection).
 fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     params.none()?;
     let key = Private::of(key)?;
-    let data = Collected::new(key.public.len());
-    Ok(Box::new(Decrypting { key, data }))
-}
-
-struct Signing {
-    key: Private,
-    data: Collected,
-}
-
-impl Sign for Signing {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.update(data, TOO_LONG)
-    }
-
-    fn length(&self) -> usize {
-        self.key.public.len()
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        let encoded = pad::pkcs1_signature(&self.data, self.length())?;
-        Ok(self.key.apply(&encoded, chip)?.to_vec())
-    }
-}
-
-struct Verifying {
-    key: PublicKey,
-    data: Collected,
-}
-
-impl Verify for Verifying {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.update(data, TOO_LONG)
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
-        self.key.verify_pkcs1(&self.data, signature).map_err(rsa::refused)
-    }
+    let (length, _) = limit(&key.public);
+    Ok(rsa::decrypting(key, length, |key, block, ciphertext| {
+        Ok(pad::pkcs1_encryption_open(&block, ciphertext, key.secret()))
+    }))
 }
 
 struct Recovering {
@@ -148,56 +123,5 @@ impl Recover for Recovering {
     fn finish(self: Box<Self>, signature: &[u8]) -> Result<Vec<u8>> {
         let encoded = self.key.opened(signature).map_err(rsa::refused)?;
         pad::pkcs1_signature_open(&encoded).map(<[u8]>::to_vec).map_err(rsa::refused)
-    }
-}
-
-struct Encrypting {
-    key: PublicKey,
-    data: Collected,
-}
-
-impl Cipher for Encrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, TOO_LONG)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.key.len()
-    }
-
-    fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(self.key.encrypt_pkcs1(&self.data)?.into())
-    }
-}
-
-struct Decrypting {
-    key: Private,
-    data: Collected,
-}
-
-impl Cipher for Decrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, Error::EncryptedDataLenRange)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.key.public.len() - PKCS1_OVERHEAD
-    }
-
-    /// Never says that the padding was wrong: then the answer is random (implicit rejection).
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        rsa::ciphertext(&self.key.public, &self.data)?;
-        let encoded = self.key.apply(&self.data, chip)?;
-        Ok(pad::pkcs1_encryption_open(&encoded, &self.data, self.key.secret()))
     }
 }

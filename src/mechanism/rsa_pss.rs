@@ -9,8 +9,8 @@ use cryptoki_sys::{
 };
 
 use super::hashing::{self, Form};
-use super::rsa::{self, Collected, Private};
-use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
+use super::rsa::{self, Private};
+use super::{Does, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::crypto::drbg::os_random;
 use crate::crypto::hash::Hash;
 use crate::crypto::pad;
@@ -68,8 +68,9 @@ impl Pss {
         Ok(Self { hash, mgf, salt_length })
     }
 
-    fn data(&self) -> Collected {
-        Collected::new(self.hash.len())
+    /// The digest, which is all the data there can be.
+    fn digest<'a>(&self, data: &'a [u8]) -> Result<&'a [u8]> {
+        if data.len() == self.hash.len() { Ok(data) } else { Err(WRONG_LENGTH) }
     }
 }
 
@@ -78,58 +79,23 @@ const WRONG_LENGTH: Error = Error::DataLenRange("exactly as long as the hash in 
 fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
     let key = Private::of(key)?;
     let pss = Pss::of(row, params, &key.public)?;
-    Ok(hashing::sign(row, Form::Digest, Box::new(Signing { key, pss, digest: pss.data() })))
+    let behind = rsa::signing(key, (pss.hash.len(), WRONG_LENGTH), move |key, data| {
+        let digest = pss.digest(data)?;
+        let mut salt = vec![0; pss.salt_length];
+        os_random(&mut salt)?;
+        Ok(pad::pss(pss.hash, pss.mgf, digest, &salt, key.bits())?.into())
+    });
+    Ok(hashing::sign(row, Form::Digest, behind))
 }
 
 fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
     let key = rsa::public(key)?;
     let pss = Pss::of(row, params, &key)?;
-    Ok(hashing::verify(row, Form::Digest, Box::new(Verifying { key, pss, digest: pss.data() })))
-}
-
-struct Signing {
-    key: Private,
-    pss: Pss,
-    digest: Collected,
-}
-
-impl Sign for Signing {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.digest.update(data, WRONG_LENGTH)
-    }
-
-    fn length(&self) -> usize {
-        self.key.public.len()
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        let Pss { hash, mgf, salt_length } = self.pss;
-        if self.digest.len() != hash.len() {
-            return Err(WRONG_LENGTH);
-        }
-        let mut salt = vec![0; salt_length];
-        os_random(&mut salt)?;
-        let encoded = pad::pss(hash, mgf, &self.digest, &salt, self.key.public.bits())?;
-        Ok(self.key.apply(&encoded, chip)?.to_vec())
-    }
-}
-
-struct Verifying {
-    key: PublicKey,
-    pss: Pss,
-    digest: Collected,
-}
-
-impl Verify for Verifying {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.digest.update(data, WRONG_LENGTH)
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
-        let Pss { hash, mgf, salt_length } = self.pss;
-        if self.digest.len() != hash.len() {
-            return Err(WRONG_LENGTH);
-        }
-        self.key.verify_pss(hash, mgf, salt_length, &self.digest, signature).map_err(rsa::refused)
-    }
+    let behind =
+        rsa::verifying(key, (pss.hash.len(), WRONG_LENGTH), move |key, data, signature| {
+            let Pss { hash, mgf, salt_length } = pss;
+            let digest = pss.digest(data)?;
+            key.verify_pss(hash, mgf, salt_length, digest, signature).map_err(rsa::refused)
+        });
+    Ok(hashing::verify(row, Form::Digest, behind))
 }

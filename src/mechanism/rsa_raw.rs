@@ -4,8 +4,8 @@
 use cryptoki_sys::{CKK_RSA, CKM_RSA_X_509};
 use zeroize::Zeroizing;
 
-use super::rsa::{self, Collected, Private};
-use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::rsa::{self, Private};
+use super::{Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::Fault;
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
@@ -32,18 +32,27 @@ pub(super) static ROWS: &[Mechanism] = &[Mechanism {
 
 const TOO_LONG: Error = Error::DataLenRange("at most as long as the modulus");
 
+/// The most data that the key takes, in bytes.
+fn limit(key: &PublicKey) -> (usize, Error) {
+    (key.len(), TOO_LONG)
+}
+
 fn sign(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
     params.none()?;
     let key = Private::of(key)?;
-    let data = Collected::new(key.public.len());
-    Ok(Box::new(Signing { key, data }))
+    let limit = limit(&key.public);
+    Ok(rsa::signing(key, limit, number))
 }
 
 fn verify(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
     params.none()?;
     let key = rsa::public(key)?;
-    let data = Collected::new(key.len());
-    Ok(Box::new(Verifying { key, data }))
+    let limit = limit(&key);
+    Ok(rsa::verifying(key, limit, |key, data, signature| {
+        let number = number(key, data)?;
+        let opened = key.opened(signature).map_err(rsa::refused)?;
+        if opened == number { Ok(()) } else { Err(Error::SignatureInvalid) }
+    }))
 }
 
 fn recover(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Recover>> {
@@ -54,15 +63,15 @@ fn recover(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Bo
 fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     params.none()?;
     let key = rsa::public(key)?;
-    let data = Collected::new(key.len());
-    Ok(Box::new(Encrypting { key, data }))
+    let limit = limit(&key);
+    Ok(rsa::encrypting(key, limit, |key, data| Ok(key.raw(&number(key, data)?)?)))
 }
 
 fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     params.none()?;
     let key = Private::of(key)?;
-    let data = Collected::new(key.public.len());
-    Ok(Box::new(Decrypting { key, data }))
+    let length = key.public.len();
+    Ok(rsa::decrypting(key, length, |_, block, _| Ok(block)))
 }
 
 /// The data as a number of k bytes, below the modulus.
@@ -77,43 +86,6 @@ fn number(key: &PublicKey, data: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     Ok(number)
 }
 
-struct Signing {
-    key: Private,
-    data: Collected,
-}
-
-impl Sign for Signing {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.update(data, TOO_LONG)
-    }
-
-    fn length(&self) -> usize {
-        self.key.public.len()
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        let number = number(&self.key.public, &self.data)?;
-        Ok(self.key.apply(&number, chip)?.to_vec())
-    }
-}
-
-struct Verifying {
-    key: PublicKey,
-    data: Collected,
-}
-
-impl Verify for Verifying {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.update(data, TOO_LONG)
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
-        let number = number(&self.key, &self.data)?;
-        let opened = self.key.opened(signature).map_err(rsa::refused)?;
-        if opened == number { Ok(()) } else { Err(Error::SignatureInvalid) }
-    }
-}
-
 struct Recovering {
     key: PublicKey,
 }
@@ -125,55 +97,5 @@ impl Recover for Recovering {
 
     fn finish(self: Box<Self>, signature: &[u8]) -> Result<Vec<u8>> {
         Ok(self.key.opened(signature).map_err(rsa::refused)?.to_vec())
-    }
-}
-
-struct Encrypting {
-    key: PublicKey,
-    data: Collected,
-}
-
-impl Cipher for Encrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, TOO_LONG)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.key.len()
-    }
-
-    fn finish(self: Box<Self>, _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let number = number(&self.key, &self.data)?;
-        Ok(self.key.raw(&number)?)
-    }
-}
-
-struct Decrypting {
-    key: Private,
-    data: Collected,
-}
-
-impl Cipher for Decrypting {
-    fn update_length(&self, _input: usize) -> usize {
-        0
-    }
-
-    fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.data.update(data, Error::EncryptedDataLenRange)?;
-        Ok(Zeroizing::default())
-    }
-
-    fn finish_length(&self, _input: usize) -> usize {
-        self.key.public.len()
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        rsa::ciphertext(&self.key.public, &self.data)?;
-        self.key.apply(&self.data, chip)
     }
 }
