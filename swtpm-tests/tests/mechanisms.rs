@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 use elliptic::Peer;
 use swtpm_tests::ck::{Mechanism, P256, P384, P521, Rv, bytes, flag, number};
 use swtpm_tests::door::Memory;
+use swtpm_tests::openssl::ecdsa_der;
 use swtpm_tests::shim::chip::Chip;
 use swtpm_tests::{App, Bench, Setup};
 
@@ -87,29 +88,6 @@ impl Scene {
         let (data, signature) = (data.to_str().unwrap(), signature.to_str().unwrap());
         self.pkeyutl(public, &["-verify", "-in", data, "-sigfile", signature], options).is_some()
     }
-}
-
-/// Ecdsa-Sig-Value of r ‖ s.
-fn ecdsa_der(signature: &[u8]) -> Vec<u8> {
-    let value = |tag: u8, content: Vec<u8>| {
-        let mut der = vec![tag];
-        if content.len() > 127 {
-            der.push(0x81);
-        }
-        der.push(content.len() as u8);
-        der.extend(content);
-        der
-    };
-    let (r, s) = signature.split_at(signature.len() / 2);
-    let mut both = Vec::new();
-    for number in [r, s] {
-        let mut digits: Vec<u8> = number.iter().copied().skip_while(|byte| *byte == 0).collect();
-        if digits.first().is_none_or(|byte| byte & 0x80 != 0) {
-            digits.insert(0, 0);
-        }
-        both.extend(value(0x02, digits));
-    }
-    value(0x30, both)
 }
 
 // ---- ECDSA --------------------------------------------------------------------------------------

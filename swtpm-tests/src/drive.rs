@@ -1,0 +1,707 @@
+//! Drivers: given a mechanism and one of its operation flags, do one such operation and check what
+//! comes of it against OpenSSL. Whoever tests everything that the module advertises asks here, and a
+//! mechanism without a driver is a failure of that test, not a gap in it.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use cryptoki_sys::*;
+
+use crate::ck::{Answer, Attribute, Ck, Mechanism, P256, P384, P521, Rv, bytes, flag, number};
+use crate::openssl::{self, Key, ecdsa_der, ecdsa_raw};
+
+/// CKF_ of everything that a mechanism can be advertised for, with a name.
+pub static OPERATIONS: &[(u64, &str)] = &[
+    (CKF_MESSAGE_ENCRYPT, "message encryption"),
+    (CKF_MESSAGE_DECRYPT, "message decryption"),
+    (CKF_MESSAGE_SIGN, "message signing"),
+    (CKF_MESSAGE_VERIFY, "message verification"),
+    (CKF_ENCRYPT, "encryption"),
+    (CKF_DECRYPT, "decryption"),
+    (CKF_DIGEST, "digesting"),
+    (CKF_SIGN, "signing"),
+    (CKF_SIGN_RECOVER, "signing with recovery"),
+    (CKF_VERIFY, "verification"),
+    (CKF_VERIFY_RECOVER, "verification with recovery"),
+    (CKF_GENERATE, "key generation"),
+    (CKF_GENERATE_KEY_PAIR, "key pair generation"),
+    (CKF_WRAP, "wrapping"),
+    (CKF_UNWRAP, "unwrapping"),
+    (CKF_DERIVE, "derivation"),
+    (CKF_ENCAPSULATE, "encapsulation"),
+    (CKF_DECAPSULATE, "decapsulation"),
+];
+
+/// CKF_ENCAPSULATE of PKCS#11 3.2, which cryptoki-sys does not have.
+const CKF_ENCAPSULATE: u64 = 0x1000_0000;
+/// As [`CKF_ENCAPSULATE`].
+const CKF_DECAPSULATE: u64 = 0x2000_0000;
+
+/// Numbers that look random and are the same for the same seed (splitmix64).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.number() % limit as u64) as usize
+    }
+
+    /// True once in so many times.
+    pub fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    /// So many bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.number() as u8).collect()
+    }
+
+    /// One of them.
+    pub fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len())]
+    }
+}
+
+/// Why a drive ended early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// A C function returned this. Whether it may, whoever injected faults knows.
+    Refused(&'static str, Rv),
+    /// What came out is not right, whatever was injected.
+    Wrong(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(function, rv) => write!(out, "{function}: {rv:?}"),
+            Failure::Wrong(what) => out.write_str(what),
+        }
+    }
+}
+
+/// What a drive gives.
+pub type Outcome = Result<(), Failure>;
+
+fn by<T>(function: &'static str, answer: Answer<T>) -> Result<T, Failure> {
+    answer.map_err(|rv| Failure::Refused(function, rv))
+}
+
+fn right(is: bool, what: impl FnOnce() -> String) -> Outcome {
+    if is { Ok(()) } else { Err(Failure::Wrong(what())) }
+}
+
+/// Which keys an operation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// On one of the three curves.
+    Ec,
+    /// RSA of 2048 bits.
+    Rsa,
+}
+
+/// A key pair of the token, and what others know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The public key's handle.
+    pub public: u64,
+    /// The private key's handle.
+    pub private: u64,
+    /// Its kind.
+    pub kind: Kind,
+    /// SubjectPublicKeyInfo, as the module gave it when the pair was made.
+    pub info: Vec<u8>,
+}
+
+impl Pair {
+    /// Generates one on a random curve, or of RSA; `extra` goes into both templates.
+    ///
+    /// # Errors
+    /// The call's that failed, or that OpenSSL does not take the public key.
+    pub fn generate(
+        ck: &Ck,
+        session: u64,
+        kind: Kind,
+        random: &mut Random,
+        extra: &[Attribute],
+    ) -> Result<Pair, Failure> {
+        let (mechanism, size, uses): (_, _, &[[u64; 2]]) = match kind {
+            Kind::Ec => {
+                let curve = random.one_of(&CURVES).0;
+                let uses: &[_] = &[[CKA_VERIFY, CKA_SIGN], [CKA_DERIVE, CKA_DERIVE]];
+                (CKM_EC_KEY_PAIR_GEN, bytes(CKA_EC_PARAMS, curve), uses)
+            }
+            Kind::Rsa => (
+                CKM_RSA_PKCS_KEY_PAIR_GEN,
+                number(CKA_MODULUS_BITS, 2048),
+                &[
+                    [CKA_VERIFY, CKA_SIGN],
+                    [CKA_ENCRYPT, CKA_DECRYPT],
+                    [CKA_VERIFY_RECOVER, CKA_SIGN_RECOVER],
+                ],
+            ),
+        };
+        let mut public = vec![size];
+        let mut private = Vec::new();
+        for [of_public, of_private] in uses {
+            // A public key that derives is nothing that templates may say.
+            if *of_public != CKA_DERIVE {
+                public.push(flag(*of_public, true));
+            }
+            private.push(flag(*of_private, true));
+        }
+        public.extend_from_slice(extra);
+        private.extend_from_slice(extra);
+        let answer = ck.generate_pair(session, mechanism, &public, &private);
+        let (public, private) = by("C_GenerateKeyPair", answer)?;
+        let info = by("C_GetAttributeValue", ck.attribute(session, public, CKA_PUBLIC_KEY_INFO))?;
+        let pair = Pair { public, private, kind, info };
+        pair.key()?;
+        Ok(pair)
+    }
+
+    fn key(&self) -> Result<Key, Failure> {
+        Key::from_info(&self.info)
+            .ok_or_else(|| Failure::Wrong("OpenSSL does not take the public key".to_owned()))
+    }
+
+    fn curve(&self) -> &'static Curve {
+        curve_of(&self.info)
+    }
+}
+
+/// DER of the curve, OpenSSL's name, the width of a number in bytes.
+type Curve = (&'static [u8], &'static str, usize);
+
+static CURVES: [Curve; 3] = [(P256, "P-256", 32), (P384, "P-384", 48), (P521, "P-521", 66)];
+
+fn curve_of(info: &[u8]) -> &'static Curve {
+    CURVES
+        .iter()
+        .find(|(params, ..)| info.windows(params.len()).any(|window| window == *params))
+        .expect("one of three curves")
+}
+
+/// A hash: CKM_ of the digest, CKG_ of its MGF1 (0: none), OpenSSL's name, length in bytes.
+type Hash = (u64, u64, &'static str, usize);
+
+const SHA1: Hash = (CKM_SHA_1, CKG_MGF1_SHA1, "sha1", 20);
+const SHA224: Hash = (CKM_SHA224, CKG_MGF1_SHA224, "sha224", 28);
+const SHA256: Hash = (CKM_SHA256, CKG_MGF1_SHA256, "sha256", 32);
+const SHA384: Hash = (CKM_SHA384, CKG_MGF1_SHA384, "sha384", 48);
+const SHA512: Hash = (CKM_SHA512, CKG_MGF1_SHA512, "sha512", 64);
+const SHA512_224: Hash = (CKM_SHA512_224, 0, "sha512-224", 28);
+const SHA512_256: Hash = (CKM_SHA512_256, 0, "sha512-256", 32);
+const SHA3_224: Hash = (CKM_SHA3_224, CKG_MGF1_SHA3_224, "sha3-224", 28);
+const SHA3_256: Hash = (CKM_SHA3_256, CKG_MGF1_SHA3_256, "sha3-256", 32);
+const SHA3_384: Hash = (CKM_SHA3_384, CKG_MGF1_SHA3_384, "sha3-384", 48);
+const SHA3_512: Hash = (CKM_SHA3_512, CKG_MGF1_SHA3_512, "sha3-512", 64);
+
+/// Mechanisms that work alike.
+#[derive(Debug, Clone, Copy)]
+enum Family {
+    Digest(Hash),
+    Ecdsa(Option<Hash>),
+    Pkcs1(Option<Hash>),
+    Pss(Option<Hash>),
+    Oaep,
+    Raw,
+    Ecdh,
+    Generate(Kind),
+}
+
+/// Every mechanism that can be driven.
+static ROWS: &[(u64, Family)] = &[
+    (CKM_SHA_1, Family::Digest(SHA1)),
+    (CKM_SHA224, Family::Digest(SHA224)),
+    (CKM_SHA256, Family::Digest(SHA256)),
+    (CKM_SHA384, Family::Digest(SHA384)),
+    (CKM_SHA512, Family::Digest(SHA512)),
+    (CKM_SHA512_224, Family::Digest(SHA512_224)),
+    (CKM_SHA512_256, Family::Digest(SHA512_256)),
+    (CKM_SHA3_224, Family::Digest(SHA3_224)),
+    (CKM_SHA3_256, Family::Digest(SHA3_256)),
+    (CKM_SHA3_384, Family::Digest(SHA3_384)),
+    (CKM_SHA3_512, Family::Digest(SHA3_512)),
+    (CKM_ECDSA, Family::Ecdsa(None)),
+    (CKM_ECDSA_SHA1, Family::Ecdsa(Some(SHA1))),
+    (CKM_ECDSA_SHA224, Family::Ecdsa(Some(SHA224))),
+    (CKM_ECDSA_SHA256, Family::Ecdsa(Some(SHA256))),
+    (CKM_ECDSA_SHA384, Family::Ecdsa(Some(SHA384))),
+    (CKM_ECDSA_SHA512, Family::Ecdsa(Some(SHA512))),
+    (CKM_ECDSA_SHA3_224, Family::Ecdsa(Some(SHA3_224))),
+    (CKM_ECDSA_SHA3_256, Family::Ecdsa(Some(SHA3_256))),
+    (CKM_ECDSA_SHA3_384, Family::Ecdsa(Some(SHA3_384))),
+    (CKM_ECDSA_SHA3_512, Family::Ecdsa(Some(SHA3_512))),
+    (CKM_RSA_PKCS, Family::Pkcs1(None)),
+    (CKM_SHA1_RSA_PKCS, Family::Pkcs1(Some(SHA1))),
+    (CKM_SHA224_RSA_PKCS, Family::Pkcs1(Some(SHA224))),
+    (CKM_SHA256_RSA_PKCS, Family::Pkcs1(Some(SHA256))),
+    (CKM_SHA384_RSA_PKCS, Family::Pkcs1(Some(SHA384))),
+    (CKM_SHA512_RSA_PKCS, Family::Pkcs1(Some(SHA512))),
+    (CKM_SHA3_224_RSA_PKCS, Family::Pkcs1(Some(SHA3_224))),
+    (CKM_SHA3_256_RSA_PKCS, Family::Pkcs1(Some(SHA3_256))),
+    (CKM_SHA3_384_RSA_PKCS, Family::Pkcs1(Some(SHA3_384))),
+    (CKM_SHA3_512_RSA_PKCS, Family::Pkcs1(Some(SHA3_512))),
+    (CKM_RSA_PKCS_PSS, Family::Pss(None)),
+    (CKM_SHA1_RSA_PKCS_PSS, Family::Pss(Some(SHA1))),
+    (CKM_SHA224_RSA_PKCS_PSS, Family::Pss(Some(SHA224))),
+    (CKM_SHA256_RSA_PKCS_PSS, Family::Pss(Some(SHA256))),
+    (CKM_SHA384_RSA_PKCS_PSS, Family::Pss(Some(SHA384))),
+    (CKM_SHA512_RSA_PKCS_PSS, Family::Pss(Some(SHA512))),
+    (CKM_SHA3_224_RSA_PKCS_PSS, Family::Pss(Some(SHA3_224))),
+    (CKM_SHA3_256_RSA_PKCS_PSS, Family::Pss(Some(SHA3_256))),
+    (CKM_SHA3_384_RSA_PKCS_PSS, Family::Pss(Some(SHA3_384))),
+    (CKM_SHA3_512_RSA_PKCS_PSS, Family::Pss(Some(SHA3_512))),
+    (CKM_RSA_PKCS_OAEP, Family::Oaep),
+    (CKM_RSA_X_509, Family::Raw),
+    (CKM_ECDH1_DERIVE, Family::Ecdh),
+    (CKM_ECDH1_COFACTOR_DERIVE, Family::Ecdh),
+    (CKM_EC_KEY_PAIR_GEN, Family::Generate(Kind::Ec)),
+    (CKM_RSA_PKCS_KEY_PAIR_GEN, Family::Generate(Kind::Rsa)),
+];
+
+/// One operation of one mechanism.
+#[derive(Debug, Clone, Copy)]
+pub struct Driver {
+    /// CKM_x
+    pub mechanism: u64,
+    /// CKF_x, one bit
+    pub operation: u64,
+    family: Family,
+}
+
+/// The driver of an operation, if there is one.
+pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
+    let family = ROWS.iter().find(|(id, _)| *id == mechanism)?.1;
+    let able = match family {
+        Family::Digest(_) => CKF_DIGEST,
+        Family::Ecdsa(_) | Family::Pss(_) | Family::Pkcs1(Some(_)) => CKF_SIGN | CKF_VERIFY,
+        Family::Pkcs1(None) | Family::Raw => {
+            CKF_SIGN
+                | CKF_VERIFY
+                | CKF_SIGN_RECOVER
+                | CKF_VERIFY_RECOVER
+                | CKF_ENCRYPT
+                | CKF_DECRYPT
+        }
+        Family::Oaep => CKF_ENCRYPT | CKF_DECRYPT,
+        Family::Ecdh => CKF_DERIVE,
+        Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
+    };
+    (able & operation != 0).then_some(Driver { mechanism, operation, family })
+}
+
+/// A driver for everything that the module advertises.
+///
+/// # Errors
+/// A call's; or one sentence for each advertised operation that has no driver.
+pub fn advertised(ck: &Ck, slot: u64) -> Result<Vec<Driver>, String> {
+    let mechanisms = ck.mechanisms(slot).map_err(|rv| format!("C_GetMechanismList: {rv:?}"))?;
+    let (mut drivers, mut missing) = (Vec::new(), Vec::new());
+    for mechanism in mechanisms {
+        let info = ck
+            .mechanism_info(slot, mechanism)
+            .map_err(|rv| format!("C_GetMechanismInfo({mechanism:#x}): {rv:?}"))?;
+        for (operation, name) in OPERATIONS {
+            if info.flags & operation == 0 {
+                continue;
+            }
+            match driver(mechanism, *operation) {
+                Some(driver) => drivers.push(driver),
+                None => missing.push(format!(
+                    "The module advertises {name} with mechanism {mechanism:#x}, \
+                     for which swtpm-tests/src/drive.rs has no driver."
+                )),
+            }
+        }
+    }
+    if missing.is_empty() { Ok(drivers) } else { Err(missing.join("\n")) }
+}
+
+/// A pair that OpenSSL made, whose public half the module is given.
+fn outsider(kind: Kind, random: &mut Random) -> &'static Key {
+    static EC: [OnceLock<Key>; 3] = [const { OnceLock::new() }; 3];
+    static RSA: OnceLock<Key> = OnceLock::new();
+    match kind {
+        Kind::Rsa => RSA.get_or_init(|| Key::generate("RSA", &["rsa_keygen_bits:2048"])),
+        Kind::Ec => {
+            let which = random.below(3);
+            let option = format!("ec_paramgen_curve:{}", CURVES[which].1);
+            EC[which].get_or_init(|| Key::generate("EC", &[&option]))
+        }
+    }
+}
+
+/// CKO_PUBLIC_KEY for the outsider's key, a session object.
+fn public_template(kind: Kind, info: &[u8]) -> Vec<Attribute> {
+    let mut template = vec![number(CKA_CLASS, CKO_PUBLIC_KEY), flag(CKA_TOKEN, false)];
+    match kind {
+        Kind::Ec => {
+            let (params, _, width) = curve_of(info);
+            let point = &info[info.len() - (1 + 2 * width)..];
+            let mut octets = vec![0x04];
+            if point.len() > 127 {
+                octets.push(0x81);
+            }
+            octets.push(point.len() as u8);
+            octets.extend(point);
+            template.extend([
+                number(CKA_KEY_TYPE, CKK_EC),
+                bytes(CKA_EC_PARAMS, *params),
+                bytes(CKA_EC_POINT, octets),
+                flag(CKA_VERIFY, true),
+            ]);
+        }
+        Kind::Rsa => {
+            // The end of the structure: INTEGER (257 bytes with the zero in front), INTEGER 65537.
+            let modulus = &info[info.len() - 5 - 256..info.len() - 5];
+            template.extend([
+                number(CKA_KEY_TYPE, CKK_RSA),
+                bytes(CKA_MODULUS, modulus),
+                bytes(CKA_PUBLIC_EXPONENT, [1, 0, 1]),
+                flag(CKA_VERIFY, true),
+                flag(CKA_VERIFY_RECOVER, true),
+                flag(CKA_ENCRYPT, true),
+            ]);
+        }
+    }
+    template
+}
+
+impl Driver {
+    /// Which key pair [`Driver::drive`] wants; `None`: it needs none.
+    pub fn wants(&self) -> Option<Kind> {
+        let private = CKF_SIGN | CKF_SIGN_RECOVER | CKF_DECRYPT | CKF_DERIVE;
+        if self.operation & private == 0 {
+            return None;
+        }
+        match self.family {
+            Family::Ecdsa(_) | Family::Ecdh => Some(Kind::Ec),
+            Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
+            Family::Digest(_) | Family::Generate(_) => None,
+        }
+    }
+
+    /// Whether the operation needs the TPM: a private key, or a new one.
+    pub fn needs_tpm(&self) -> bool {
+        self.wants().is_some() || matches!(self.family, Family::Generate(_))
+    }
+
+    /// What it is, for a person.
+    pub fn name(&self) -> String {
+        let operation = OPERATIONS.iter().find(|(flag, _)| *flag == self.operation);
+        let operation = operation.map_or("?", |(_, name)| name);
+        format!("{operation} with mechanism {:#x}", self.mechanism)
+    }
+
+    /// Does the operation once in `session`, in which the user is logged in where [`Driver::wants`]
+    /// names a pair, and checks the result. It leaves no object and no operation behind, but where a
+    /// call failed.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    ///
+    /// # Panics
+    /// If `pair` is not what [`Driver::wants`] names.
+    pub fn drive(
+        &self,
+        ck: &Ck,
+        session: u64,
+        pair: Option<&Pair>,
+        random: &mut Random,
+    ) -> Outcome {
+        let drive = Drive { driver: self, ck, session };
+        let pair = || pair.expect("the pair that this driver wants");
+        match (self.family, self.operation) {
+            (Family::Digest(hash), _) => drive.digest(hash, random),
+            (Family::Generate(kind), _) => drive.generate(kind, random),
+            (Family::Ecdh, _) => drive.agree(pair(), random),
+            (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
+            (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
+            (_, CKF_ENCRYPT) => drive.encrypt(random),
+            (_, CKF_DECRYPT) => drive.decrypt(pair(), random),
+            _ => unreachable!("driver() gives no such driver"),
+        }
+    }
+}
+
+/// One signature or ciphertext: the mechanism with its parameter, what goes in, what OpenSSL is to see
+/// of it, and OpenSSL's options.
+struct Shape {
+    mechanism: Mechanism,
+    data: Vec<u8>,
+    seen: Vec<u8>,
+    options: Vec<String>,
+}
+
+impl Shape {
+    fn options(&self) -> Vec<&str> {
+        self.options.iter().map(String::as_str).collect()
+    }
+}
+
+struct Drive<'a> {
+    driver: &'a Driver,
+    ck: &'a Ck,
+    session: u64,
+}
+
+impl Drive<'_> {
+    /// Random data in the shape that this mechanism signs.
+    fn to_sign(&self, random: &mut Random) -> Shape {
+        let kind = self.driver.mechanism;
+        let length = random.below(300);
+        let message = random.bytes(length);
+        let plain = |data: Vec<u8>, options: &[&str]| Shape {
+            mechanism: kind.into(),
+            seen: data.clone(),
+            data,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        match self.driver.family {
+            Family::Ecdsa(None) => {
+                let length = *random.one_of(&[20, 32, 48, 64]);
+                plain(random.bytes(length), &[])
+            }
+            Family::Ecdsa(Some(hash)) => {
+                let seen = openssl::digest(hash.2, &message);
+                Shape { seen, ..plain(message, &[]) }
+            }
+            Family::Pkcs1(None) => {
+                let length = 1 + random.below(245);
+                plain(random.bytes(length), &["rsa_padding_mode:pkcs1"])
+            }
+            Family::Pkcs1(Some(hash)) => {
+                let seen = openssl::digest(hash.2, &message);
+                let digest = format!("digest:{}", hash.2);
+                Shape { seen, ..plain(message, &["rsa_padding_mode:pkcs1", &digest]) }
+            }
+            Family::Pss(fixed) => {
+                let hash = fixed.unwrap_or(*random.one_of(&[SHA1, SHA256, SHA512, SHA3_256]));
+                let salt = *random.one_of(&[0, hash.3]);
+                let seen = openssl::digest(hash.2, &message);
+                let data = if fixed.is_some() { message } else { seen.clone() };
+                Shape {
+                    mechanism: Mechanism::pss(kind, hash.0, hash.1, salt as u64),
+                    data,
+                    seen,
+                    options: vec![
+                        "rsa_padding_mode:pss".to_owned(),
+                        format!("digest:{}", hash.2),
+                        format!("rsa_mgf1_md:{}", hash.2),
+                        format!("rsa_pss_saltlen:{salt}"),
+                    ],
+                }
+            }
+            // Below any modulus: the first byte is zero.
+            Family::Raw => plain([vec![0], random.bytes(255)].concat(), &["rsa_padding_mode:none"]),
+            _ => unreachable!("this family signs nothing"),
+        }
+    }
+
+    /// Random data in the shape that this mechanism encrypts.
+    fn to_encrypt(&self, random: &mut Random) -> Shape {
+        let kind = self.driver.mechanism;
+        let (mechanism, data, options) = match self.driver.family {
+            Family::Pkcs1(_) => {
+                let length = random.below(246);
+                (kind.into(), random.bytes(length), vec!["rsa_padding_mode:pkcs1".to_owned()])
+            }
+            Family::Oaep => {
+                let hash = *random.one_of(&[SHA1, SHA256, SHA384, SHA3_256]);
+                let length = random.below(255 - 2 * hash.3);
+                let options = vec![
+                    "rsa_padding_mode:oaep".to_owned(),
+                    format!("rsa_oaep_md:{}", hash.2),
+                    format!("rsa_mgf1_md:{}", hash.2),
+                ];
+                (Mechanism::oaep(hash.0, hash.1, b""), random.bytes(length), options)
+            }
+            Family::Raw => {
+                let data = [vec![0], random.bytes(255)].concat();
+                (kind.into(), data, vec!["rsa_padding_mode:none".to_owned()])
+            }
+            _ => unreachable!("this family encrypts nothing"),
+        };
+        Shape { mechanism, seen: data.clone(), data, options }
+    }
+
+    fn named(&self, what: &str) -> String {
+        format!("{}: {what}", self.driver.name())
+    }
+
+    fn digest(&self, hash: Hash, random: &mut Random) -> Outcome {
+        let length = random.below(2000);
+        let data = random.bytes(length);
+        let digest = by("C_Digest", self.ck.digest(self.session, self.driver.mechanism, &data))?;
+        right(digest == openssl::digest(hash.2, &data), || self.named("another digest"))
+    }
+
+    fn sign(&self, pair: &Pair, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let shape = self.to_sign(random);
+        let mechanism = shape.mechanism.clone();
+        let signature = if self.driver.operation == CKF_SIGN_RECOVER {
+            by("C_SignRecover", ck.sign_recover(session, mechanism, pair.private, &shape.data))?
+        } else {
+            let several = matches!(
+                self.driver.family,
+                Family::Ecdsa(Some(_)) | Family::Pkcs1(Some(_)) | Family::Pss(Some(_))
+            ) && random.once_in(4);
+            by("C_SignInit", ck.sign_init(session, mechanism, pair.private))?;
+            if several {
+                for part in shape.data.chunks(100) {
+                    by("C_SignUpdate", ck.sign_update(session, part))?;
+                }
+                by("C_SignFinal", ck.sign_final(session))?
+            } else {
+                by("C_Sign", ck.sign_now(session, &shape.data))?
+            }
+        };
+        let key = pair.key()?;
+        let good = match self.driver.family {
+            Family::Ecdsa(_) => {
+                signature.len() == 2 * pair.curve().2
+                    && key.verifies(&shape.seen, &ecdsa_der(&signature), &[])
+            }
+            // What raw RSA carries has no padding to verify.
+            Family::Raw => key.recover(&signature, &shape.options()).as_ref() == Some(&shape.seen),
+            _ => key.verifies(&shape.seen, &signature, &shape.options()),
+        };
+        right(good, || self.named("OpenSSL refuses the signature"))
+    }
+
+    /// Gives the module an outsider's public key for the length of `job`.
+    fn with_outsider<T>(
+        &self,
+        random: &mut Random,
+        job: impl FnOnce(&Key, u64, &mut Random) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let kind = match self.driver.family {
+            Family::Ecdsa(_) => Kind::Ec,
+            _ => Kind::Rsa,
+        };
+        let key = outsider(kind, random);
+        let template = public_template(kind, &key.info());
+        let public = by("C_CreateObject", self.ck.create_object(self.session, &template))?;
+        let outcome = job(key, public, random);
+        let destroyed = self.ck.destroy_object(self.session, public);
+        let value = outcome?;
+        by("C_DestroyObject", destroyed)?;
+        Ok(value)
+    }
+
+    fn verify(&self, random: &mut Random) -> Outcome {
+        self.with_outsider(random, |key, public, random| {
+            let (ck, session) = (self.ck, self.session);
+            let shape = self.to_sign(random);
+            let mut signature = key
+                .sign(&shape.seen, &shape.options())
+                .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not sign")))?;
+            if let Family::Ecdsa(_) = self.driver.family {
+                signature = ecdsa_raw(&signature, curve_of(&key.info()).2);
+            }
+            let mechanism = || shape.mechanism.clone();
+            if self.driver.operation == CKF_VERIFY_RECOVER {
+                let recovered = ck.verify_recover(session, mechanism(), public, &signature);
+                let recovered = by("C_VerifyRecover", recovered)?;
+                return right(recovered == shape.data, || self.named("something else recovered"));
+            }
+            by("C_Verify", ck.verify(session, mechanism(), public, &shape.data, &signature))?;
+            // A bit of s, or of a number that is not much smaller than the modulus.
+            let last = signature.len() - 1;
+            signature[last] ^= 1;
+            match ck.verify(session, mechanism(), public, &shape.data, &signature) {
+                Ok(()) => Err(Failure::Wrong(self.named("a wrong signature is taken for good"))),
+                Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
+                Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+            }
+        })
+    }
+
+    fn encrypt(&self, random: &mut Random) -> Outcome {
+        self.with_outsider(random, |key, public, random| {
+            let shape = self.to_encrypt(random);
+            let mechanism = shape.mechanism.clone();
+            let sealed = self.ck.encrypt(self.session, mechanism, public, &shape.data);
+            let sealed = by("C_Encrypt", sealed)?;
+            let opened = key.decrypt(&sealed, &shape.options());
+            right(opened.as_ref() == Some(&shape.data), || self.named("OpenSSL decrypts otherwise"))
+        })
+    }
+
+    fn decrypt(&self, pair: &Pair, random: &mut Random) -> Outcome {
+        let shape = self.to_encrypt(random);
+        let sealed = pair
+            .key()?
+            .encrypt(&shape.data, &shape.options())
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
+        let opened = self.ck.decrypt(self.session, shape.mechanism, pair.private, &sealed);
+        right(by("C_Decrypt", opened)? == shape.data, || self.named("another plaintext"))
+    }
+
+    fn agree(&self, pair: &Pair, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let (_, name, width) = *pair.curve();
+        let other = Key::generate("EC", &[&format!("ec_paramgen_curve:{name}")]);
+        let info = other.info();
+        let point = &info[info.len() - (1 + 2 * width)..];
+        let shared = other
+            .agree(&pair.key()?)
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL agrees on nothing")))?;
+        let (kdf, expected) = if random.once_in(2) {
+            (CKD_NULL, shared)
+        } else {
+            // ANSI X9.63: the hash of secret and counter.
+            (CKD_SHA256_KDF, openssl::digest("sha256", &[&shared[..], &[0, 0, 0, 1]].concat()))
+        };
+        let mechanism =
+            Mechanism { kind: self.driver.mechanism, ..Mechanism::ecdh(kdf, &[], point) };
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            number(CKA_VALUE_LEN, expected.len() as u64),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ];
+        let secret = by("C_DeriveKey", ck.derive(session, mechanism, pair.private, &template))?;
+        let value = ck.attribute(session, secret, CKA_VALUE);
+        let destroyed = ck.destroy_object(session, secret);
+        let same = by("C_GetAttributeValue", value)? == expected;
+        right(same, || self.named("another secret"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn generate(&self, kind: Kind, random: &mut Random) -> Outcome {
+        let extra = [flag(CKA_TOKEN, false)];
+        let pair = Pair::generate(self.ck, self.session, kind, random, &extra)?;
+        // That the halves belong together, a signature says.
+        let mechanism = if kind == Kind::Ec { CKM_ECDSA_SHA256 } else { CKM_SHA256_RSA_PKCS };
+        let signing = driver(mechanism, CKF_SIGN).expect("there is one");
+        let outcome = signing.drive(self.ck, self.session, Some(&pair), random);
+        for object in [pair.private, pair.public] {
+            let destroyed = self.ck.destroy_object(self.session, object);
+            if outcome.is_ok() {
+                by("C_DestroyObject", destroyed)?;
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,300 @@
+//! A second opinion: OpenSSL's libcrypto, loaded while the bench runs. It shares no line with the
+//! module, and options are the words of `openssl pkeyutl -pkeyopt`.
+
+#![allow(unsafe_code)] // C functions are called here.
+
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
+use std::ptr::{null, null_mut};
+use std::sync::OnceLock;
+
+type Pointer = *mut c_void;
+
+macro_rules! functions {
+    ($($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)*) => {
+        #[allow(non_snake_case)]
+        struct Crypto {
+            $($name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+            _library: libloading::Library,
+        }
+
+        impl Crypto {
+            fn load() -> Crypto {
+                // SAFETY: libcrypto's initialisation has no demands.
+                let library = unsafe { libloading::Library::new("libcrypto.so.3") }
+                    .expect("OpenSSL is installed (scripts/test)");
+                Crypto {
+                    // SAFETY: the types are those of OpenSSL 3's headers.
+                    $($name: *unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) }
+                        .expect(stringify!($name)),)*
+                    _library: library,
+                }
+            }
+        }
+    };
+}
+
+functions! {
+    d2i_PUBKEY: fn(*mut Pointer, *mut *const u8, c_long) -> Pointer;
+    i2d_PUBKEY: fn(Pointer, *mut *mut u8) -> c_int;
+    EVP_PKEY_free: fn(Pointer);
+    EVP_PKEY_CTX_new: fn(Pointer, Pointer) -> Pointer;
+    EVP_PKEY_CTX_new_from_name: fn(Pointer, *const c_char, *const c_char) -> Pointer;
+    EVP_PKEY_CTX_free: fn(Pointer);
+    EVP_PKEY_CTX_ctrl_str: fn(Pointer, *const c_char, *const c_char) -> c_int;
+    EVP_PKEY_keygen_init: fn(Pointer) -> c_int;
+    EVP_PKEY_generate: fn(Pointer, *mut Pointer) -> c_int;
+    EVP_PKEY_sign_init: fn(Pointer) -> c_int;
+    EVP_PKEY_sign: fn(Pointer, *mut u8, *mut usize, *const u8, usize) -> c_int;
+    EVP_PKEY_verify_init: fn(Pointer) -> c_int;
+    EVP_PKEY_verify: fn(Pointer, *const u8, usize, *const u8, usize) -> c_int;
+    EVP_PKEY_verify_recover_init: fn(Pointer) -> c_int;
+    EVP_PKEY_verify_recover: fn(Pointer, *mut u8, *mut usize, *const u8, usize) -> c_int;
+    EVP_PKEY_encrypt_init: fn(Pointer) -> c_int;
+    EVP_PKEY_encrypt: fn(Pointer, *mut u8, *mut usize, *const u8, usize) -> c_int;
+    EVP_PKEY_decrypt_init: fn(Pointer) -> c_int;
+    EVP_PKEY_decrypt: fn(Pointer, *mut u8, *mut usize, *const u8, usize) -> c_int;
+    EVP_PKEY_derive_init: fn(Pointer) -> c_int;
+    EVP_PKEY_derive_set_peer: fn(Pointer, Pointer) -> c_int;
+    EVP_PKEY_derive: fn(Pointer, *mut u8, *mut usize) -> c_int;
+    EVP_get_digestbyname: fn(*const c_char) -> *const c_void;
+    EVP_Digest: fn(*const u8, usize, *mut u8, *mut u32, *const c_void, Pointer) -> c_int;
+    ERR_clear_error: fn();
+}
+
+fn crypto() -> &'static Crypto {
+    static CRYPTO: OnceLock<Crypto> = OnceLock::new();
+    CRYPTO.get_or_init(Crypto::load)
+}
+
+/// The longest output of an operation here, in bytes.
+const ROOM: usize = 1024;
+
+/// A public key, or a pair that OpenSSL made.
+#[derive(Debug)]
+pub struct Key(Pointer);
+
+// SAFETY: an EVP_PKEY is reference-counted and only read after it was made.
+unsafe impl Send for Key {}
+// SAFETY: as above.
+unsafe impl Sync for Key {}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and freed once.
+        unsafe { (crypto().EVP_PKEY_free)(self.0) }
+    }
+}
+
+/// What runs on a context: output, its length, input.
+type Transform = unsafe extern "C" fn(Pointer, *mut u8, *mut usize, *const u8, usize) -> c_int;
+
+struct Context(Pointer);
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and freed once.
+        unsafe {
+            (crypto().EVP_PKEY_CTX_free)(self.0);
+            // A refusal leaves its reasons in a queue of this thread.
+            (crypto().ERR_clear_error)();
+        }
+    }
+}
+
+impl Context {
+    /// Sets `name:value` options. `None` if OpenSSL does not take one.
+    fn set(&self, options: &[&str]) -> Option<()> {
+        for option in options {
+            let (name, value) = option.split_once(':').expect("name:value");
+            let (name, value) = (CString::new(name).ok()?, CString::new(value).ok()?);
+            // SAFETY: a context and two strings.
+            let taken =
+                unsafe { (crypto().EVP_PKEY_CTX_ctrl_str)(self.0, name.as_ptr(), value.as_ptr()) };
+            if taken <= 0 {
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+impl Key {
+    /// From a SubjectPublicKeyInfo in DER. `None` if OpenSSL does not take it.
+    pub fn from_info(info: &[u8]) -> Option<Key> {
+        let mut at = info.as_ptr();
+        // SAFETY: readable for the length that is told.
+        let key = unsafe { (crypto().d2i_PUBKEY)(null_mut(), &raw mut at, info.len() as c_long) };
+        (!key.is_null()).then_some(Key(key))
+    }
+
+    /// A new pair: `"EC"` with `["ec_paramgen_curve:P-256"]`, `"RSA"` with `["rsa_keygen_bits:2048"]`.
+    ///
+    /// # Panics
+    /// If OpenSSL refuses.
+    pub fn generate(kind: &str, options: &[&str]) -> Key {
+        let name = CString::new(kind).expect("no zero");
+        let crypto = crypto();
+        // SAFETY: as the functions want it; each result is checked.
+        unsafe {
+            let context = (crypto.EVP_PKEY_CTX_new_from_name)(null_mut(), name.as_ptr(), null());
+            assert!(!context.is_null(), "OpenSSL knows {kind}");
+            let context = Context(context);
+            assert_eq!((crypto.EVP_PKEY_keygen_init)(context.0), 1);
+            context.set(options).expect("OpenSSL takes the options");
+            let mut key = null_mut();
+            assert_eq!((crypto.EVP_PKEY_generate)(context.0, &raw mut key), 1);
+            Key(key)
+        }
+    }
+
+    /// Its SubjectPublicKeyInfo in DER.
+    pub fn info(&self) -> Vec<u8> {
+        // SAFETY: first the length, then the bytes into so much room.
+        unsafe {
+            let length = (crypto().i2d_PUBKEY)(self.0, null_mut());
+            let mut info = vec![0; usize::try_from(length).expect("a public key")];
+            let mut at = info.as_mut_ptr();
+            (crypto().i2d_PUBKEY)(self.0, &raw mut at);
+            info
+        }
+    }
+
+    fn context(
+        &self,
+        init: unsafe extern "C" fn(Pointer) -> c_int,
+        options: &[&str],
+    ) -> Option<Context> {
+        // SAFETY: a key of ours; the context keeps a reference to it.
+        let context = unsafe { (crypto().EVP_PKEY_CTX_new)(self.0, null_mut()) };
+        if context.is_null() {
+            return None;
+        }
+        let context = Context(context);
+        // SAFETY: a context.
+        if unsafe { init(context.0) } != 1 {
+            return None;
+        }
+        context.set(options)?;
+        Some(context)
+    }
+
+    fn transform(
+        &self,
+        init: unsafe extern "C" fn(Pointer) -> c_int,
+        run: Transform,
+        data: &[u8],
+        options: &[&str],
+    ) -> Option<Vec<u8>> {
+        let context = self.context(init, options)?;
+        let (mut out, mut length) = (vec![0; ROOM], ROOM);
+        // SAFETY: readable and writable for the lengths that are told.
+        let done =
+            unsafe { run(context.0, out.as_mut_ptr(), &raw mut length, data.as_ptr(), data.len()) };
+        out.truncate(length);
+        (done == 1).then_some(out)
+    }
+
+    /// A signature over `data`, which is a digest where the options name one. ECDSA's is DER.
+    pub fn sign(&self, data: &[u8], options: &[&str]) -> Option<Vec<u8>> {
+        self.transform(crypto().EVP_PKEY_sign_init, crypto().EVP_PKEY_sign, data, options)
+    }
+
+    /// Whether `signature` is one over `data`. ECDSA's is DER.
+    pub fn verifies(&self, data: &[u8], signature: &[u8], options: &[&str]) -> bool {
+        let Some(context) = self.context(crypto().EVP_PKEY_verify_init, options) else {
+            return false;
+        };
+        let (signed, length) = (signature.as_ptr(), signature.len());
+        // SAFETY: readable for the lengths that are told.
+        unsafe {
+            (crypto().EVP_PKEY_verify)(context.0, signed, length, data.as_ptr(), data.len()) == 1
+        }
+    }
+
+    /// What an RSA signature carries.
+    pub fn recover(&self, signature: &[u8], options: &[&str]) -> Option<Vec<u8>> {
+        let crypto = crypto();
+        let init = crypto.EVP_PKEY_verify_recover_init;
+        self.transform(init, crypto.EVP_PKEY_verify_recover, signature, options)
+    }
+
+    /// Encrypts with an RSA key.
+    pub fn encrypt(&self, data: &[u8], options: &[&str]) -> Option<Vec<u8>> {
+        self.transform(crypto().EVP_PKEY_encrypt_init, crypto().EVP_PKEY_encrypt, data, options)
+    }
+
+    /// Decrypts with an RSA pair.
+    pub fn decrypt(&self, data: &[u8], options: &[&str]) -> Option<Vec<u8>> {
+        self.transform(crypto().EVP_PKEY_decrypt_init, crypto().EVP_PKEY_decrypt, data, options)
+    }
+
+    /// The secret that an EC pair shares with a public key: the point's x coordinate.
+    pub fn agree(&self, peer: &Key) -> Option<Vec<u8>> {
+        let context = self.context(crypto().EVP_PKEY_derive_init, &[])?;
+        let (mut out, mut length) = (vec![0; ROOM], ROOM);
+        // SAFETY: a context, a key, and room for the length that is told.
+        let done = unsafe {
+            (crypto().EVP_PKEY_derive_set_peer)(context.0, peer.0) == 1
+                && (crypto().EVP_PKEY_derive)(context.0, out.as_mut_ptr(), &raw mut length) == 1
+        };
+        out.truncate(length);
+        done.then_some(out)
+    }
+}
+
+/// A digest by OpenSSL's name: `sha256`, `sha3-512`.
+///
+/// # Panics
+/// If OpenSSL does not know it.
+pub fn digest(name: &str, data: &[u8]) -> Vec<u8> {
+    let called = CString::new(name).expect("no zero");
+    let (mut out, mut length) = (vec![0; 64], 0);
+    // SAFETY: readable for its length; no digest is longer than 64 bytes.
+    unsafe {
+        let kind = (crypto().EVP_get_digestbyname)(called.as_ptr());
+        assert!(!kind.is_null(), "OpenSSL knows {name}");
+        let (from, to) = (data.as_ptr(), out.as_mut_ptr());
+        let done = (crypto().EVP_Digest)(from, data.len(), to, &raw mut length, kind, null_mut());
+        assert_eq!(done, 1, "{name}");
+    }
+    out.truncate(length as usize);
+    out
+}
+
+/// Ecdsa-Sig-Value of r ‖ s.
+pub fn ecdsa_der(signature: &[u8]) -> Vec<u8> {
+    let value = |tag: u8, content: Vec<u8>| {
+        let mut der = vec![tag];
+        if content.len() > 127 {
+            der.push(0x81);
+        }
+        der.push(content.len() as u8);
+        der.extend(content);
+        der
+    };
+    let (r, s) = signature.split_at(signature.len() / 2);
+    let mut both = Vec::new();
+    for number in [r, s] {
+        let mut digits: Vec<u8> = number.iter().copied().skip_while(|byte| *byte == 0).collect();
+        if digits.first().is_none_or(|byte| byte & 0x80 != 0) {
+            digits.insert(0, 0);
+        }
+        both.extend(value(0x02, digits));
+    }
+    value(0x30, both)
+}
+
+/// r ‖ s of an Ecdsa-Sig-Value, each of so many bytes.
+pub fn ecdsa_raw(der: &[u8], width: usize) -> Vec<u8> {
+    let mut at = if der[1] & 0x80 == 0 { 2 } else { 3 };
+    let mut raw = Vec::new();
+    for _ in 0..2 {
+        let length = usize::from(der[at + 1]);
+        let digits = &der[at + 2..at + 2 + length];
+        let digits = &digits[digits.iter().take_while(|byte| **byte == 0).count()..];
+        raw.extend(vec![0; width - digits.len()]);
+        raw.extend(digits);
+        at += 2 + length;
+    }
+    raw
+}
