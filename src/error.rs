@@ -159,8 +159,10 @@ pub enum Error {
     // ---- what is behind us -----------------------------------------------------------------
     /// The TPM or the store failed; says what happened and what to do.
     Device(String),
-    /// The TPM or the disk is full; says which.
+    /// The TPM is full; says of what.
     DeviceMemory(String),
+    /// The disk, the quota or the limit on a file's size is used up; says which.
+    StoreFull(String),
     /// The TPM was cleared or replaced: its storage root key is not the token's.
     ForeignTpm,
     /// It did not work, but may if tried again; says why.
@@ -249,9 +251,11 @@ impl fmt::Display for Error {
             StateUnsaveable => f.write_str("the operation's state cannot be saved"),
             SavedStateInvalid => f.write_str("the saved state is not one of ours"),
             RandomSeedNotSupported => f.write_str("the random generator takes no seed"),
-            Device(why) | DeviceMemory(why) | FunctionFailed(why) | FunctionRejected(why) => {
-                f.write_str(why)
-            }
+            Device(why)
+            | DeviceMemory(why)
+            | StoreFull(why)
+            | FunctionFailed(why)
+            | FunctionRejected(why) => f.write_str(why),
             ForeignTpm => f.write_str(
                 "TPM was cleared or replaced: its storage root key is not the one that this token \
                  was created under; the token's keys cannot be used on this TPM",

@@ -86,7 +86,7 @@ pub(super) fn of(error: &Error) -> CK_RV {
         Error::RandomSeedNotSupported => CKR_RANDOM_SEED_NOT_SUPPORTED,
 
         Error::Device(_) | Error::ForeignTpm => CKR_DEVICE_ERROR,
-        Error::DeviceMemory(_) => CKR_DEVICE_MEMORY,
+        Error::DeviceMemory(_) | Error::StoreFull(_) => CKR_DEVICE_MEMORY,
         Error::FunctionFailed(_) => CKR_FUNCTION_FAILED,
         Error::FunctionRejected(_) => CKR_FUNCTION_REJECTED,
     }
@@ -103,6 +103,7 @@ pub(super) fn level(error: &Error) -> Level {
         | Error::PinLocked
         | Error::Device(_)
         | Error::DeviceMemory(_)
+        | Error::StoreFull(_)
         | Error::ForeignTpm
         | Error::FunctionFailed(_)
         | Error::FunctionRejected(_) => Level::Warn,

@@ -81,7 +81,7 @@ impl From<Fault> for Error {
     fn from(fault: Fault) -> Error {
         let text = fault.to_string();
         match fault {
-            Fault::Full(_) => Error::DeviceMemory(text),
+            Fault::Full(_) => Error::StoreFull(text),
             Fault::WriteProtected(_) => Error::TokenWriteProtected(text),
             Fault::Busy(_) | Fault::Changed => Error::FunctionFailed(text),
             Fault::Damaged(_) | Fault::NeedsRecovery(_) | Fault::BadRow { .. } => {

@@ -527,7 +527,7 @@ fn faults_say_what_a_person_is_told() {
     use crate::error::Error;
     let text = || "why".to_owned();
     let cases = [
-        (Fault::Full(text()), Error::DeviceMemory(text())),
+        (Fault::Full(text()), Error::StoreFull(text())),
         (Fault::WriteProtected(text()), Error::TokenWriteProtected(text())),
         (Fault::Busy(text()), Error::FunctionFailed(text())),
         (Fault::Damaged(text()), Error::Device(text())),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use serde_json::Value;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
 use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
 use swtpm_tests::shim::{Action, Fault};
 use swtpm_tests::{Bench, Setup, wire};
@@ -337,4 +337,62 @@ fn recover_asks_before_it_gives_up_keys_that_ask_for_the_pin_at_each_use() {
     let arguments = ["recover", "--code-fd", "0", "--so-pin-fd", "0", "--pin-fd", "0", "--force"];
     let output = fed(&bench, &arguments, format!("{code}\nofficer-new\nuser-new\n").as_bytes());
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn init_on_a_full_disk_says_so_and_exits_as_for_a_store() {
+    let bench = Bench::start();
+    // The file's first pages fit, a token does not.
+    let mut command = bench.command("prlimit");
+    command.arg("--fsize=131072").arg(swtpm_tests::bench::tool());
+    command.args(["init", "--so-pin-fd", "0", "--no-pin"]);
+    let input = bench.directory().join("input");
+    std::fs::write(&input, [SO_PIN, b"\n"].concat()).unwrap();
+    command.stdin(std::fs::File::open(&input).unwrap());
+    let output = bench.run(command, LIMIT);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("make room on the disk"), "{}", text(&output.stderr));
+    assert!(bench.shim.nv_indices().is_empty(), "nothing stays in the TPM");
+    let (_, status) = status(&bench);
+    assert!(status["tpms"][0]["tokens"].as_array().unwrap().is_empty(), "{status}");
+}
+
+/// The tool as somebody who may read the bench's store and not write it; root is the user nobody.
+fn reader(bench: &Bench, arguments: &[&str]) -> Output {
+    bench.open_to_all();
+    let place = bench.directory().join("tpm11");
+    std::fs::copy(swtpm_tests::bench::tool(), &place).unwrap();
+    set_mode(&place, 0o755);
+    let mut command = bench.command(&place);
+    command.args(arguments);
+    bench.as_nobody(&mut command);
+    bench.run(command, LIMIT)
+}
+
+#[test]
+fn a_store_that_somebody_may_only_read_is_no_failure_and_one_that_he_may_not_is_called_unreadable()
+{
+    let bench = Bench::start();
+    bench.token();
+    let file = bench.store().join("tpm11.sqlite3");
+    set_mode(&file, 0o444);
+    set_mode(&bench.store(), 0o555);
+    let output = reader(&bench, &["status"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("(read-only: "), "{}", text(&output.stdout));
+    let doctor = reader(&bench, &["doctor"]);
+    let said = text(&doctor.stdout);
+    assert!(said.lines().any(|line| line.contains("sound, and read only")), "{said}");
+    assert!(!said.contains("FAIL"), "{said}");
+
+    set_mode(&file, 0o000);
+    let output = reader(&bench, &["status"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("(unreadable: ") && !said.contains("read-only"), "{said}");
+    let json: Value =
+        serde_json::from_slice(&reader(&bench, &["status", "--json"]).stdout).unwrap();
+    assert!(json["tpms"][0]["stores"][0]["unreadable"].is_string(), "{json}");
+    assert!(json["tpms"][0]["stores"][0]["read_only"].is_null(), "{json}");
+    set_mode(&bench.store(), 0o700);
 }

@@ -64,7 +64,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
             Error::Device(_) | Error::DeviceMemory(_) | Error::Canceled => Exit::Tpm,
-            Error::TokenWriteProtected(_) => Exit::Store,
+            Error::TokenWriteProtected(_) | Error::StoreFull(_) => Exit::Store,
             Error::TokenNotRecognized(_)
             | Error::ForeignTpm
             | Error::PinLocked
@@ -76,9 +76,10 @@ impl From<Error> for Failure {
         match error {
             Error::PinLength => failure.hint("a PIN has 4 to 255 bytes"),
             Error::Device(_) => failure.hint("`tpm11 status` says how the TPM is"),
-            Error::DeviceMemory(_) => failure.hint(
-                "make room on the store's disk, or in the TPM: `tpm11 doctor` tells what nobody needs there",
-            ),
+            Error::DeviceMemory(_) => {
+                failure.hint("make room in the TPM: `tpm11 doctor` tells what nobody needs there")
+            }
+            Error::StoreFull(_) => failure.hint("make room on the disk that holds the store"),
             Error::FunctionFailed(_) => failure.hint("this may pass: try again"),
             _ => failure,
         }

@@ -83,8 +83,10 @@ pub(crate) struct StorageKey {
 pub(crate) struct StoreStatus {
     pub(crate) directory: String,
     pub(crate) exists: bool,
-    /// Why it cannot be written; absent if it can.
+    /// Why it cannot be written, though it can be read.
     pub(crate) read_only: Option<String>,
+    /// Why it cannot even be read.
+    pub(crate) unreadable: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -210,11 +212,13 @@ pub(crate) fn tpm(home: &Home, problems: &mut Vec<Problem>) -> TpmStatus {
         }
     }
     status.other_indices = others.iter().map(|index| format!("{index:#010x}")).collect();
-    if status.stores.iter().all(|store| store.read_only.is_some()) {
+    // Who has tokens that he may only read is served: a program's user, a read-only system.
+    let closed = |store: &StoreStatus| store.read_only.is_some() || store.unreadable.is_some();
+    if status.tokens.is_empty() && status.stores.iter().all(closed) {
         problems.push(Problem {
             exit: Exit::Store,
             place: status.tcti.clone(),
-            what: "no store can be written: no token can be made or changed".into(),
+            what: "there is no token, and no store can be written to make one".into(),
             mend: "run as a user who may write to one of the stores, or name one in `[store] \
                    paths` of tpm11.toml"
                 .into(),
@@ -316,6 +320,7 @@ fn look_into(
                 directory,
                 exists: store.exists(),
                 read_only: store.writable().err().map(|fault| fault.to_string()),
+                unreadable: None,
             });
             rows
         }
@@ -334,7 +339,12 @@ fn look_into(
                 what: what.clone(),
                 mend: mend.into(),
             });
-            stores.push(StoreStatus { directory, exists: true, read_only: Some(what) });
+            stores.push(StoreStatus {
+                directory,
+                exists: true,
+                read_only: None,
+                unreadable: Some(what),
+            });
             Vec::new()
         }
     }
@@ -499,10 +509,11 @@ fn print(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
             writeln!(out, "  storage key  none that stays (made with the first token)")?;
         }
         for store in &tpm.stores {
-            let state = match (&store.read_only, store.exists) {
-                (Some(why), _) => format!(" (read-only: {why})"),
-                (None, false) => " (made with the first token)".to_owned(),
-                (None, true) => String::new(),
+            let state = match (&store.unreadable, &store.read_only, store.exists) {
+                (Some(why), ..) => format!(" (unreadable: {why})"),
+                (None, Some(why), _) => format!(" (read-only: {why})"),
+                (None, None, false) => " (made with the first token)".to_owned(),
+                (None, None, true) => String::new(),
             };
             writeln!(out, "  store        {}{state}", store.directory)?;
         }
@@ -571,6 +582,7 @@ mod tests {
                     directory: "/var/lib/tpm11".into(),
                     exists: true,
                     read_only: None,
+                    unreadable: None,
                 }],
                 tokens: vec![TokenStatus {
                     label: "web".into(),
