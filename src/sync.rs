@@ -6,9 +6,27 @@
 //!
 //! A panic while a lock is held poisons nothing here: the door marks the whole module poisoned,
 //! and C_Finalize must still get through.
+//!
+//! The rooms of the TPM, of the token and of the door have their threads, their locks without a rank,
+//! their atomics and their time from [`plain`], never from std, so that a model check can put its own in
+//! their place: `RUSTFLAGS="--cfg shuttle" cargo test --lib model`.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+
+#[cfg(all(test, shuttle))]
+pub(crate) mod model;
+
+/// Threads, locks without a rank, atomics and time: std's.
+#[cfg(not(all(test, shuttle)))]
+pub mod plain {
+    pub use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic};
+    pub use std::time::Instant;
+    pub use std::{thread, thread_local};
+}
+#[cfg(all(test, shuttle))]
+pub(crate) use model as plain;
+
+use plain::{Mutex as PlainMutex, MutexGuard, PoisonError};
 
 /// In which order locks may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +47,7 @@ mod held {
     use std::cell::Cell;
 
     // One count per rank, const-initialised and without Drop: works in exit handlers, too.
-    thread_local! {
+    super::plain::thread_local! {
         static HELD: Cell<[u16; 5]> = const { Cell::new([0; 5]) };
     }
 
@@ -71,7 +89,7 @@ mod held {
 #[derive(Debug)]
 pub struct Mutex<T> {
     rank: Rank,
-    inner: StdMutex<T>,
+    inner: PlainMutex<T>,
 }
 
 /// The lock of a [`Mutex`], held.
@@ -94,7 +112,7 @@ impl Drop for Ticket {
 impl<T> Mutex<T> {
     /// An unlocked mutex.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: StdMutex::new(value) }
+        Self { rank, inner: PlainMutex::new(value) }
     }
 
     /// Takes the lock. Blocks until it is free.
@@ -139,12 +157,12 @@ impl<T> DerefMut for Guard<'_, T> {
 
 /// A condition variable for [`Mutex`].
 #[derive(Debug, Default)]
-pub struct Condvar(std::sync::Condvar);
+pub struct Condvar(plain::Condvar);
 
 impl Condvar {
     /// A new one.
     pub const fn new() -> Self {
-        Self(std::sync::Condvar::new())
+        Self(plain::Condvar::new())
     }
 
     /// Waits for a notification, without the lock. May wake up for no reason.

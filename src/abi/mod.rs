@@ -35,9 +35,8 @@ mod verify;
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
 use zeroize::Zeroizing;
@@ -45,6 +44,8 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
 use crate::recorder::{self, Clock};
+use crate::sync::plain::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::plain::{Condvar, Instant, Mutex, MutexGuard, PoisonError, thread_local};
 use crate::token::{Answer, Kind, Module, Room, Session};
 use ptr::{Output, wide};
 

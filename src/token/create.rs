@@ -3,8 +3,7 @@
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -12,6 +11,8 @@ use crate::config::GateChoice;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
 use crate::store::{NewToken, Sealer, Store, TokenChange, TokenRow, TokenState};
+use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::AtomicBool;
 use crate::tpm::Call;
 use crate::tpm::pin::{Gate, Mode, NewGate, RecoveryCode, Role, Settled, Stage};
 

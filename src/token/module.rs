@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use cryptoki_sys::{CKF_ASYNC_SESSION, CKF_RW_SESSION, CKF_SERIAL_SESSION};
 
 use crate::config::{self, Config, ConfigError};
 use crate::error::{Error, Result};
 use crate::store;
+use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::tpm::pin::RecoveryCode;
 use crate::tpm::{Settings, Tpm};

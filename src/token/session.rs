@@ -9,8 +9,6 @@
 //! [`Session::end`] as well, and CKR_OK.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use cryptoki_sys::{
     CKA_ALWAYS_AUTHENTICATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
@@ -23,6 +21,8 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sign, Verify};
 use crate::object::{Material, Object};
+use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::lease::{Grant, Key};
 use crate::tpm::{Call, KeyBlob};

@@ -4,12 +4,12 @@
 //! operation needs it takes out under the lock, then works without it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::crypto::secret::Secret;
 use crate::error::{Error, Result};
 use crate::object::{Object, Setting, row};
 use crate::store::{self, Sealer, Store, TokenRow, TokenState, Unchecked, seal};
+use crate::sync::plain::atomic::{AtomicU64, Ordering};
 use crate::sync::{Guard, Mutex, Rank};
 use crate::tpm::facts::Facts;
 use crate::tpm::pin::{Gate, Role};

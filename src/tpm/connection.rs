@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::{ContextLoad, ContextSave, FlushContext, Load};
 use super::execute::{Auth, Entity, execute};
@@ -13,6 +13,7 @@ use super::session::HmacSession;
 use super::srk::{self, Pinned};
 use super::transport::Transport;
 use super::{Call, KeyBlob, Name};
+use crate::sync::plain::Instant;
 
 /// How long flushing may take when a lease ends: what is left then falls with the connection, or
 /// becomes a leftover.

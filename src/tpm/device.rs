@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -13,6 +13,8 @@ use rustix::io::Errno;
 
 use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport, pause};
 use super::{Call, Fault};
+use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::Ordering;
 
 /// An open TPM device.
 pub(super) struct Device {
@@ -95,7 +97,7 @@ pub(super) fn wait(
     name: &str,
 ) -> Result<(), Broken> {
     loop {
-        if call.cancel.load(std::sync::atomic::Ordering::Relaxed) {
+        if call.cancel.load(Ordering::Relaxed) {
             return Err(Broken::canceled(false));
         }
         let left = until.saturating_duration_since(Instant::now());

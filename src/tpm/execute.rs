@@ -1,8 +1,7 @@
 //! What all commands share: Names into cpHash, sessions, parameter encryption, the check of the
 //! response, and the fault if there is one. Part 1 §18 and §19 in one function.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -16,6 +15,8 @@ use super::transport::{Broken, BrokenKind, Transport};
 use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
 use crate::recorder::Clock;
+use crate::sync::plain::atomic::Ordering;
+use crate::sync::plain::{Instant, thread};
 
 /// What a handle stands for: the handle and the Name that binds it into an HMAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,7 +368,7 @@ fn rest(pause: Duration, call: &Call) -> Option<Result<(), Fault>> {
     if Instant::now() + pause >= call.deadline {
         return None;
     }
-    std::thread::sleep(pause);
+    thread::sleep(pause);
     Some(Ok(()))
 }
 

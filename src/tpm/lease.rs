@@ -12,10 +12,8 @@ pub(super) mod tests;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -31,6 +29,9 @@ use super::state::{State, Tried};
 use super::transport::{Address, Broken, SLICE, Transport};
 use super::{Call, HashAlgorithm, KeyBlob, KeySpec, Name, NewKey};
 use crate::config::{BusProtection, Leftovers};
+use crate::sync::plain::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::plain::thread::{self, JoinHandle};
+use crate::sync::plain::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use crate::sync::{Rank, held};
 
 /// How one TPM is reached: a `[[tpm]]` of the configuration.
@@ -536,7 +537,7 @@ impl Tpm {
         }
         let thread = super::tcti::without_signals(|| {
             let inner = inner.clone();
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name("tpm11-reaper".to_owned())
                 .spawn(move || inner.reap_until_stopped())
         });

@@ -27,8 +27,10 @@ pub mod transport;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::AtomicBool;
 
 pub use facts::Facts;
 pub use fault::Fault;

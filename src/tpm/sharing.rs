@@ -7,15 +7,16 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::transport::{Broken, SLICE};
 use super::{Call, Fault};
+use crate::sync::plain::atomic::Ordering;
+use crate::sync::plain::{Instant, thread};
 
 /// After this long the holder looks whether somebody waits.
 const TURN: Duration = Duration::from_millis(250);
@@ -74,7 +75,7 @@ impl Queue {
         let Some(lock) = &self.lock else { return false };
         let _ = rustix::fs::flock(lock, FlockOperation::Unlock);
         self.offers = self.offers.wrapping_add(1);
-        std::thread::sleep(if self.offers % 4 == 0 { LONG_OFFER } else { OFFER });
+        thread::sleep(if self.offers % 4 == 0 { LONG_OFFER } else { OFFER });
         if flock(lock, FlockOperation::NonBlockingLockExclusive) {
             self.since = Instant::now();
             return false;
@@ -123,7 +124,7 @@ fn flock(file: &OwnedFd, how: FlockOperation) -> bool {
 fn wait(file: OwnedFd, call: &Call, until: Instant) -> Result<Option<OwnedFd>, Fault> {
     let (sender, receiver) = channel();
     let waiter = super::tcti::without_signals(|| {
-        std::thread::Builder::new().name("tpm11-queue".to_owned()).spawn(move || {
+        thread::Builder::new().name("tpm11-queue".to_owned()).spawn(move || {
             if flock(&file, FlockOperation::LockExclusive) {
                 // Nobody there any more: the descriptor is dropped and the lock with it.
                 let _ = sender.send(file);
@@ -161,7 +162,7 @@ fn poll(file: OwnedFd, call: &Call, until: Instant) -> Result<Option<OwnedFd>, F
         if Instant::now() >= until {
             return Ok(None);
         }
-        std::thread::sleep(Duration::from_micros(300));
+        thread::sleep(Duration::from_micros(300));
     }
 }
 

@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -21,6 +21,7 @@ use rustix::net::{
 use super::device::wait;
 use super::transport::{Broken, BrokenKind, LARGEST, Transport};
 use super::{Call, Fault};
+use crate::sync::plain::Instant;
 
 /// How long one attempt to connect may take. A swtpm that is there answers at once; one whose queue
 /// is full does not answer at all.

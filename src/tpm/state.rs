@@ -7,7 +7,7 @@ mod tests;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::command::{
     Capability, Command, GetCapability, GetTestResult, StartAuthSession, Startup,
@@ -25,6 +25,7 @@ use super::srk::Pinned;
 use super::transport::{self, BrokenKind};
 use super::{Call, Name};
 use crate::config::{BusProtection, Leftovers};
+use crate::sync::plain::{Instant, thread};
 use crate::sync::{Held, Rank, held};
 
 /// Everything that one call at a time has.
@@ -328,7 +329,7 @@ impl State {
     /// At the end of a call: whether the lease goes on.
     pub(super) fn leave(&mut self, inner: &Inner) {
         self.idle_since = Instant::now();
-        if std::thread::panicking() {
+        if thread::panicking() {
             // What was taken out is closed already; the rest is not to be trusted.
             self.abandon(inner.shape);
             return self.queue.leave();

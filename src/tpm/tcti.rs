@@ -12,13 +12,14 @@
 use std::ffi::CString;
 use std::mem::ManuallyDrop;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tss_esapi::tss2_esys as sys;
 
 use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport};
 use super::{Call, Fault};
+use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::Ordering;
 
 /// TSS2_TCTI_RC_*, the layer's number included.
 const NOT_IMPLEMENTED: u32 = 0xA_0002;

@@ -4,12 +4,13 @@
 //! [`super::tcti`].
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::device::Device;
 use super::socket::{Line, Mssim, Plain};
 use super::{Call, Fault};
+use crate::sync::plain::atomic::Ordering;
+use crate::sync::plain::{Instant, thread};
 
 /// Why a transport could not carry a command. [`Fault`] wraps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +126,7 @@ pub(super) fn pause(length: Duration, call: &Call) -> Result<(), Broken> {
         if left.is_zero() {
             return Ok(());
         }
-        std::thread::sleep(left.min(SLICE));
+        thread::sleep(left.min(SLICE));
     }
 }
 
