@@ -51,6 +51,10 @@ pub struct TpmConfig {
     pub raw_leftovers: Leftovers,
     /// How long an idle connection, its session and its loaded keys are kept.
     pub linger: Duration,
+    /// The limit of a TPM command that any chip answers at once.
+    pub short_timeout: Duration,
+    /// The limit of any other TPM command, but for the making of a key.
+    pub command_timeout: Duration,
     /// The limit of a whole C_ call.
     pub call_timeout: Duration,
     /// The limit of a whole C_ call that makes a key.
@@ -346,10 +350,14 @@ struct TpmTable {
     raw_leftovers: Option<Leftovers>,
     #[serde(default, deserialize_with = "number::<_, 0, 3_600_000>")]
     linger_ms: Option<u64>,
-    #[serde(default, deserialize_with = "number::<_, 1, 3_600>")]
-    call_timeout_s: Option<u64>,
-    #[serde(default, deserialize_with = "number::<_, 1, 3_600>")]
-    keygen_timeout_s: Option<u64>,
+    #[serde(default, deserialize_with = "seconds")]
+    short_timeout_s: Option<Duration>,
+    #[serde(default, deserialize_with = "seconds")]
+    command_timeout_s: Option<Duration>,
+    #[serde(default, deserialize_with = "seconds")]
+    call_timeout_s: Option<Duration>,
+    #[serde(default, deserialize_with = "seconds")]
+    keygen_timeout_s: Option<Duration>,
     #[serde(default, deserialize_with = "absolute_paths")]
     stores: Option<Vec<PathBuf>>,
 }
@@ -505,8 +513,10 @@ fn resolve(
             bus_protection: table.bus_protection.unwrap_or(BusProtection::Always),
             raw_leftovers: table.raw_leftovers.unwrap_or(Leftovers::Flush),
             linger: Duration::from_millis(table.linger_ms.unwrap_or(200)),
-            call_timeout: Duration::from_secs(table.call_timeout_s.unwrap_or(60)),
-            keygen_timeout: Duration::from_secs(table.keygen_timeout_s.unwrap_or(300)),
+            short_timeout: table.short_timeout_s.unwrap_or(Duration::from_secs(5)),
+            command_timeout: table.command_timeout_s.unwrap_or(Duration::from_secs(30)),
+            call_timeout: table.call_timeout_s.unwrap_or(Duration::from_secs(60)),
+            keygen_timeout: table.keygen_timeout_s.unwrap_or(Duration::from_secs(300)),
             stores,
         });
     }
@@ -558,6 +568,25 @@ fn number<'de, D: Deserializer<'de>, const LEAST: u64, const MOST: u64>(
         .filter(|value| (LEAST..=MOST).contains(value))
         .map(Some)
         .ok_or_else(|| D::Error::custom(format!("{value} is not between {LEAST} and {MOST}")))
+}
+
+/// Seconds, decimals allowed, from 0.1 to 3600.
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Whole(i64),
+        Decimal(f64),
+    }
+    let value = match Value::deserialize(deserializer) {
+        Ok(Value::Whole(value)) => value as f64,
+        Ok(Value::Decimal(value)) => value,
+        Err(_) => return Err(D::Error::custom("expected seconds")),
+    };
+    if !(0.1..=3600.0).contains(&value) {
+        return Err(D::Error::custom(format!("{value} is not between 0.1 and 3600")));
+    }
+    Ok(Some(Duration::from_secs_f64(value)))
 }
 
 fn auto_or_bool<'de, D: Deserializer<'de>>(
@@ -658,6 +687,8 @@ mod tests {
             "bus_protection",
             "raw_leftovers",
             "linger_ms",
+            "short_timeout_s",
+            "command_timeout_s",
             "call_timeout_s",
             "keygen_timeout_s",
             "stores",
@@ -696,6 +727,8 @@ mod tests {
         let error = load("[pin]\n\nkdf_iterations = 999\n").unwrap_err();
         assert_eq!(error.to_string(), "t.toml:3: 999 is not between 1000 and 10000000");
         assert!(load("[[tpm]]\nlinger_ms = -1\n").unwrap_err().what.contains("between 0"));
+        assert!(load("[[tpm]]\ncall_timeout_s = 0.05\n").unwrap_err().what.contains("0.1 and"));
+        assert!(load("[[tpm]]\ncall_timeout_s = \"1\"\n").unwrap_err().what.contains("seconds"));
         assert!(load("[log]\nlevel = \"loud\"\n").unwrap_err().what.contains("\"trace\""));
         assert!(load("[store]\npaths = [\"here\"]\n").unwrap_err().what.contains("absolute"));
         assert!(load("[[tpm]]\nresource_manager = 3\n").unwrap_err().what.contains("\"auto\""));

@@ -169,6 +169,24 @@ pub enum Error {
     FunctionFailed(String),
     /// A policy refuses it; says which.
     FunctionRejected(String),
+    /// The TPM refused what a command asks for, and says why. What that means for the call, the
+    /// mechanism knows where there is one.
+    Refused(Refusal, String),
+}
+
+/// What a TPM refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not have the command.
+    Command,
+    /// It does not have the curve.
+    Curve,
+    /// It does not have keys of this size.
+    KeySize,
+    /// The point is not on the curve.
+    Point,
+    /// The key's policy is not met.
+    Policy,
 }
 
 impl std::error::Error for Error {}
@@ -255,7 +273,8 @@ impl fmt::Display for Error {
             | DeviceMemory(why)
             | StoreFull(why)
             | FunctionFailed(why)
-            | FunctionRejected(why) => f.write_str(why),
+            | FunctionRejected(why)
+            | Refused(_, why) => f.write_str(why),
             ForeignTpm => f.write_str(
                 "TPM was cleared or replaced: its storage root key is not the one that this token \
                  was created under; the token's keys cannot be used on this TPM",

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 use log::Level;
 
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 /// Success, said here so that no other file needs a code's name.
 pub(super) const OK: CK_RV = CKR_OK;
@@ -89,6 +89,11 @@ pub(super) fn of(error: &Error) -> CK_RV {
         Error::DeviceMemory(_) | Error::StoreFull(_) => CKR_DEVICE_MEMORY,
         Error::FunctionFailed(_) => CKR_FUNCTION_FAILED,
         Error::FunctionRejected(_) => CKR_FUNCTION_REJECTED,
+        // Codes that every function may return; where a mechanism has a better one, it was taken.
+        Error::Refused(Refusal::Command | Refusal::Policy, _) => CKR_DEVICE_ERROR,
+        Error::Refused(Refusal::Curve | Refusal::KeySize | Refusal::Point, _) => {
+            CKR_FUNCTION_FAILED
+        }
     }
 }
 
@@ -106,7 +111,8 @@ pub(super) fn level(error: &Error) -> Level {
         | Error::StoreFull(_)
         | Error::ForeignTpm
         | Error::FunctionFailed(_)
-        | Error::FunctionRejected(_) => Level::Warn,
+        | Error::FunctionRejected(_)
+        | Error::Refused(..) => Level::Warn,
         _ => Level::Debug,
     }
 }

@@ -27,7 +27,7 @@ use cryptoki_sys::{
 use zeroize::Zeroizing;
 
 use crate::crypto::hash::Hash;
-use crate::error::{Error, Result};
+use crate::error::{Error, Refusal, Result};
 use crate::object::{Material, Object};
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
@@ -195,6 +195,17 @@ pub struct Info {
     pub max_key_size: u64,
     /// CKF_HW, CKF_SIGN, …
     pub flags: u64,
+}
+
+/// C_Sign and C_SignFinal: the signature, or why the key's policy forbids it.
+///
+/// # Errors
+/// The mechanism's; [`Error::FunctionRejected`] if the TPM says that the policy is not met.
+pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
+    work.finish(chip).map_err(|error| match error {
+        Error::Refused(Refusal::Policy, why) => Error::FunctionRejected(why),
+        other => other,
+    })
 }
 
 /// Every family.
@@ -406,7 +417,7 @@ impl Mechanism {
         chip: &Chip<'_>,
     ) -> Result<NewKey> {
         let generate = self.does.generate_pair.ok_or(Error::MechanismInvalid(self.id))?;
-        generate(self, params, spec, authorization, chip)
+        generate(self, params, spec, authorization, chip).map_err(|error| self.refused(error))
     }
 
     /// The CKK_ of the keys that C_GenerateKeyPair makes with this mechanism.
@@ -436,7 +447,23 @@ impl Mechanism {
     ) -> Result<Zeroizing<Vec<u8>>> {
         let derive = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
         self.admit(key, CKO_PRIVATE_KEY, CKA_DERIVE, "CKA_DERIVE is FALSE")?;
-        derive(self, params, key, length, chip)
+        derive(self, params, key, length, chip).map_err(|error| match self.refused(error) {
+            Error::Refused(Refusal::Point, _) => {
+                Error::MechanismParamInvalid("the point is not on the curve")
+            }
+            Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
+            other => other,
+        })
+    }
+
+    /// What the TPM's refusal means where the function may say that of the mechanism (C_Sign and
+    /// C_Decrypt may not).
+    fn refused(&self, error: Error) -> Error {
+        match error {
+            Error::Refused(Refusal::Command, _) => Error::MechanismInvalid(self.id),
+            Error::Refused(Refusal::Curve, _) => Error::CurveNotSupported,
+            other => other,
+        }
     }
 
     /// Whether `key` is of the class and type that this needs and permits the use.

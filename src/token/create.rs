@@ -11,7 +11,6 @@ use crate::config::GateChoice;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
 use crate::store::{NewToken, Sealer, Store, TokenChange, TokenRow, TokenState};
-use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::AtomicBool;
 use crate::tpm::Call;
 use crate::tpm::pin::{Gate, Mode, NewGate, RecoveryCode, Role, Settled, Stage};
@@ -220,7 +219,7 @@ impl Creating {
 /// A call that no session knows: C_InitToken's.
 pub(super) fn sessionless_call(home: &Home, stop: &Arc<AtomicBool>) -> Call {
     let limit: Duration = home.tpm.settings().keygen_timeout;
-    Call { deadline: Instant::now() + limit, cancel: stop.clone() }
+    home.tpm.call_within(limit, stop.clone())
 }
 
 #[cfg(test)]

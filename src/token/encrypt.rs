@@ -20,7 +20,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.encrypt.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_ENCRYPT)?;
             let right = Right::to(&object, &self.token);
             Ok(Operation { work: row.encrypt(params, &object)?, right })
         })?;
@@ -66,7 +66,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.decrypt.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_DECRYPT)?;
             let right = Right::to(&object, &self.token);
             Ok(Operation { work: row.decrypt(params, &object)?, right })
         })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cryptoki_sys::{CKA_TOKEN, CKF_DERIVE, CKF_GENERATE_KEY_PAIR};
 
 use crate::error::{Error, Result};
-use crate::mechanism::{self, Params};
+use crate::mechanism::Params;
 use crate::object::keyspec::{Pair, Secret};
 use crate::object::{Material, Object, Template};
 use crate::tpm::KeyBlob;
@@ -42,7 +42,7 @@ impl Session {
         private: &Template,
     ) -> Result<(u64, u64)> {
         self.alive()?;
-        let row = mechanism::lookup(mechanism)?;
+        let row = self.row(mechanism, CKF_GENERATE_KEY_PAIR)?;
         let key_type = row.generates()?;
         let (setting, pin) = {
             let state = self.token.state()?;
@@ -85,7 +85,7 @@ impl Session {
         template: &Template,
     ) -> Result<u64> {
         self.alive()?;
-        let (row, base) = self.key(mechanism, base)?;
+        let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
         let setting = self.token.state()?.setting();
         if template.bool(CKA_TOKEN) == Some(true) {
             self.may_write()?;

@@ -11,7 +11,7 @@ use crate::store;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, Rank};
 use crate::tpm::pin::RecoveryCode;
-use crate::tpm::{Settings, Tpm};
+use crate::tpm::{Limits, Settings, Tpm};
 
 use super::create::{sessionless_call, settle_interrupted};
 use super::handles::Handles;
@@ -450,6 +450,11 @@ fn home(
         linger: tpm.linger,
         call_timeout: tpm.call_timeout,
         keygen_timeout: tpm.keygen_timeout,
+        limits: Limits {
+            short: tpm.short_timeout,
+            normal: tpm.command_timeout,
+            key_generation: tpm.keygen_timeout,
+        },
         reaper: threads,
     };
     let stores: Vec<_> = places.iter().filter_map(|place| place.store().ok()).collect();

@@ -21,7 +21,6 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sign, Verify};
 use crate::object::{Material, Object};
-use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::lease::{Grant, Key};
@@ -168,13 +167,14 @@ impl Session {
 
     /// A call begins; `flags` (CKF_) say what C_SessionCancel calls it.
     pub(super) fn call(&self, flags: u64) -> Running<'_> {
-        let settings = self.token.home.tpm.settings();
+        let tpm = &self.token.home.tpm;
+        let settings = tpm.settings();
         let limit = if flags & CKF_GENERATE_KEY_PAIR != 0 {
             settings.keygen_timeout
         } else {
             settings.call_timeout
         };
-        let call = Call { deadline: Instant::now() + limit, cancel: Arc::default() };
+        let call = tpm.call_within(limit, Arc::default());
         self.running.lock().push((flags, call.cancel.clone()));
         Running { session: self, call }
     }
@@ -234,8 +234,11 @@ impl Session {
         grant: Option<&Grant>,
         job: impl FnOnce(&Chip<'_>) -> Result<T>,
     ) -> Result<T> {
-        let Anchor { srk, facts } = self.token.anchor();
         let home = &self.token.home;
+        if home.tpm.seems_changed() {
+            self.token.learn_facts(call);
+        }
+        let Anchor { srk, facts } = self.token.anchor();
         self.told(job(&Chip {
             tpm: &home.tpm,
             call,
@@ -246,8 +249,13 @@ impl Session {
         }))
     }
 
-    /// The key of a handle and the mechanism for it.
-    pub(super) fn key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
+    /// The key of a handle and the mechanism for it, if the TPM can do what `flag` (CKF_) says.
+    pub(super) fn key(
+        &self,
+        mechanism: u64,
+        key: u64,
+        flag: u64,
+    ) -> Result<(&'static Mechanism, Object)> {
         let object = self.token.object(key).map_err(|error| match error {
             Error::ObjectInvalid => Error::KeyInvalid,
             other => other,
@@ -255,7 +263,15 @@ impl Session {
         if object.key_type().is_none() {
             return Err(Error::KeyInvalid);
         }
-        Ok((mechanism::lookup(mechanism)?, object))
+        Ok((self.row(mechanism, flag)?, object))
+    }
+
+    /// The mechanism, if the TPM can do what `flag` (CKF_) says.
+    pub(super) fn row(&self, mechanism: u64, flag: u64) -> Result<&'static Mechanism> {
+        let row = mechanism::lookup(mechanism)?;
+        // What it never does is refused by the row itself.
+        let refused = row.flags(None) & !row.flags(self.token.facts().as_deref()) & flag != 0;
+        if refused { Err(Error::MechanismInvalid(mechanism)) } else { Ok(row) }
     }
 
     // ---- session management, §5.6 ----------------------------------------------------------

@@ -4,7 +4,7 @@ use cryptoki_sys::{CKF_SIGN, CKF_SIGN_RECOVER};
 use zeroize::Zeroizing;
 
 use crate::error::Result;
-use crate::mechanism::{Params, Sign};
+use crate::mechanism::{self, Chip, Params, Sign};
 use crate::tpm::Call;
 
 use super::operation::{Answer, Kind, Need, Progress, Room};
@@ -19,7 +19,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.sign.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_SIGN)?;
             let right = Right::to(&object, &self.token);
             Ok(Operation { work: row.sign(params, &object)?, right })
         })?;
@@ -35,7 +35,8 @@ impl Session {
     pub fn sign(&self, data: &[u8], room: Room) -> Result<Answer> {
         self.alive()?;
         let call = self.call(CKF_SIGN);
-        self.sign_whole(&call, &mut self.operations.lock().sign, data, room)
+        let finish = mechanism::signature;
+        self.sign_whole(&call, &mut self.operations.lock().sign, data, room, finish)
     }
 
     /// C_SignUpdate
@@ -63,7 +64,7 @@ impl Session {
             |Operation { work, right }| {
                 right.permits(&self.token)?;
                 self.with_chip(&call, right.grant.as_ref(), |chip| {
-                    Ok(Zeroizing::new(work.finish(chip)?))
+                    mechanism::signature(work, chip).map(Zeroizing::new)
                 })
             },
         )
@@ -77,7 +78,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.sign_recover.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_SIGN_RECOVER)?;
             let right = Right::to(&object, &self.token);
             Ok(Operation { work: row.sign_recover(params, &object)?, right })
         })?;
@@ -92,7 +93,9 @@ impl Session {
     pub fn sign_recover(&self, data: &[u8], room: Room) -> Result<Answer> {
         self.alive()?;
         let call = self.call(CKF_SIGN_RECOVER);
-        self.sign_whole(&call, &mut self.operations.lock().sign_recover, data, room)
+        // The list of this function's codes is another one.
+        let finish = |work: Box<dyn Sign>, chip: &Chip<'_>| work.finish(chip);
+        self.sign_whole(&call, &mut self.operations.lock().sign_recover, data, room, finish)
     }
 
     fn sign_whole(
@@ -101,6 +104,7 @@ impl Session {
         progress: &mut Progress<Operation<Box<dyn Sign>>>,
         data: &[u8],
         room: Room,
+        finish: impl FnOnce(Box<dyn Sign>, &Chip<'_>) -> Result<Vec<u8>>,
     ) -> Result<Answer> {
         progress.whole_into(
             data,
@@ -110,7 +114,7 @@ impl Session {
                 right.permits(&self.token)?;
                 work.update(data)?;
                 self.with_chip(call, right.grant.as_ref(), |chip| {
-                    Ok(Zeroizing::new(work.finish(chip)?))
+                    finish(work, chip).map(Zeroizing::new)
                 })
             },
         )

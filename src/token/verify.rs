@@ -1,5 +1,6 @@
 //! Verification. PKCS#11 3.2 §5.15. In the host, without login, never waiting for the TPM.
 
+use cryptoki_sys::{CKF_VERIFY, CKF_VERIFY_RECOVER};
 use zeroize::Zeroizing;
 
 use crate::error::Result;
@@ -57,7 +58,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.verify_recover.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_VERIFY)?;
             row.verify_recover(params, &object)
         })?;
         operations.last_init = Some(Kind::VerifyRecover);
@@ -136,7 +137,7 @@ impl Session {
         self.alive()?;
         let mut operations = self.operations.lock();
         operations.verify.begin(|| {
-            let (row, object) = self.key(mechanism, key)?;
+            let (row, object) = self.key(mechanism, key, CKF_VERIFY_RECOVER)?;
             Ok(Verification { work: row.verify(params, &object)?, signature })
         })?;
         operations.last_init = Some(Kind::Verify);

@@ -11,12 +11,12 @@ use super::fault::{Fault, Remedy, Trouble};
 use super::session::{
     HmacSession, NONCE_BYTES, PolicySession, Session, hmac_sha256, sha256, trimmed,
 };
-use super::transport::{Broken, BrokenKind, Transport};
+use super::transport::{Transport, pause};
 use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
 use crate::recorder::Clock;
 use crate::sync::plain::atomic::Ordering;
-use crate::sync::plain::{Instant, thread};
+use crate::sync::plain::Instant;
 
 /// What a handle stands for: the handle and the Name that binds it into an HMAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +234,7 @@ fn attempt<C: Command>(
     }
 
     // The response. Part 1 §18.6.
-    let response = transmit(link, C::NAME, out.as_slice(), call, C::LIMIT, pin)?;
+    let response = transmit(link, C::NAME, out.as_slice(), call, call.limits.of(C::CLASS), pin)?;
     read::<C>(command, &response, auths, decrypts).map_err(Fault::after_sending)
 }
 
@@ -318,7 +318,7 @@ fn transmit(
     pin: bool,
 ) -> Result<Zeroizing<Vec<u8>>, Fault> {
     let begun = Instant::now();
-    let mut pause = Duration::from_millis(1);
+    let mut step = Duration::from_millis(1);
     let mut repeated = false;
     loop {
         let clock = Clock::start();
@@ -342,9 +342,9 @@ fn transmit(
             Remedy::Wait(longest) if begun.elapsed() < longest => {
                 let slow = !matches!(fault.kind(), Trouble::Retry | Trouble::Yielded);
                 let (least, most) = if slow { (10, 500) } else { (1, 64) };
-                pause = pause.clamp(Duration::from_millis(least), Duration::from_millis(most));
-                rest(pause, call).ok_or(fault)??;
-                pause *= 2;
+                step = step.clamp(Duration::from_millis(least), Duration::from_millis(most));
+                rest(step, call).ok_or(fault)??;
+                step *= 2;
             }
             Remedy::Again if !repeated && *fault.kind() == Trouble::Canceled => {
                 rest(Duration::ZERO, call).ok_or(fault)??;
@@ -355,21 +355,12 @@ fn transmit(
     }
 }
 
-/// Sleeps, unless the call is canceled (an error) or would not end in time (`None`).
-fn rest(pause: Duration, call: &Call) -> Option<Result<(), Fault>> {
-    if call.cancel.load(Ordering::Relaxed) {
-        return Some(Err(Broken {
-            kind: BrokenKind::Canceled,
-            sent: false,
-            what: "the application canceled the call".to_owned(),
-        }
-        .into()));
-    }
-    if Instant::now() + pause >= call.deadline {
+/// Sleeps; an error if the call is canceled meanwhile, `None` if it would not end in time.
+fn rest(length: Duration, call: &Call) -> Option<Result<(), Fault>> {
+    if Instant::now() + length >= call.deadline && !call.cancel.load(Ordering::Relaxed) {
         return None;
     }
-    thread::sleep(pause);
-    Some(Ok(()))
+    Some(pause(length, call).map_err(Fault::from))
 }
 
 fn tampered(what: &'static str) -> Fault {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tss_esapi::constants::tss::*;
 
 use super::transport::{Broken, BrokenKind};
-use crate::error::Error;
+use crate::error::{Error, Refusal};
 
 /// Something went wrong below: what, at which command, and whether that command carried a PIN.
 #[derive(Clone, PartialEq, Eq)]
@@ -449,11 +449,13 @@ impl From<Fault> for Error {
             Trouble::ObjectMemory | Trouble::SessionMemory | Trouble::NvSpace => {
                 Error::DeviceMemory(fault.to_string())
             }
-            Trouble::CommandCode => Error::NotSupported("the TPM does not have this command"),
-            Trouble::EccPoint => Error::MechanismParamInvalid("the point is not on the curve"),
-            Trouble::Curve => Error::CurveNotSupported,
-            Trouble::KeySize => Error::KeySizeRange(fault.to_string()),
-            Trouble::Policy | Trouble::PcrChanged => Error::FunctionRejected(fault.to_string()),
+            Trouble::CommandCode => Error::Refused(Refusal::Command, fault.to_string()),
+            Trouble::EccPoint => Error::Refused(Refusal::Point, fault.to_string()),
+            Trouble::Curve => Error::Refused(Refusal::Curve, fault.to_string()),
+            Trouble::KeySize => Error::Refused(Refusal::KeySize, fault.to_string()),
+            Trouble::Policy | Trouble::PcrChanged => {
+                Error::Refused(Refusal::Policy, fault.to_string())
+            }
             Trouble::Parameter => Error::FunctionFailed(fault.to_string()),
             Trouble::Retry
             | Trouble::Yielded

@@ -27,7 +27,7 @@ use super::session::{HmacSession, PolicySession};
 use super::srk::Pinned;
 use super::state::{State, Tried};
 use super::transport::{Address, Broken, SLICE, Transport};
-use super::{Call, HashAlgorithm, KeyBlob, KeySpec, Name, NewKey};
+use super::{Call, HashAlgorithm, KeyBlob, KeySpec, Limits, Name, NewKey};
 use crate::config::{BusProtection, Leftovers};
 use crate::sync::plain::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::plain::thread::{self, JoinHandle};
@@ -52,6 +52,8 @@ pub struct Settings {
     pub call_timeout: Duration,
     /// Deadline of a call that generates a key.
     pub keygen_timeout: Duration,
+    /// Deadlines of single commands.
+    pub limits: Limits,
     /// Whether we may have a thread that ends idle leases; else they end with the call
     /// (CKF_LIBRARY_CANT_CREATE_OS_THREADS).
     pub reaper: bool,
@@ -67,6 +69,7 @@ impl Default for Settings {
             linger: Duration::from_millis(200),
             call_timeout: Duration::from_secs(60),
             keygen_timeout: Duration::from_secs(300),
+            limits: Limits::default(),
             reaper: true,
         }
     }
@@ -116,6 +119,8 @@ pub(super) struct Inner {
     leaked: AtomicBool,
     /// The last response code that ended a call.
     last_code: AtomicU32,
+    /// The TPM refused a command that it was known to have: what is known of it is not to be relied on.
+    changed: AtomicBool,
 }
 
 /// Where the state lies while no call has it.
@@ -262,6 +267,7 @@ impl Tpm {
                 reap: Condvar::new(),
                 leaked: AtomicBool::new(false),
                 last_code: AtomicU32::new(0),
+                changed: AtomicBool::new(false),
             }),
             reaper: Mutex::new(None),
         })
@@ -290,7 +296,12 @@ impl Tpm {
 
     /// A call with this TPM's ordinary deadline and nobody to cancel it.
     pub fn call(&self) -> Call {
-        Call::within(self.inner.settings.call_timeout)
+        self.call_within(self.inner.settings.call_timeout, Arc::default())
+    }
+
+    /// A call that may take `limit` from now on, and ends when `cancel` is set.
+    pub fn call_within(&self, limit: Duration, cancel: Arc<AtomicBool>) -> Call {
+        Call { deadline: Instant::now() + limit, cancel, limits: self.inner.settings.limits }
     }
 
     /// Runs `job` with the TPM to itself, opening it first if need be; once more on a rebuilt
@@ -475,14 +486,23 @@ impl Tpm {
         })
     }
 
-    /// What this TPM is and can. Asks once per process.
+    /// What this TPM is and can. Asks once per process, and again if it [seems
+    /// changed](Tpm::seems_changed).
     pub fn facts(&self, call: &Call) -> Result<Facts, Fault> {
         if let Some(facts) = self.hold(call)?.state()?.facts.clone() {
-            return Ok(facts);
+            if !self.seems_changed() {
+                return Ok(facts);
+            }
         }
         let facts = self.with(call, None, |lease| facts::ask(lease.link(), call))?;
         self.hold(call)?.state()?.facts = Some(facts.clone());
+        self.inner.changed.store(false, Ordering::Relaxed);
         Ok(facts)
+    }
+
+    /// Whether it refused a command since its facts were asked for: other firmware may run in it now.
+    pub fn seems_changed(&self) -> bool {
+        self.inner.changed.load(Ordering::Relaxed)
     }
 
     /// The Name of the storage root key, which is created if there is none: what C_InitToken pins.
@@ -611,8 +631,13 @@ impl Inner {
 
     /// Remembers the response code of what failed.
     fn noted<T>(&self, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        if let Some(code) = outcome.as_ref().err().and_then(Fault::code) {
-            self.last_code.store(code, Ordering::Relaxed);
+        if let Err(fault) = &outcome {
+            if let Some(code) = fault.code() {
+                self.last_code.store(code, Ordering::Relaxed);
+            }
+            if *fault.kind() == Trouble::CommandCode {
+                self.changed.store(true, Ordering::Relaxed);
+            }
         }
         outcome
     }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::AtomicBool;
 
+pub use command::Class;
 pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
@@ -48,11 +49,46 @@ pub struct Call {
     pub deadline: Instant,
     /// Set by C_SessionCancel or C_Finalize of another thread.
     pub cancel: Arc<AtomicBool>,
+    /// How long each of its commands may take, within the deadline.
+    pub limits: Limits,
 }
 
 impl Call {
     /// A call that may take `limit` from now on and that nobody cancels.
     pub fn within(limit: Duration) -> Self {
-        Self { deadline: Instant::now() + limit, cancel: Arc::default() }
+        Self { deadline: Instant::now() + limit, cancel: Arc::default(), limits: Limits::default() }
+    }
+}
+
+/// How long the TPM may take for one command: later than that it is taken for dead, the command is
+/// canceled where the transport can, and the connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// For a command of [`Class::Short`].
+    pub short: Duration,
+    /// For a command of [`Class::Normal`].
+    pub normal: Duration,
+    /// For a command of [`Class::KeyGeneration`].
+    pub key_generation: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            short: Duration::from_secs(5),
+            normal: Duration::from_secs(30),
+            key_generation: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Limits {
+    /// The limit of a class.
+    pub fn of(&self, class: Class) -> Duration {
+        match class {
+            Class::Short => self.short,
+            Class::Normal => self.normal,
+            Class::KeyGeneration => self.key_generation,
+        }
     }
 }

@@ -350,7 +350,7 @@ mod tests {
         const NAME: &'static str = "TPM2_CreatePrimary";
         const AUTH_HANDLES: usize = 1;
         const ANSWERS_HANDLE: bool = true;
-        const LIMIT: std::time::Duration = super::super::command::KEY_GENERATION;
+        const CLASS: super::super::command::Class = super::super::command::Class::KeyGeneration;
         type Response = Entity;
 
         fn handles(&self) -> Vec<&Entity> {

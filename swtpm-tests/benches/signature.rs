@@ -197,6 +197,7 @@ fn make_key(tcti: &str) -> (Entity, tpm11::tpm::NewKey) {
         linger: Duration::ZERO,
         call_timeout: Duration::from_secs(60),
         keygen_timeout: Duration::from_secs(60),
+        limits: tpm11::tpm::Limits::default(),
         reaper: false,
     };
     let tpm = Tpm::new(settings, None, Box::new(|_| false));

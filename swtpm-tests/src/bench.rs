@@ -126,11 +126,16 @@ impl Bench {
     }
 
     fn write_config(&self) {
+        self.configure(&self.setup.tpm);
+    }
+
+    /// Writes the configuration anew with these further lines of `[[tpm]]`, for applications that call
+    /// C_Initialize from now on.
+    pub fn configure(&self, tpm: &str) {
         let text = format!(
-            "[[tpm]]\ntcti = \"{}\"\nresource_manager = {}\n{}\n{}",
+            "[[tpm]]\ntcti = \"{}\"\nresource_manager = {}\n{tpm}\n{}",
             self.shim.tcti(),
             self.setup.managed,
-            self.setup.tpm,
             self.setup.rest
         );
         std::fs::write(self.config(), text).expect("the configuration is written");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{Answer, P256, Rv};
-use swtpm_tests::shim::{Action, Fault};
+use swtpm_tests::ck::{Answer, P256, Rv, number};
+use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{App, Bench, Setup, wire};
 
 const DIGEST: [u8; 32] = [0x42; 32];
@@ -44,7 +44,7 @@ const TABLE: &[(u32, &str, u64, u64)] = &[
     (0x99D, "POLICY_FAIL", CKR_FUNCTION_REJECTED, CKR_DEVICE_ERROR),
     (0x9A4, "POLICY_CC", CKR_FUNCTION_REJECTED, CKR_DEVICE_ERROR),
     (0x2D5, "SIZE", CKR_FUNCTION_FAILED, CKR_FUNCTION_FAILED),
-    (0x143, "COMMAND_CODE", CKR_FUNCTION_NOT_SUPPORTED, CKR_FUNCTION_NOT_SUPPORTED),
+    (0x143, "COMMAND_CODE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
     (0x185, "HIERARCHY", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
     (0x907, "LOCALITY", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
     (0x12D, "UPGRADE", CKR_DEVICE_ERROR, CKR_DEVICE_ERROR),
@@ -265,4 +265,82 @@ fn silence_ends_at_the_calls_deadline() {
     assert!((Duration::from_millis(1500)..Duration::from_secs(8)).contains(&took), "{took:?}");
     bench.shim.heal();
     works_again(&bench, "silence", || app.sign(session, CKM_ECDSA, key, &DIGEST).is_ok());
+}
+
+#[test]
+fn a_command_that_the_tpm_lost_ends_the_mechanism_and_not_the_token() {
+    let bench = bench();
+    let (app, session) = bench.logged_in();
+    let slot = app.slot_of(LABEL).expect("the token");
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    let signs =
+        || app.mechanism_info(slot, CKM_ECDSA).expect("C_GetMechanismInfo").flags & CKF_SIGN;
+    assert_ne!(signs(), 0);
+
+    // Other firmware.
+    bench.shim.become_chip(Chip { without_commands: vec![wire::SIGN], ..Chip::default() });
+    let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+    assert_eq!(answer, Err(Rv(CKR_DEVICE_ERROR)), "C_Sign may not say anything of its mechanism");
+    app.random(session, 16).expect("the next use of the TPM asks it what it can");
+
+    assert_eq!(signs(), 0);
+    assert_eq!(app.sign_init(session, CKM_ECDSA, key), Err(Rv(CKR_MECHANISM_INVALID)));
+    app.generate_ec(session, P256, "another").expect("everything else works");
+}
+
+#[test]
+fn a_key_generation_may_say_that_its_mechanism_is_gone() {
+    let bench = bench();
+    let (app, session) = bench.logged_in();
+    bench.shim.become_chip(Chip { without_commands: vec![wire::CREATE], ..Chip::default() });
+    for _ in 0..2 {
+        let answer = app.generate_ec(session, P256, "key");
+        assert_eq!(answer, Err(Rv(CKR_MECHANISM_INVALID)), "{}", bench.log());
+    }
+}
+
+/// The class of a command that never answers, and the setting that ends it.
+const CLASSES: &[(&str, u32, &str)] = &[
+    ("a short command", wire::READ_PUBLIC, "short_timeout_s"),
+    ("an ordinary command", wire::SIGN, "command_timeout_s"),
+    ("the making of a key", wire::CREATE, "keygen_timeout_s"),
+];
+
+#[test]
+fn each_class_of_commands_has_a_limit_of_its_own_within_the_calls() {
+    for (what, command, setting) in CLASSES {
+        let bench = Bench::start();
+        bench.token();
+        let (app, session) = bench.logged_in();
+        app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+        app.finalize().expect("C_Finalize");
+        bench.configure(&format!("{setting} = 0.4\nlinger_ms = 0"));
+        let (app, session) = bench.logged_in();
+        let wanted = [number(CKA_CLASS, CKO_PRIVATE_KEY)];
+        let key = app.find(session, &wanted).expect("C_FindObjects")[0];
+        bench.shim.inject(Fault::at(*command, Action::Silence));
+
+        let mark = bench.shim.mark();
+        let answer = match *command {
+            wire::SIGN => app.sign(session, CKM_ECDSA, key, &DIGEST).map(drop),
+            wire::CREATE => app.generate_ec(session, P256, "new").map(drop),
+            _ => app.random(session, 16).map(drop),
+        };
+
+        assert_eq!(answer, Err(Rv(CKR_DEVICE_ERROR)), "{what}\n{}", bench.log());
+        let late = || -> Vec<_> {
+            bench.shim.since(mark).0.into_iter().filter(|entry| entry.injected).collect()
+        };
+        // The shim notes it when it sees the client go.
+        works_again(&bench, what, || !late().is_empty());
+        let late = late();
+        assert_eq!(late.len(), 1, "{what}: not sent again");
+        // Not the whole call's minute.
+        assert!(late[0].took < Duration::from_secs(20), "{what}: {:?}", late[0].took);
+        let lost = late[0].connection;
+        works_again(&bench, what, || app.random(session, 16).is_ok());
+        let record = bench.shim.record();
+        let after = record.0.iter().rev().find(|entry| entry.code != 0).expect("a command");
+        assert_ne!(after.connection, lost, "{what}: the connection was given up");
+    }
 }

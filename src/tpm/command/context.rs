@@ -1,8 +1,6 @@
 //! Context management: Part 3 §28.
 
-use std::time::Duration;
-
-use super::{Command, NORMAL, SHORT};
+use super::{Class, Command};
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::Fault;
 use crate::tpm::wire::{Reader, Writer};
@@ -17,7 +15,7 @@ pub struct ContextSave {
 impl Command for ContextSave {
     const CODE: u32 = 0x0162;
     const NAME: &'static str = "TPM2_ContextSave";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = Vec<u8>;
 
     fn write(&self, out: &mut Writer) {
@@ -40,7 +38,7 @@ impl Command for ContextLoad<'_> {
     const CODE: u32 = 0x0161;
     const NAME: &'static str = "TPM2_ContextLoad";
     const ANSWERS_HANDLE: bool = true;
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = u32;
 
     fn write(&self, out: &mut Writer) {
@@ -61,7 +59,7 @@ pub struct FlushContext {
 impl Command for FlushContext {
     const CODE: u32 = 0x0165;
     const NAME: &'static str = "TPM2_FlushContext";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = ();
 
     fn write(&self, out: &mut Writer) {
@@ -87,7 +85,7 @@ impl Command for EvictControl<'_> {
     const CODE: u32 = 0x0120;
     const NAME: &'static str = "TPM2_EvictControl";
     const AUTH_HANDLES: usize = 1;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {

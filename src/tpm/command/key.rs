@@ -1,11 +1,9 @@
 //! What a loaded key does: Part 3 §14 (asymmetric primitives) and §20 (signing).
 
-use std::time::Duration;
-
 use tss_esapi::constants::tss::{TPM2_ALG_ECDSA, TPM2_ALG_NULL, TPM2_ST_HASHCHECK};
 use zeroize::Zeroizing;
 
-use super::{Command, NORMAL, NULL};
+use super::{Class, Command, NULL};
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::key::HashAlgorithm;
@@ -27,7 +25,7 @@ impl Command for SignEcdsa<'_> {
     const NAME: &'static str = "TPM2_Sign";
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = (Vec<u8>, Vec<u8>);
 
     fn handles(&self) -> Vec<&Entity> {
@@ -62,7 +60,7 @@ impl Command for RsaDecrypt<'_> {
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = Zeroizing<Vec<u8>>;
 
     fn handles(&self) -> Vec<&Entity> {
@@ -94,7 +92,7 @@ impl Command for EcdhZGen<'_> {
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = Zeroizing<Vec<u8>>;
 
     fn handles(&self) -> Vec<&Entity> {

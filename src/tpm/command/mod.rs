@@ -10,8 +10,6 @@ mod object;
 mod policy;
 mod system;
 
-use std::time::Duration;
-
 pub use context::{ContextLoad, ContextSave, EvictControl, FlushContext};
 pub use key::{EcdhZGen, RsaDecrypt, SignEcdsa};
 pub use nv::{
@@ -41,12 +39,16 @@ pub const SESSION_HMAC: u8 = 0x00;
 /// TPM_SE_POLICY
 pub const SESSION_POLICY: u8 = 0x01;
 
-/// A policy, a load, a read of NV: answered within milliseconds by any chip.
-pub const SHORT: Duration = Duration::from_secs(5);
-/// A signature, a decryption, a write of NV.
-pub const NORMAL: Duration = Duration::from_secs(30);
-/// The search for primes takes chips up to a minute.
-pub const KEY_GENERATION: Duration = Duration::from_secs(300);
+/// How long a command takes chips, by kind. What a kind may take is in [`Limits`](super::Limits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A policy, a context, a read of NV: answered within milliseconds by any chip.
+    Short,
+    /// A signature, a decryption, a load, a write of NV.
+    Normal,
+    /// The search for primes takes chips up to a minute.
+    KeyGeneration,
+}
 
 /// A TPM command as data.
 pub trait Command {
@@ -64,7 +66,7 @@ pub trait Command {
     /// elsewhere is refused (TPM_RC_ATTRIBUTES).
     const SECRET_OUT: bool = false;
     /// How long the TPM may take.
-    const LIMIT: Duration;
+    const CLASS: Class;
     /// What is read from the response.
     type Response;
 

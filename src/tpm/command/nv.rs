@@ -1,11 +1,9 @@
 //! Non-volatile storage: Part 3 §31.
 
-use std::time::Duration;
-
 use tss_esapi::constants::tss::TPM2_ALG_SHA256;
 use zeroize::Zeroizing;
 
-use super::{Command, NORMAL, SHORT};
+use super::{Class, Command};
 use crate::tpm::Name;
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
@@ -74,7 +72,7 @@ impl Command for NvDefineSpace<'_> {
     const NAME: &'static str = "TPM2_NV_DefineSpace";
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {
@@ -102,7 +100,7 @@ impl Command for NvUndefineSpace<'_> {
     const CODE: u32 = 0x0122;
     const NAME: &'static str = "TPM2_NV_UndefineSpace";
     const AUTH_HANDLES: usize = 1;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {
@@ -126,7 +124,7 @@ pub struct NvReadPublic {
 impl Command for NvReadPublic {
     const CODE: u32 = 0x0169;
     const NAME: &'static str = "TPM2_NV_ReadPublic";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = (Name, Option<NvPublic>);
 
     fn write(&self, out: &mut Writer) {
@@ -169,7 +167,7 @@ impl Command for NvWrite<'_> {
     const NAME: &'static str = "TPM2_NV_Write";
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {
@@ -200,7 +198,7 @@ impl Command for NvRead<'_> {
     const NAME: &'static str = "TPM2_NV_Read";
     const AUTH_HANDLES: usize = 1;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = Zeroizing<Vec<u8>>;
 
     fn handles(&self) -> Vec<&Entity> {
@@ -230,7 +228,7 @@ impl Command for NvChangeAuth<'_> {
     const NAME: &'static str = "TPM2_NV_ChangeAuth";
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {

@@ -1,10 +1,8 @@
 //! Objects: Part 3 §12 (object commands), §24.1 (TPM2_CreatePrimary).
 
-use std::time::Duration;
-
 use zeroize::Zeroizing;
 
-use super::{Command, KEY_GENERATION, NORMAL, SHORT};
+use super::{Class, Command};
 use crate::tpm::Name;
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
@@ -47,7 +45,7 @@ impl Command for Create<'_> {
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = KEY_GENERATION;
+    const CLASS: Class = Class::KeyGeneration;
     type Response = NewKey;
 
     fn handles(&self) -> Vec<&Entity> {
@@ -90,7 +88,7 @@ impl Command for CreatePrimary<'_> {
     const ANSWERS_HANDLE: bool = true;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = KEY_GENERATION;
+    const CLASS: Class = Class::KeyGeneration;
     type Response = Created;
 
     fn handles(&self) -> Vec<&Entity> {
@@ -137,7 +135,7 @@ impl Command for Load<'_> {
     const ANSWERS_HANDLE: bool = true;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = Entity;
 
     fn handles(&self) -> Vec<&Entity> {
@@ -164,7 +162,7 @@ pub struct ReadPublic {
 impl Command for ReadPublic {
     const CODE: u32 = 0x0173;
     const NAME: &'static str = "TPM2_ReadPublic";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = Created;
 
     fn write(&self, out: &mut Writer) {
@@ -191,7 +189,7 @@ impl Command for Unseal<'_> {
     const NAME: &'static str = "TPM2_Unseal";
     const AUTH_HANDLES: usize = 1;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = Zeroizing<Vec<u8>>;
 
     fn handles(&self) -> Vec<&Entity> {

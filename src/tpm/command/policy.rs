@@ -1,10 +1,8 @@
 //! Sessions and policies: Part 3 §11 (TPM2_StartAuthSession) and §23.
 
-use std::time::Duration;
-
 use tss_esapi::constants::tss::{TPM2_ALG_AES, TPM2_ALG_CFB, TPM2_ALG_NULL, TPM2_ALG_SHA256};
 
-use super::{Command, NORMAL, NULL, SHORT};
+use super::{Class, Command, NULL};
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::wire::{Reader, Writer};
@@ -36,7 +34,7 @@ impl Command for StartAuthSession<'_> {
     const CODE: u32 = 0x0176;
     const NAME: &'static str = "TPM2_StartAuthSession";
     const ANSWERS_HANDLE: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = StartedSession;
 
     fn write(&self, out: &mut Writer) {
@@ -92,7 +90,7 @@ impl Command for PolicySecret<'_> {
     const AUTH_HANDLES: usize = 1;
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn handles(&self) -> Vec<&Entity> {
@@ -122,7 +120,7 @@ pub struct PolicyAuthValue<'a> {
 impl Command for PolicyAuthValue<'_> {
     const CODE: u32 = 0x016B;
     const NAME: &'static str = "TPM2_PolicyAuthValue";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     without_response!();
 
     fn write(&self, _: &mut Writer) {}
@@ -139,7 +137,7 @@ pub struct PolicyCommandCode<'a> {
 impl Command for PolicyCommandCode<'_> {
     const CODE: u32 = 0x016C;
     const NAME: &'static str = "TPM2_PolicyCommandCode";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     without_response!();
 
     fn write(&self, out: &mut Writer) {
@@ -158,7 +156,7 @@ pub struct PolicyOr<'a> {
 impl Command for PolicyOr<'_> {
     const CODE: u32 = 0x0171;
     const NAME: &'static str = "TPM2_PolicyOR";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     without_response!();
 
     fn write(&self, out: &mut Writer) {
@@ -179,7 +177,7 @@ impl Command for PolicyGetDigest<'_> {
     const CODE: u32 = 0x0189;
     const NAME: &'static str = "TPM2_PolicyGetDigest";
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = Vec<u8>;
 
     fn handles(&self) -> Vec<&Entity> {

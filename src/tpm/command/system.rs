@@ -1,14 +1,12 @@
 //! The TPM itself: Part 3 §9 (startup), §10 (testing), §16 (random numbers), §30 (capabilities).
 
-use std::time::Duration;
-
 use tss_esapi::constants::tss::{
     TPM2_ALG_NULL, TPM2_ALG_RSA, TPM2_CAP_ALGS, TPM2_CAP_COMMANDS, TPM2_CAP_ECC_CURVES,
     TPM2_CAP_HANDLES, TPM2_CAP_TPM_PROPERTIES,
 };
 use zeroize::Zeroizing;
 
-use super::{Command, NORMAL, SHORT};
+use super::{Class, Command};
 use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::wire::{Reader, Writer};
 
@@ -18,7 +16,7 @@ pub struct Startup;
 impl Command for Startup {
     const CODE: u32 = 0x0144;
     const NAME: &'static str = "TPM2_Startup";
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn write(&self, out: &mut Writer) {
@@ -80,7 +78,7 @@ pub struct Listed {
 impl Command for GetCapability {
     const CODE: u32 = 0x017A;
     const NAME: &'static str = "TPM2_GetCapability";
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = Listed;
 
     fn write(&self, out: &mut Writer) {
@@ -130,7 +128,7 @@ impl Command for GetTestResult {
     const CODE: u32 = 0x017C;
     const NAME: &'static str = "TPM2_GetTestResult";
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = SHORT;
+    const CLASS: Class = Class::Short;
     type Response = TestResult;
 
     fn write(&self, _: &mut Writer) {}
@@ -150,7 +148,7 @@ impl Command for GetRandom {
     const CODE: u32 = 0x017B;
     const NAME: &'static str = "TPM2_GetRandom";
     const SECRET_OUT: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = Zeroizing<Vec<u8>>;
 
     fn write(&self, out: &mut Writer) {
@@ -176,7 +174,7 @@ impl Command for StirRandom<'_> {
     const CODE: u32 = 0x0146;
     const NAME: &'static str = "TPM2_StirRandom";
     const SECRET_IN: bool = true;
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn write(&self, out: &mut Writer) {
@@ -198,7 +196,7 @@ pub struct TestRsa {
 impl Command for TestRsa {
     const CODE: u32 = 0x018A;
     const NAME: &'static str = "TPM2_TestParms";
-    const LIMIT: Duration = NORMAL;
+    const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn write(&self, out: &mut Writer) {

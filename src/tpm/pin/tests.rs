@@ -935,7 +935,7 @@ fn an_owner_password_is_used_if_known_and_named_if_not() {
         const CODE: u32 = 0x0129;
         const NAME: &'static str = "TPM2_HierarchyChangeAuth";
         const AUTH_HANDLES: usize = 1;
-        const LIMIT: std::time::Duration = NORMAL;
+        const CLASS: Class = Class::Normal;
         type Response = ();
         fn handles(&self) -> Vec<&Entity> {
             static OWNER_ENTITY: std::sync::OnceLock<Entity> = std::sync::OnceLock::new();
