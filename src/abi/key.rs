@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Place, Template, wide};
-use super::{enter, params, unsupported};
+use super::{both, enter, params, session, unsupported};
 
 /// Makes a secret key, or domain parameters.
 ///
@@ -28,8 +28,7 @@ pub unsafe extern "C" fn C_GenerateKey(
                 Place::new("phKey is NULL", phKey)?,
             )
         };
-        let template = template.read()?;
-        let session = module.session(wide(hSession))?;
+        let (session, template) = session(module, hSession, template.read())?;
         let key = session.generate_key(mechanism.id, &mechanism.params, &template)?;
         place.put(key as CK_OBJECT_HANDLE);
         Ok(())
@@ -64,8 +63,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
                 Place::new("phPrivateKey is NULL", phPrivateKey)?,
             )
         };
-        let (public, private) = (public.read()?, private.read()?);
-        let session = module.session(wide(hSession))?;
+        let templates = both(public.read(), private.read());
+        let (session, (public, private)) = session(module, hSession, templates)?;
         let (public, private) =
             session.generate_key_pair(mechanism.id, &mechanism.params, &public, &private)?;
         public_place.put(public as CK_OBJECT_HANDLE);
@@ -132,8 +131,7 @@ pub unsafe extern "C" fn C_DeriveKey(
                 Place::new("phKey is NULL", phKey)?,
             )
         };
-        let template = template.read()?;
-        let session = module.session(wide(hSession))?;
+        let (session, template) = session(module, hSession, template.read())?;
         let base = wide(hBaseKey);
         let key = session.derive_key(mechanism.id, &mechanism.params, base, &template)?;
         place.put(key as CK_OBJECT_HANDLE);

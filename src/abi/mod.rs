@@ -306,29 +306,49 @@ fn enter_early(function: &'static str, body: impl FnOnce() -> Result<()>) -> CK_
     leave(function, clock, caught(body))
 }
 
-/// The session and the arguments of a call that ends an operation when it fails. The arguments
-/// were read before: memory that cannot be read is said before a handle that is none, and also
-/// ends the operation of the session.
+/// Says at once that memory cannot be read. What is wrong with what was read comes later: a session
+/// handle that is none goes before it (PKCS#11 3.2 §5.1.7).
+fn readable<T>(arguments: Result<T>) -> Result<Result<T>> {
+    match arguments {
+        Err(error @ (Error::ArgumentsBad(_) | Error::HostMemory)) => Err(error),
+        other => Ok(other),
+    }
+}
+
+/// Two arguments: of what is wrong with both, memory that cannot be read goes first.
+fn both<A, B>(one: Result<A>, other: Result<B>) -> Result<(A, B)> {
+    let other = readable(other)?;
+    Ok((one?, other?))
+}
+
+/// The session and the arguments of a call, which were read before.
+fn session<T>(
+    module: &Module,
+    handle: CK_SESSION_HANDLE,
+    arguments: Result<T>,
+) -> Result<(Arc<Session>, T)> {
+    let arguments = readable(arguments)?;
+    let session = module.session(wide(handle))?;
+    Ok((session, arguments?))
+}
+
+/// The same for a call that ends operations when it fails: bad arguments end them, too.
 fn operation<T>(
     module: &Module,
     handle: CK_SESSION_HANDLE,
     kinds: &[Kind],
     arguments: Result<T>,
 ) -> Result<(Arc<Session>, T)> {
-    let session = module.session(wide(handle));
-    match arguments {
-        Ok(arguments) => Ok((session?, arguments)),
-        Err(error) => {
-            if let Ok(session) = session {
-                kinds.iter().for_each(|kind| session.end(*kind));
-            }
-            Err(error)
+    if arguments.is_err() {
+        if let Ok(session) = module.session(wide(handle)) {
+            kinds.iter().for_each(|kind| session.end(*kind));
         }
     }
+    session(module, handle, arguments)
 }
 
 /// The body of all functions that hand input to operations and take an answer of variable length.
-/// The input was copied before; it is judged before the output.
+/// The input was copied before.
 fn exchange(
     module: &Module,
     handle: CK_SESSION_HANDLE,
@@ -337,7 +357,7 @@ fn exchange(
     output: Output,
     step: impl FnOnce(&Session, &[u8], Room) -> Result<Answer>,
 ) -> Result<()> {
-    let arguments = input.and_then(|input| Ok((input, output.room()?)));
+    let arguments = both(input, output.room());
     let (session, (input, room)) = operation(module, handle, kinds, arguments)?;
     output.put(step(&session, &input, room)?)
 }

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Handles, Place, Template, wide};
-use super::{enter, operation};
+use super::{enter, operation, session};
 use crate::token::Kind;
 
 /// Makes an object from a template.
@@ -23,8 +23,8 @@ pub unsafe extern "C" fn C_CreateObject(
         let (template, place) = unsafe {
             (Template::new(pTemplate, ulCount), Place::new("phObject is NULL", phObject)?)
         };
-        let template = template.read()?;
-        let object = module.session(wide(hSession))?.create_object(&template)?;
+        let (session, template) = session(module, hSession, template.read())?;
+        let object = session.create_object(&template)?;
         place.put(object as CK_OBJECT_HANDLE);
         Ok(())
     })
@@ -47,8 +47,8 @@ pub unsafe extern "C" fn C_CopyObject(
         let (template, place) = unsafe {
             (Template::new(pTemplate, ulCount), Place::new("phNewObject is NULL", phNewObject)?)
         };
-        let template = template.read()?;
-        let copy = module.session(wide(hSession))?.copy_object(wide(hObject), &template)?;
+        let (session, template) = session(module, hSession, template.read())?;
+        let copy = session.copy_object(wide(hObject), &template)?;
         place.put(copy as CK_OBJECT_HANDLE);
         Ok(())
     })
@@ -117,8 +117,9 @@ pub unsafe extern "C" fn C_SetAttributeValue(
 ) -> CK_RV {
     enter("C_SetAttributeValue", |module| {
         // SAFETY: this function's own contract.
-        let template = unsafe { Template::new(pTemplate, ulCount) }.read()?;
-        module.session(wide(hSession))?.set_attribute_value(wide(hObject), &template)
+        let template = unsafe { Template::new(pTemplate, ulCount) }.read();
+        let (session, template) = session(module, hSession, template)?;
+        session.set_attribute_value(wide(hObject), &template)
     })
 }
 
@@ -134,8 +135,9 @@ pub unsafe extern "C" fn C_FindObjectsInit(
 ) -> CK_RV {
     enter("C_FindObjectsInit", |module| {
         // SAFETY: this function's own contract.
-        let template = unsafe { Template::new(pTemplate, ulCount) }.read_search()?;
-        module.session(wide(hSession))?.find_objects_init(&template)
+        let template = unsafe { Template::new(pTemplate, ulCount) }.read_search();
+        let (session, template) = session(module, hSession, template)?;
+        session.find_objects_init(&template)
     })
 }
 

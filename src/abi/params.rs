@@ -24,8 +24,8 @@ pub(super) struct Mechanism {
 /// Copies a mechanism.
 ///
 /// # Errors
-/// [`Error::ArgumentsBad`] for NULL, [`Error::MechanismParamInvalid`] for a parameter that is not
-/// what the mechanism takes.
+/// [`Error::ArgumentsBad`] for NULL, [`Error::HostMemory`]. A parameter that is not what the mechanism
+/// takes is [`Params::Invalid`]: the key is judged before it.
 ///
 /// # Safety
 /// `at` is NULL or points to a mechanism whose parameter is what its type and length say: structures
@@ -36,29 +36,40 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
     // SAFETY: this function's own contract.
     let bytes = unsafe { Input::new("pParameter", given.pParameter.cast(), given.ulParameterLen) };
     let bytes = bytes
-        .at_most(PARAMETER_LIMIT, Error::MechanismParamInvalid("longer than any parameter is"))?;
-    let params = if bytes.is_empty() {
-        Params::None
-    } else {
-        match given.mechanism {
-            CKM_RSA_PKCS_PSS
-            | CKM_SHA1_RSA_PKCS_PSS
-            | CKM_SHA224_RSA_PKCS_PSS
-            | CKM_SHA256_RSA_PKCS_PSS
-            | CKM_SHA384_RSA_PKCS_PSS
-            | CKM_SHA512_RSA_PKCS_PSS
-            | CKM_SHA3_224_RSA_PKCS_PSS
-            | CKM_SHA3_256_RSA_PKCS_PSS
-            | CKM_SHA3_384_RSA_PKCS_PSS
-            | CKM_SHA3_512_RSA_PKCS_PSS => pss(&bytes)?,
-            // SAFETY: the structure's pointers are readable by this function's own contract.
-            CKM_RSA_PKCS_OAEP => unsafe { oaep(&bytes)? },
-            // SAFETY: the structure's pointers are readable by this function's own contract.
-            CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(&bytes)? },
-            _ => Params::Bytes(bytes.to_vec()),
-        }
+        .at_most(PARAMETER_LIMIT, Error::MechanismParamInvalid("longer than any parameter is"));
+    // SAFETY: the parameter's pointers are readable by this function's own contract.
+    let params = match bytes.and_then(|bytes| unsafe { parameter(given.mechanism, &bytes) }) {
+        Err(Error::MechanismParamInvalid(why)) => Params::Invalid(why),
+        other => other?,
     };
     Ok(Mechanism { id: wide(given.mechanism), params })
+}
+
+/// The copied parameter as the structure that the mechanism takes.
+///
+/// # Safety
+/// The pointers in it are readable for the lengths beside them.
+unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params> {
+    if bytes.is_empty() {
+        return Ok(Params::None);
+    }
+    match mechanism {
+        CKM_RSA_PKCS_PSS
+        | CKM_SHA1_RSA_PKCS_PSS
+        | CKM_SHA224_RSA_PKCS_PSS
+        | CKM_SHA256_RSA_PKCS_PSS
+        | CKM_SHA384_RSA_PKCS_PSS
+        | CKM_SHA512_RSA_PKCS_PSS
+        | CKM_SHA3_224_RSA_PKCS_PSS
+        | CKM_SHA3_256_RSA_PKCS_PSS
+        | CKM_SHA3_384_RSA_PKCS_PSS
+        | CKM_SHA3_512_RSA_PKCS_PSS => pss(bytes),
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_RSA_PKCS_OAEP => unsafe { oaep(bytes) },
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(bytes) },
+        _ => Ok(Params::Bytes(bytes.to_vec())),
+    }
 }
 
 /// A structure out of the copied parameter, which must be exactly as long.
@@ -222,7 +233,7 @@ mod tests {
     #[test]
     fn a_parameter_of_the_wrong_size_or_with_a_null_inside_is_refused() {
         let invalid = |result: Result<Mechanism>| {
-            assert!(matches!(result.err(), Some(Error::MechanismParamInvalid(_))));
+            assert!(matches!(result.map(|given| given.params), Ok(Params::Invalid(_))));
         };
         invalid(given(CKM_RSA_PKCS_PSS, &mut [0; 8]));
         invalid(given(CKM_RSA_PKCS_PSS, &mut [0xff; size_of::<CK_RSA_PKCS_PSS_PARAMS>()]));

@@ -2,8 +2,8 @@
 
 use cryptoki_sys::*;
 
-use super::enter;
 use super::ptr::{Input, Output, Place, wide};
+use super::{both, enter, session};
 
 /// Opens a session. The callback is never called: no token of ours surrenders its session.
 ///
@@ -108,13 +108,10 @@ pub unsafe extern "C" fn C_SetOperationState(
 ) -> CK_RV {
     enter("C_SetOperationState", |module| {
         // SAFETY: this function's own contract.
-        let state = unsafe { Input::new("pOperationState", pOperationState, ulOperationStateLen) }
-            .state()?;
-        module.session(wide(hSession))?.set_operation_state(
-            &state,
-            wide(hEncryptionKey),
-            wide(hAuthenticationKey),
-        )
+        let state =
+            unsafe { Input::new("pOperationState", pOperationState, ulOperationStateLen) }.state();
+        let (session, state) = session(module, hSession, state)?;
+        session.set_operation_state(&state, wide(hEncryptionKey), wide(hAuthenticationKey))
     })
 }
 
@@ -131,8 +128,9 @@ pub unsafe extern "C" fn C_Login(
 ) -> CK_RV {
     enter("C_Login", |module| {
         // SAFETY: this function's own contract.
-        let pin = unsafe { Input::new("pPin", pPin, ulPinLen) }.pin()?;
-        module.session(wide(hSession))?.login(wide(userType), &pin)
+        let pin = unsafe { Input::new("pPin", pPin, ulPinLen) }.pin();
+        let (session, pin) = session(module, hSession, pin)?;
+        session.login(wide(userType), &pin)
     })
 }
 
@@ -154,8 +152,9 @@ pub unsafe extern "C" fn C_LoginUser(
         let (pin, name) = unsafe {
             (Input::new("pPin", pPin, ulPinLen), Input::new("pUsername", pUsername, ulUsernameLen))
         };
-        let (pin, name) = (pin.pin()?, name.bytes()?);
-        module.session(wide(hSession))?.login_user(wide(userType), &pin, &name)
+        let arguments = both(pin.pin(), name.bytes());
+        let (session, (pin, name)) = session(module, hSession, arguments)?;
+        session.login_user(wide(userType), &pin, &name)
     })
 }
 

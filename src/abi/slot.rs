@@ -3,8 +3,8 @@
 
 use cryptoki_sys::*;
 
-use super::enter;
 use super::ptr::{self, Input, List, Place, wide};
+use super::{both, enter, session};
 use crate::error::Error;
 
 /// The slots' ids, in an order that only grows. Asking for the count looks for new tokens.
@@ -172,8 +172,9 @@ pub unsafe extern "C" fn C_InitPIN(
 ) -> CK_RV {
     enter("C_InitPIN", |module| {
         // SAFETY: this function's own contract.
-        let pin = unsafe { Input::new("pPin", pPin, ulPinLen) }.pin()?;
-        module.session(wide(hSession))?.init_pin(&pin)
+        let pin = unsafe { Input::new("pPin", pPin, ulPinLen) }.pin();
+        let (session, pin) = session(module, hSession, pin)?;
+        session.init_pin(&pin)
     })
 }
 
@@ -194,8 +195,8 @@ pub unsafe extern "C" fn C_SetPIN(
         let (old, new) = unsafe {
             (Input::new("pOldPin", pOldPin, ulOldLen), Input::new("pNewPin", pNewPin, ulNewLen))
         };
-        let (old, new) = (old.pin()?, new.pin()?);
-        module.session(wide(hSession))?.set_pin(&old, &new)
+        let (session, (old, new)) = session(module, hSession, both(old.pin(), new.pin()))?;
+        session.set_pin(&old, &new)
     })
 }
 

@@ -3,7 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Input, Output, wide};
-use super::{enter, exchange, operation, start};
+use super::{both, enter, exchange, operation, readable, start};
 use crate::mechanism::Params;
 use crate::token::{Kind, Session};
 
@@ -46,7 +46,7 @@ pub unsafe extern "C" fn C_Verify(
                 Input::new("pSignature", pSignature, ulSignatureLen),
             )
         };
-        let arguments = data.data().and_then(|data| Ok((data, signature.signature()?)));
+        let arguments = both(data.data(), signature.signature());
         let (session, (data, signature)) = operation(module, hSession, &[Kind::Verify], arguments)?;
         session.verify(&data, &signature)
     })
@@ -147,10 +147,10 @@ pub unsafe extern "C" fn C_VerifySignatureInit(
 ) -> CK_RV {
     enter("C_VerifySignatureInit", |module| {
         // SAFETY: this function's own contract.
-        let signature =
-            unsafe { Input::new("pSignature", pSignature, ulSignatureLen) }.signature()?;
+        let signature = unsafe { Input::new("pSignature", pSignature, ulSignatureLen) }.signature();
+        let signature = readable(signature)?;
         let init = |session: &Session, mechanism, params: &Params| {
-            session.verify_signature_init(mechanism, params, wide(hKey), &signature)
+            session.verify_signature_init(mechanism, params, wide(hKey), &signature?)
         };
         // SAFETY: this function's own contract.
         unsafe { start(module, hSession, Kind::Verify, pMechanism, init) }

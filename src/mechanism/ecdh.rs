@@ -84,7 +84,7 @@ fn derive(
     chip: &Chip<'_>,
 ) -> Result<Zeroizing<Vec<u8>>> {
     let Params::Ecdh { kdf, shared, public } = params else {
-        return Err(Error::MechanismParamInvalid("CK_ECDH1_DERIVE_PARAMS is missing"));
+        return Err(params.refused("CK_ECDH1_DERIVE_PARAMS is missing"));
     };
     // Everything that can be refused is refused before the TPM is asked.
     let kdf = kdf_of(*kdf)?;

@@ -35,6 +35,8 @@ pub enum Params {
         /// pPublicData: the other side's point, raw or DER-wrapped
         public: Vec<u8>,
     },
+    /// Not what the mechanism takes, and why.
+    Invalid(&'static str),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
     Bytes(Vec<u8>),
 }
@@ -47,7 +49,16 @@ impl Params {
     pub fn none(&self) -> Result<()> {
         match self {
             Params::None => Ok(()),
-            _ => Err(Error::MechanismParamInvalid("this mechanism has no parameter")),
+            _ => Err(self.refused("this mechanism has no parameter")),
+        }
+    }
+
+    /// The error for a parameter that is not the one wanted: what is wrong with it, or, if it is another
+    /// mechanism's, what the wanted one is.
+    pub fn refused(&self, wanted: &'static str) -> Error {
+        match self {
+            Params::Invalid(why) => Error::MechanismParamInvalid(why),
+            _ => Error::MechanismParamInvalid(wanted),
         }
     }
 }

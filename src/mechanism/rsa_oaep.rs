@@ -32,7 +32,7 @@ struct Oaep {
 impl Oaep {
     fn of(params: &Params, key: &PublicKey) -> Result<Self> {
         let Params::Oaep { hash, mgf, label } = params else {
-            return Err(Error::MechanismParamInvalid("CK_RSA_PKCS_OAEP_PARAMS is missing"));
+            return Err(params.refused("CK_RSA_PKCS_OAEP_PARAMS is missing"));
         };
         let limit = pad::oaep_limit(*hash, key.len())
             .ok_or_else(|| Error::KeySizeRange("the modulus is too short for this hash".into()))?;

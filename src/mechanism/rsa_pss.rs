@@ -55,7 +55,7 @@ struct Pss {
 impl Pss {
     fn of(row: &Mechanism, params: &Params, key: &PublicKey) -> Result<Self> {
         let Params::Pss { hash, mgf, salt_length } = *params else {
-            return Err(Error::MechanismParamInvalid("CK_RSA_PKCS_PSS_PARAMS is missing"));
+            return Err(params.refused("CK_RSA_PKCS_PSS_PARAMS is missing"));
         };
         if row.hash.is_some_and(|own| own != hash) {
             return Err(Error::MechanismParamInvalid("hashAlg is not the mechanism's own hash"));

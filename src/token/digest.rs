@@ -55,15 +55,13 @@ impl Session {
     /// `OperationNotInitialized`, `KeyInvalid`, `KeyIndigestible`
     pub fn digest_key(&self, key: u64) -> Result<()> {
         self.alive()?;
+        let object = self.key_object(key);
         let mut operations = self.operations.lock();
+        if object.is_err() {
+            operations.digest.end();
+        }
+        let object = object?;
         operations.digest.update(|work| {
-            let object = self.token.object(key).map_err(|error| match error {
-                Error::ObjectInvalid => Error::KeyInvalid,
-                other => other,
-            })?;
-            if object.key_type().is_none() {
-                return Err(Error::KeyInvalid);
-            }
             let readable = object.class() == CKO_SECRET_KEY
                 && !object.is(CKA_SENSITIVE)
                 && object.is(CKA_EXTRACTABLE);

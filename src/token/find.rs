@@ -36,6 +36,9 @@ impl Session {
         self.alive()?;
         let call = self.call(CKF_FIND_OBJECTS);
         let mut operations = self.operations.lock();
+        if operations.find.active() {
+            return Err(Error::OperationActive);
+        }
         operations.find.begin(|| self.matching(template, &call))?;
         operations.last_init = Some(Kind::Find);
         Ok(())

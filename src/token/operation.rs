@@ -88,15 +88,17 @@ impl<T> Default for Progress<T> {
 }
 
 impl<T> Progress<T> {
-    /// C_XxxInit: starts an operation unless one is in progress.
+    /// C_XxxInit: starts an operation unless one is in progress. What is wrong with key and mechanism is
+    /// said first.
     ///
     /// # Errors
     /// `OperationActive`; what `make` answers.
     pub fn begin(&mut self, make: impl FnOnce() -> Result<T>) -> Result<()> {
+        let work = make()?;
         if self.active() {
             return Err(Error::OperationActive);
         }
-        self.0 = State::Going { work: make()?, parts: false };
+        self.0 = State::Going { work, parts: false };
         Ok(())
     }
 

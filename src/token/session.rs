@@ -249,6 +249,15 @@ impl Session {
         }))
     }
 
+    /// The key of a handle.
+    pub(super) fn key_object(&self, key: u64) -> Result<Object> {
+        match self.token.object(key) {
+            Ok(object) if object.key_type().is_some() => Ok(object),
+            Ok(_) | Err(Error::ObjectInvalid) => Err(Error::KeyInvalid),
+            Err(other) => Err(other),
+        }
+    }
+
     /// The key of a handle and the mechanism for it, if the TPM can do what `flag` (CKF_) says.
     pub(super) fn key(
         &self,
@@ -256,13 +265,7 @@ impl Session {
         key: u64,
         flag: u64,
     ) -> Result<(&'static Mechanism, Object)> {
-        let object = self.token.object(key).map_err(|error| match error {
-            Error::ObjectInvalid => Error::KeyInvalid,
-            other => other,
-        })?;
-        if object.key_type().is_none() {
-            return Err(Error::KeyInvalid);
-        }
+        let object = self.key_object(key)?;
         Ok((self.row(mechanism, flag)?, object))
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)] // C functions are called here.
 
+use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 use std::path::Path;
 
@@ -13,12 +14,14 @@ pub struct Memory {
     pub bytes: Vec<u8>,
     /// Offsets of pointers, and what they point to.
     pub pointers: Vec<(usize, Memory)>,
+    /// Offsets of pointers to this memory's own beginning.
+    pub selves: Vec<usize>,
 }
 
 impl Memory {
     /// Memory that the function reads.
     pub fn of(bytes: impl Into<Vec<u8>>) -> Memory {
-        Memory { bytes: bytes.into(), pointers: Vec::new() }
+        Memory { bytes: bytes.into(), ..Memory::default() }
     }
 
     /// Memory that the function writes, filled with a pattern that no test takes for an answer.
@@ -42,18 +45,15 @@ impl Memory {
         self.bytes.extend([0; 8]);
     }
 
+    /// Adds a pointer to the beginning of this memory.
+    pub fn push_self(&mut self) {
+        self.selves.push(self.bytes.len());
+        self.bytes.extend([0; 8]);
+    }
+
     /// The CK_ULONG at an offset.
     pub fn word_at(&self, at: usize) -> u64 {
         u64::from_ne_bytes(self.bytes[at..at + 8].try_into().expect("eight bytes"))
-    }
-
-    /// Puts addresses into the places of the pointers.
-    fn link(&mut self) {
-        for (at, memory) in &mut self.pointers {
-            memory.link();
-            let address = memory.bytes.as_mut_ptr() as u64;
-            self.bytes[*at..*at + 8].copy_from_slice(&address.to_ne_bytes());
-        }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -64,6 +64,8 @@ impl Memory {
             out.extend((*at as u64).to_le_bytes());
             memory.write(out);
         }
+        out.extend((self.selves.len() as u64).to_le_bytes());
+        out.extend(self.selves.iter().flat_map(|at| (*at as u64).to_le_bytes()));
     }
 
     fn read(from: &mut &[u8]) -> Memory {
@@ -71,7 +73,9 @@ impl Memory {
         let bytes = read_bytes(from, length);
         let count = read_u64(from);
         let pointers = (0..count).map(|_| (read_u64(from) as usize, Memory::read(from))).collect();
-        Memory { bytes, pointers }
+        let count = read_u64(from);
+        let selves = (0..count).map(|_| read_u64(from) as usize).collect();
+        Memory { bytes, pointers, selves }
     }
 }
 
@@ -82,6 +86,8 @@ pub enum Argument {
     Word(u64),
     /// A pointer to this.
     Memory(Memory),
+    /// A pointer into the memory of another argument: its index, and an offset.
+    Inside(usize, usize),
 }
 
 impl Argument {
@@ -92,7 +98,7 @@ impl Argument {
     pub fn memory(&self) -> &Memory {
         match self {
             Argument::Memory(memory) => memory,
-            Argument::Word(_) => panic!("this argument is no pointer"),
+            _ => panic!("this argument has no memory of its own"),
         }
     }
 }
@@ -149,6 +155,11 @@ pub fn arguments_to_bytes(arguments: &[Argument]) -> Vec<u8> {
                 out.push(1);
                 memory.write(&mut out);
             }
+            Argument::Inside(argument, offset) => {
+                out.push(2);
+                out.extend((*argument as u64).to_le_bytes());
+                out.extend((*offset as u64).to_le_bytes());
+            }
         }
     }
     out
@@ -160,7 +171,11 @@ pub fn arguments_from_bytes(mut from: &[u8]) -> Vec<Argument> {
     (0..count)
         .map(|_| match read_bytes(&mut from, 1)[0] {
             0 => Argument::Word(read_u64(&mut from)),
-            _ => Argument::Memory(Memory::read(&mut from)),
+            1 => Argument::Memory(Memory::read(&mut from)),
+            _ => {
+                let argument = read_u64(&mut from) as usize;
+                Argument::Inside(argument, read_u64(&mut from) as usize)
+            }
         })
         .collect()
 }
@@ -202,21 +217,145 @@ impl Library {
         let Ok(symbol) = (unsafe { self.0.get::<*const c_void>(name.as_bytes()) }) else {
             panic!("the module has no {}", call.function);
         };
-        let words: Vec<u64> = call
+        let mut fences = Fences::default();
+        let mut words: Vec<u64> = call
             .arguments
-            .iter_mut()
+            .iter()
             .map(|argument| match argument {
                 Argument::Word(word) => *word,
-                Argument::Memory(memory) => {
-                    memory.link();
-                    memory.bytes.as_mut_ptr() as u64
-                }
+                Argument::Memory(memory) => fences.lay(memory),
+                Argument::Inside(..) => 0,
             })
             .collect();
+        for (at, argument) in call.arguments.iter().enumerate() {
+            if let Argument::Inside(other, offset) = argument {
+                words[at] = words[*other] + *offset as u64;
+            }
+        }
         // SAFETY: every parameter of every PKCS#11 function is a CK_ULONG or a pointer, which the
         // calling conventions of 64-bit Linux pass alike; that the numbers mean what the function
         // expects is the test's affair, and may be wrong on purpose.
-        unsafe { invoke(*symbol, &words) }
+        let rv = unsafe { invoke(*symbol, &words) };
+        fences.lift(&call.function, &mut call.arguments);
+        rv
+    }
+}
+
+/// What lies round memory that a function is given; no test takes it for an answer.
+const CANARY: u8 = 0xC9;
+static CANARIES: [u8; PAGE] = [CANARY; PAGE];
+/// Bytes of a page of every host that the tests run on, or more.
+const PAGE: usize = 4096;
+
+/// Memory between two pages that nobody may touch, so that a function that reads or writes far beyond
+/// it dies of it.
+struct Fenced {
+    at: *mut u8,
+    /// Bytes between the fences.
+    room: usize,
+}
+
+impl Fenced {
+    fn new(bytes: usize) -> Fenced {
+        let room = bytes.max(1).next_multiple_of(PAGE);
+        // SAFETY: new memory at no address of anybody's; only what lies between its first and its
+        // last page is made usable.
+        unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let whole =
+                libc::mmap(std::ptr::null_mut(), room + 2 * PAGE, libc::PROT_NONE, flags, -1, 0);
+            assert_ne!(whole, libc::MAP_FAILED, "no memory for {bytes} bytes");
+            let at = whole.cast::<u8>().add(PAGE);
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            assert_eq!(libc::mprotect(at.cast(), room, protection), 0);
+            Fenced { at, room }
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `room` bytes that only this value knows; functions that were given their address
+        // have returned.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.room) }
+    }
+}
+
+thread_local! {
+    /// Fenced memory to use again: mapping is what costs. Never unmapped: a thread of an application
+    /// lives as long as its process.
+    static SPARE: RefCell<Vec<Fenced>> = const { RefCell::new(Vec::new()) };
+    /// How many calls this thread has made: the next one lays its memory otherwise.
+    static TURN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The memory of one call while it runs. It ends at a page that cannot be touched, or begins behind
+/// one, or has an odd address, in turn from call to call; what is left of its pages is canaries.
+#[derive(Default)]
+struct Fences(Vec<(Fenced, usize)>);
+
+impl Fences {
+    /// Lays out memory and what it points to; its address.
+    fn lay(&mut self, memory: &Memory) -> u64 {
+        let length = memory.bytes.len();
+        let spare = SPARE.with_borrow_mut(|spare| {
+            let all = spare.iter().enumerate();
+            let fits = all.filter(|(_, fenced)| fenced.room >= length + 8);
+            let least = fits.min_by_key(|(_, fenced)| fenced.room).map(|(index, _)| index);
+            least.map(|index| spare.swap_remove(index))
+        });
+        let mut fenced = spare.unwrap_or_else(|| Fenced::new(length + 8));
+        let end = fenced.room - length;
+        let offset = match TURN.get() % 3 {
+            0 => end,
+            1 => 0,
+            _ => end - 1 - (end & 1),
+        };
+        let at = fenced.at as u64 + offset as u64;
+        let bytes = fenced.bytes();
+        bytes.fill(CANARY);
+        bytes[offset..offset + length].copy_from_slice(&memory.bytes);
+        let index = self.0.len();
+        self.0.push((fenced, offset));
+        let mut pointers: Vec<_> = memory.selves.iter().map(|place| (*place, at)).collect();
+        for (place, memory) in &memory.pointers {
+            pointers.push((*place, self.lay(memory)));
+        }
+        for (place, to) in pointers {
+            let place = offset + place;
+            self.0[index].0.bytes()[place..place + 8].copy_from_slice(&to.to_ne_bytes());
+        }
+        at
+    }
+
+    /// Takes back what the function left, in the order of [`Fences::lay`].
+    fn lift(self, function: &str, arguments: &mut [Argument]) {
+        let mut laid = self.0.into_iter();
+        for argument in arguments {
+            if let Argument::Memory(memory) = argument {
+                Self::lift_one(function, &mut laid, memory);
+            }
+        }
+        TURN.set(TURN.get() + 1);
+    }
+
+    fn lift_one(
+        function: &str,
+        laid: &mut impl Iterator<Item = (Fenced, usize)>,
+        memory: &mut Memory,
+    ) {
+        let (mut fenced, offset) = laid.next().expect("as many as were laid");
+        let bytes = fenced.bytes();
+        let end = offset + memory.bytes.len();
+        memory.bytes.copy_from_slice(&bytes[offset..end]);
+        let mut beside = bytes[..offset].chunks(PAGE).chain(bytes[end..].chunks(PAGE));
+        if beside.any(|part| *part != CANARIES[..part.len()]) {
+            // A panic would only end this thread, and the test would wait for it.
+            eprintln!("{function} wrote beside the memory that it was given");
+            std::process::abort();
+        }
+        SPARE.with_borrow_mut(|spare| spare.push(fenced));
+        for (_, memory) in &mut memory.pointers {
+            Self::lift_one(function, laid, memory);
+        }
     }
 }
 
