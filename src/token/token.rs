@@ -106,7 +106,7 @@ impl Token {
     ) -> Result<Arc<Self>> {
         let gate = gate(&row)?;
         let srk = Arc::new(row.srk_name.clone());
-        let facts = facts(&store, &row);
+        let facts = facts(&home, &store, &row);
         Ok(Arc::new(Self {
             serial: row.serial,
             home,
@@ -156,7 +156,7 @@ impl Token {
                     state.srk = Arc::new(row.srk_name.clone());
                 }
                 if state.facts.is_none() {
-                    state.facts = facts(&self.store, &row);
+                    state.facts = facts(&self.home, &self.store, &row);
                 }
                 state.row = row;
                 state.change = change;
@@ -351,9 +351,11 @@ fn gate(row: &TokenRow) -> Result<Arc<Gate>> {
 }
 
 /// What the store knows about the TPM. A damaged note is no note.
-fn facts(store: &Store, row: &TokenRow) -> Option<Arc<Facts>> {
+fn facts(home: &Home, store: &Store, row: &TokenRow) -> Option<Arc<Facts>> {
     let bytes = store.facts(&row.srk_name).ok().flatten()?;
-    Facts::from_bytes(&bytes).map(Arc::new)
+    let facts = Facts::from_bytes(&bytes)?;
+    home.tpm.learn(&facts);
+    Some(Arc::new(facts))
 }
 
 fn gone() -> Error {

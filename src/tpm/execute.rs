@@ -15,8 +15,8 @@ use super::transport::{Transport, pause};
 use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
 use crate::recorder::Clock;
-use crate::sync::plain::atomic::Ordering;
 use crate::sync::plain::Instant;
+use crate::sync::plain::atomic::Ordering;
 
 /// What a handle stands for: the handle and the Name that binds it into an HMAC.
 #[derive(Debug, Clone, PartialEq, Eq)]

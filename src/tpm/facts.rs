@@ -1,7 +1,9 @@
 //! What this TPM is and can: asked once, kept in the store as bytes, so that listing mechanisms
 //! costs no command.
 
-use super::command::{Capability, GetCapability, TestRsa};
+use tss_esapi::constants::tss::TPM2_ALG_AES;
+
+use super::command::{Capability, Command, EncryptDecrypt2, GetCapability, TestParms, TestedParms};
 use super::execute::execute;
 use super::fault::Fault;
 use super::transport::Transport;
@@ -26,6 +28,8 @@ pub struct Facts {
     pub curves: Vec<Curve>,
     /// RSA modulus sizes accepted by TPM2_TestParms, in bits, ascending.
     pub rsa_bits: Vec<u16>,
+    /// Sizes of AES keys, in bits, ascending; none if the TPM does not have TPM2_EncryptDecrypt2.
+    pub aes_bits: Vec<u16>,
     /// Hashes implemented, of those we know.
     pub hashes: Vec<HashAlgorithm>,
     /// Command codes implemented.
@@ -51,6 +55,7 @@ impl Facts {
         list(&mut self.algorithms.iter().map(|id| u32::from(*id)));
         list(&mut self.curves.iter().map(|curve| u32::from(curve_id(*curve))));
         list(&mut self.rsa_bits.iter().map(|bits| u32::from(*bits)));
+        list(&mut self.aes_bits.iter().map(|bits| u32::from(*bits)));
         list(&mut self.hashes.iter().map(|hash| u32::from(hash.id())));
         list(&mut self.commands.iter().copied());
         out.u8(self.pin_indices.into());
@@ -86,6 +91,7 @@ impl Facts {
             algorithms: narrow(list()?),
             curves: narrow(list()?).into_iter().filter_map(curve_of).collect(),
             rsa_bits: narrow(list()?),
+            aes_bits: narrow(list()?),
             hashes: narrow(list()?).into_iter().filter_map(HashAlgorithm::of_id).collect(),
             commands: list()?,
             input_buffer,
@@ -118,7 +124,7 @@ impl Facts {
 }
 
 /// The layout of [`Facts::to_bytes`].
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// TPM_ECC_CURVE. Part 2 §6.4.
 fn curve_id(curve: Curve) -> u16 {
@@ -147,7 +153,20 @@ const RSA_SIZES: [u16; 4] = [1024, 2048, 3072, 4096];
 /// From this revision on (1.38) NV indices can be of type PIN_FAIL.
 const PIN_REVISION: u32 = 138;
 
-/// Asks the TPM: four lists and one TPM2_TestParms for each RSA size, about ten commands.
+/// AES sizes that are asked for, in bits. 128 is no question: parameter encryption uses it.
+const AES_SIZES: [u16; 2] = [192, 256];
+
+/// Whether the TPM takes a key of these parameters.
+fn takes(link: &mut dyn Transport, parms: TestedParms, call: &Call) -> Result<bool, Fault> {
+    match execute(link, &TestParms { parms }, &mut [], call) {
+        Ok(()) => Ok(true),
+        // The TPM answered, and not with yes.
+        Err(fault) if fault.code().is_some() => Ok(false),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Asks the TPM: four lists and one TPM2_TestParms for each size in question, about a dozen commands.
 pub(super) fn ask(link: &mut dyn Transport, call: &Call) -> Result<Facts, Fault> {
     let properties = list(link, Capability::Properties, FIXED, call)?;
     let property = |id: u32| properties.iter().find(|item| item.0 == id).map_or(0, |item| item.1);
@@ -164,11 +183,18 @@ pub(super) fn ask(link: &mut dyn Transport, call: &Call) -> Result<Facts, Fault>
     let commands = list(link, Capability::Commands, 0, call)?;
     let mut rsa_bits = Vec::new();
     for bits in RSA_SIZES {
-        match execute(link, &TestRsa { bits }, &mut [], call) {
-            Ok(()) => rsa_bits.push(bits),
-            // The TPM answered, and not with yes.
-            Err(fault) if fault.code().is_some() => {}
-            Err(fault) => return Err(fault),
+        if takes(link, TestedParms::Rsa { bits }, call)? {
+            rsa_bits.push(bits);
+        }
+    }
+    let commands: Vec<u32> = commands.into_iter().map(|item| item.0).collect();
+    let mut aes_bits = Vec::new();
+    if commands.contains(&EncryptDecrypt2::CODE) && algorithms.contains(&TPM2_ALG_AES) {
+        aes_bits.push(128);
+        for bits in AES_SIZES {
+            if takes(link, TestedParms::Aes { bits }, call)? {
+                aes_bits.push(bits);
+            }
         }
     }
     let hashes =
@@ -184,9 +210,10 @@ pub(super) fn ask(link: &mut dyn Transport, call: &Call) -> Result<Facts, Fault>
             .filter(|curve| curves.iter().any(|item| item.0 == u32::from(curve_id(*curve))))
             .collect(),
         rsa_bits,
+        aes_bits,
         hashes: hashes.into_iter().filter(|hash| algorithms.contains(&hash.id())).collect(),
         algorithms,
-        commands: commands.into_iter().map(|item| item.0).collect(),
+        commands,
         input_buffer: u16::try_from(property(INPUT_BUFFER)).unwrap_or(u16::MAX),
         pin_indices: revision >= PIN_REVISION,
     })
@@ -232,6 +259,7 @@ mod tests {
             algorithms: vec![1, 4, 11, 35],
             curves: vec![Curve::P256, Curve::P384],
             rsa_bits: vec![2048],
+            aes_bits: vec![128, 256],
             hashes: vec![HashAlgorithm::Sha1, HashAlgorithm::Sha256],
             commands: vec![0x15D, 0x193, 0x2000_0001],
             input_buffer: 1024,

@@ -8,13 +8,15 @@ use tss_esapi::constants::tss::{
     TPM2_ALG_SHA1, TPM2_ALG_SHA256, TPM2_ALG_SHA384, TPM2_ALG_SHA512, TPM2_CC_Duplicate,
     TPM2_CC_PolicyAuthValue, TPM2_CC_PolicyCommandCode, TPM2_CC_PolicyOR, TPM2_CC_PolicySecret,
 };
+use tss_esapi::interface_types::algorithm::SymmetricMode;
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
-use tss_esapi::interface_types::key_bits::RsaKeyBits;
+use tss_esapi::interface_types::key_bits::{AesKeyBits, RsaKeyBits};
 use tss_esapi::structures::{
     Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
     PublicBuilder, PublicEccParameters, PublicKeyRsa, PublicKeyedHashParameters,
-    PublicRsaParameters, RsaExponent, RsaScheme, SymmetricDefinitionObject,
+    PublicRsaParameters, RsaExponent, RsaScheme, SymmetricCipherParameters,
+    SymmetricDefinitionObject,
 };
 use tss_esapi::traits::{Marshall, UnMarshall};
 use zeroize::Zeroizing;
@@ -108,7 +110,26 @@ pub enum KeyUse {
         /// TPM2_ECDH_ZGen is allowed.
         derive: bool,
     },
+    /// An AES key: TPM2_EncryptDecrypt2 in every mode, both ways.
+    Aes {
+        /// 128, 192 or 256.
+        bits: u16,
+    },
+    /// The key of an HMAC with any hash of the chip, as TPM2_HMAC takes it. At most [`KEYED_LIMIT`] bytes;
+    /// the TPM makes one of 32.
+    Keyed,
+    /// A value that the chip gives back to whoever knows the authorization (TPM2_Unseal): for keys of
+    /// what it cannot do itself. At most [`SEALED_LIMIT`] bytes. It cannot be duplicated, for what may
+    /// leave is unsealed.
+    Sealed,
 }
+
+/// The most bytes of a [`KeyUse::Keyed`]: what TPM 2.0 Part 2 §11.1.13 lets the sensitive data of an
+/// object have at least (MAX_SYM_DATA), and the largest block of a hash that we know. libtpms takes
+/// exactly this. More than 64 bytes need a TPM with SHA-512; one byte is the least.
+pub const KEYED_LIMIT: usize = 128;
+/// The most bytes of a [`KeyUse::Sealed`] (MAX_SYM_DATA); one byte is the least.
+pub const SEALED_LIMIT: usize = 128;
 
 /// What to create: TPM2_Create's public template in our words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +162,7 @@ impl std::fmt::Debug for KeyBlob {
     }
 }
 
-/// What TPM2_Create answered.
+/// What TPM2_Create or TPM2_Import answered.
 #[derive(Debug, Clone)]
 pub struct NewKey {
     /// Marshalled TPMT_PUBLIC.
@@ -261,32 +282,82 @@ pub fn name_of(public: &[u8]) -> Result<Name, Fault> {
     Ok(name)
 }
 
+/// Where the secret part of a new object comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The TPM makes it.
+    Made,
+    /// We do; and which nameAlg the object has.
+    Given(HashingAlgorithm),
+}
+
 fn impossible<E>(_: E) -> Fault {
     Fault::bug("a public area that cannot be built")
 }
 
 impl KeySpec {
-    /// The marshalled TPMT_PUBLIC for TPM2_Create.
+    /// The marshalled TPMT_PUBLIC for TPM2_Create of a key that the TPM makes.
     ///
     /// # Errors
-    /// [`Trouble::KeySize`] for an RSA size that no TPM has.
+    /// [`Trouble::KeySize`] for a size that no TPM has.
     pub fn template(&self) -> Result<Vec<u8>, Fault> {
+        self.public_area(Origin::Made)
+    }
+
+    /// As [`KeySpec::template`], for a value that is given to TPM2_Create.
+    ///
+    /// # Errors
+    /// [`Trouble::KeySize`] for a value of another length than the key has, or can have;
+    /// [`Trouble::Bug`] for a key pair: those are imported.
+    pub(super) fn template_for(&self, value: &[u8]) -> Result<Vec<u8>, Fault> {
+        let length = value.len();
+        let fits = match self.usage {
+            KeyUse::Aes { bits } => length * 8 == usize::from(bits),
+            KeyUse::Keyed => (1..=KEYED_LIMIT).contains(&length),
+            KeyUse::Sealed => (1..=SEALED_LIMIT).contains(&length),
+            KeyUse::Rsa { .. } | KeyUse::Ec { .. } => {
+                return Err(Fault::bug("a key pair given to TPM2_Create"));
+            }
+        };
+        if !fits {
+            return Err(Fault::new(Trouble::KeySize));
+        }
+        // Where the key names no hash, the block of its nameAlg's is the limit (SHA-256: 64 bytes).
+        let hash = match self.usage {
+            KeyUse::Keyed if length > 64 => HashingAlgorithm::Sha512,
+            _ => HashingAlgorithm::Sha256,
+        };
+        self.public_area(Origin::Given(hash))
+    }
+
+    /// The marshalled TPMT_PUBLIC of an object as described.
+    fn public_area(&self, origin: Origin) -> Result<Vec<u8>, Fault> {
         let (sign, decrypt) = match self.usage {
-            KeyUse::Rsa { .. } => (true, true),
+            KeyUse::Rsa { .. } | KeyUse::Aes { .. } | KeyUse::Keyed => (true, true),
             KeyUse::Ec { sign, derive, .. } => (sign, derive),
+            KeyUse::Sealed => {
+                return sealed(match &self.always_authenticate {
+                    None => Seal::Value,
+                    Some(pin) => Seal::Policy(policy_secret(&ZERO, pin)),
+                });
+            }
         };
         let attributes = ObjectAttributesBuilder::new()
             .with_fixed_tpm(!self.extractable)
             .with_fixed_parent(!self.extractable)
-            .with_sensitive_data_origin(true)
+            .with_sensitive_data_origin(origin == Origin::Made)
             .with_user_with_auth(self.always_authenticate.is_none())
             .with_no_da(true)
             .with_sign_encrypt(sign)
             .with_decrypt(decrypt)
             .build()
             .map_err(impossible)?;
+        let name_hash = match origin {
+            Origin::Made => HashingAlgorithm::Sha256,
+            Origin::Given(hash) => hash,
+        };
         let builder = PublicBuilder::new()
-            .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
+            .with_name_hashing_algorithm(name_hash)
             .with_object_attributes(attributes)
             .with_auth_policy(policy_digest(&self.policy())?);
         let builder = match self.usage {
@@ -320,6 +391,21 @@ impl KeySpec {
                     ))
                     .with_ecc_unique_identifier(EccPoint::default())
             }
+            KeyUse::Aes { bits } => {
+                let key_bits =
+                    AesKeyBits::try_from(bits).map_err(|_| Fault::new(Trouble::KeySize))?;
+                let mode = SymmetricMode::Null;
+                builder
+                    .with_public_algorithm(PublicAlgorithm::SymCipher)
+                    .with_symmetric_cipher_parameters(SymmetricCipherParameters::new(
+                        SymmetricDefinitionObject::Aes { key_bits, mode },
+                    ))
+                    .with_symmetric_cipher_unique_identifier(Digest::default())
+            }
+            KeyUse::Keyed | KeyUse::Sealed => builder
+                .with_public_algorithm(PublicAlgorithm::KeyedHash)
+                .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
+                .with_keyed_hash_unique_identifier(Digest::default()),
         };
         builder.build().map_err(impossible)?.marshall().map_err(impossible)
     }

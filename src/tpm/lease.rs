@@ -17,22 +17,27 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::command::{Command, Create, EcdhZGen, GetRandom, RsaDecrypt, SignEcdsa};
+use super::command::{Command, GetRandom};
 use super::connection::{Connection, Shape};
 use super::execute::{Auth, Entity, execute};
 use super::facts::{self, Facts};
 use super::fault::{Fault, Trouble};
-use super::key::{PublicKey, public_key};
 use super::session::{HmacSession, PolicySession};
 use super::srk::Pinned;
 use super::state::{State, Tried};
 use super::transport::{Address, Broken, SLICE, Transport};
-use super::{Call, HashAlgorithm, KeyBlob, KeySpec, Limits, Name, NewKey};
+use super::{Call, KeyBlob, Limits, Name};
 use crate::config::{BusProtection, Leftovers};
 use crate::sync::plain::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::plain::thread::{self, JoinHandle};
 use crate::sync::plain::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use crate::sync::{Rank, held};
+
+/// TPM_PT_INPUT_BUFFER of every TPM that follows the PC Client profile, until we know.
+const INPUT_BUFFER: u32 = 1024;
+/// What is believed of that property: with more a command would not fit the transport.
+const LEAST_BUFFER: u16 = 64;
+const MOST_BUFFER: u16 = 3072;
 
 /// How one TPM is reached: a `[[tpm]]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +126,8 @@ pub(super) struct Inner {
     last_code: AtomicU32,
     /// The TPM refused a command that it was known to have: what is known of it is not to be relied on.
     changed: AtomicBool,
+    /// The most bytes of data in one command, as far as they are known.
+    input_buffer: AtomicU32,
 }
 
 /// Where the state lies while no call has it.
@@ -216,23 +223,39 @@ impl KeyLease {
 
     /// One command whose first handle is the key.
     pub fn execute<C: Command>(&mut self, command: &C) -> Result<C::Response, Fault> {
-        let Self { connection, call, blob, how, .. } = self;
+        if let Self { connection, call, how: How::Grant { policy, root }, .. } = self {
+            let (link, session) = connection.session(Some(root), call)?;
+            let auths = &mut [Auth::policy(policy).ending(), Auth::extra(session)];
+            return execute(link, command, auths, call);
+        }
+        let blob = self.blob.clone();
+        self.execute_as(command, &blob.authorization)
+    }
+
+    /// One command whose first handle is something else that the job made, with this authorization
+    /// value.
+    pub(super) fn execute_as<C: Command>(
+        &mut self,
+        command: &C,
+        authorization: &[u8; 32],
+    ) -> Result<C::Response, Fault> {
+        let Self { connection, call, how, .. } = self;
         match how {
-            How::Session => {
-                let (link, session) = connection.session(None, call)?;
-                let auth = Auth::hmac(session, &*blob.authorization);
-                execute(link, command, &mut [auth], call)
-            }
             How::Password => {
-                let auth = Auth::password(&*blob.authorization);
+                let auth = Auth::password(authorization);
                 execute(&mut connection.link, command, &mut [auth], call)
             }
-            How::Grant { policy, root } => {
-                let (link, session) = connection.session(Some(root), call)?;
-                let auths = &mut [Auth::policy(policy).ending(), Auth::extra(session)];
-                execute(link, command, auths, call)
+            How::Session | How::Grant { .. } => {
+                let (link, session) = connection.session(None, call)?;
+                let auth = Auth::hmac(session, authorization);
+                execute(link, command, &mut [auth], call)
             }
         }
+    }
+
+    /// Flushes something that the job made, unless it is gone.
+    pub(super) fn flush(&mut self, handle: u32) {
+        self.connection.flush(&[handle], &[]);
     }
 }
 
@@ -268,6 +291,7 @@ impl Tpm {
                 leaked: AtomicBool::new(false),
                 last_code: AtomicU32::new(0),
                 changed: AtomicBool::new(false),
+                input_buffer: AtomicU32::new(INPUT_BUFFER),
             }),
             reaper: Mutex::new(None),
         })
@@ -406,71 +430,6 @@ impl Tpm {
         }
     }
 
-    /// TPM2_Sign with ECDSA: (r, s), each as long as the curve's order, big-endian.
-    /// `digest` is exactly as long as `hash` says. One command on a warm key.
-    pub fn sign(
-        &self,
-        call: &Call,
-        key: &Key,
-        hash: HashAlgorithm,
-        digest: &[u8],
-    ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
-        let length = coordinate_length(&key.blob)?;
-        let (r, s) = self.with_key(call, key, |lease| {
-            let key = lease.key();
-            lease.execute(&SignEcdsa { key: &key, hash, digest })
-        })?;
-        Ok((padded(&r, length)?.to_vec(), padded(&s, length)?.to_vec()))
-    }
-
-    /// TPM2_RSA_Decrypt with scheme NULL: the raw private operation on `input`, which is exactly as
-    /// long as the modulus and smaller. The answer has the length of the modulus.
-    pub fn rsa_decrypt(
-        &self,
-        call: &Call,
-        key: &Key,
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let answer = self.with_key(call, key, |lease| {
-            let key = lease.key();
-            lease.execute(&RsaDecrypt { key: &key, input })
-        })?;
-        padded(&answer, input.len())
-    }
-
-    /// TPM2_ECDH_ZGen: the x coordinate of the shared point, as long as the curve's field.
-    pub fn ecdh(
-        &self,
-        call: &Call,
-        key: &Key,
-        x: &[u8],
-        y: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let length = coordinate_length(&key.blob)?;
-        let answer = self.with_key(call, key, |lease| {
-            let key = lease.key();
-            lease.execute(&EcdhZGen { key: &key, x, y })
-        })?;
-        padded(&answer, length)
-    }
-
-    /// TPM2_Create under the storage root key, through a salted session.
-    pub fn create(
-        &self,
-        call: &Call,
-        srk: &Name,
-        spec: &KeySpec,
-        authorization: &[u8; 32],
-    ) -> Result<NewKey, Fault> {
-        let public = spec.template()?;
-        self.with(call, Some(srk), |lease| {
-            let parent = Entity::from(&lease.srk()?);
-            let (link, session) = lease.salted()?;
-            let create = Create { parent: &parent, authorization, data: &[], public: &public };
-            execute(link, &create, &mut [Auth::hmac(session, &[])], call)
-        })
-    }
-
     /// TPM2_GetRandom, encrypted on the bus: one command, so at most the TPM's largest digest
     /// (32 to 64 bytes); the answer may be shorter than asked.
     pub fn random(
@@ -497,12 +456,24 @@ impl Tpm {
         let facts = self.with(call, None, |lease| facts::ask(lease.link(), call))?;
         self.hold(call)?.state()?.facts = Some(facts.clone());
         self.inner.changed.store(false, Ordering::Relaxed);
+        self.learn(&facts);
         Ok(facts)
     }
 
     /// Whether it refused a command since its facts were asked for: other firmware may run in it now.
     pub fn seems_changed(&self) -> bool {
         self.inner.changed.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what the store knows of this TPM: how much data goes into one command. No I/O.
+    pub fn learn(&self, facts: &Facts) {
+        let buffer = facts.input_buffer.clamp(LEAST_BUFFER, MOST_BUFFER);
+        self.inner.input_buffer.store(buffer.into(), Ordering::Relaxed);
+    }
+
+    /// How many bytes of data go into one command, a multiple of 16.
+    pub(super) fn input_buffer(&self) -> usize {
+        self.inner.input_buffer.load(Ordering::Relaxed) as usize / 16 * 16
     }
 
     /// The Name of the storage root key, which is created if there is none: what C_InitToken pins.
@@ -752,26 +723,4 @@ fn shape(address: Option<&Address>, said: Option<bool>) -> Shape {
         }
         (None, _) => Shape::Bare,
     }
-}
-
-/// The length of a coordinate on the key's curve, in bytes.
-fn coordinate_length(blob: &KeyBlob) -> Result<usize, Fault> {
-    match public_key(&blob.public)?.1 {
-        PublicKey::Ec { curve, .. } => Ok(curve.len()),
-        PublicKey::Rsa { .. } => Err(Fault::bug("an RSA key where an EC key is needed")),
-    }
-}
-
-/// A big-endian number with zeros before it.
-fn padded(number: &[u8], length: usize) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    let zeros = number.iter().take(number.len().saturating_sub(length));
-    if zeros.clone().any(|byte| *byte != 0) {
-        return Err(Fault::new(Trouble::Tampered("a number longer than the key's")));
-    }
-    let number = number.get(zeros.len()..).unwrap_or_default();
-    let mut bytes = Zeroizing::new(vec![0; length]);
-    if let Some(place) = bytes.get_mut(length - number.len()..) {
-        place.copy_from_slice(number);
-    }
-    Ok(bytes)
 }

@@ -11,6 +11,7 @@ pub mod facts;
 pub mod fault;
 pub mod health;
 pub mod key;
+mod keys;
 pub mod lease;
 mod ledger;
 mod leftovers;
@@ -32,7 +33,7 @@ use std::time::Duration;
 use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::AtomicBool;
 
-pub use command::Class;
+pub use command::{CipherMode, Class, Direction};
 pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};

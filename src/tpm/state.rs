@@ -457,8 +457,9 @@ impl State {
         self.root = connection.seen_root().cloned().or(self.root.take());
         if inner.shape == Shape::Managed {
             self.gap.commands += connection.link.take_session_commands();
-            // A connection without its key is of no use.
-            if connection.has(&key.blob.id) && !connection.link.is_broken() {
+            // A connection without its key is of no use; one with more than that is closed, which flushes.
+            let whole = connection.has(&key.blob.id) && connection.strays().is_empty();
+            if whole && !connection.link.is_broken() {
                 self.keys.push(connection);
             }
         } else {

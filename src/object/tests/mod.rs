@@ -97,6 +97,7 @@ pub(super) fn pair(
     let made = match plan.spec.usage {
         crate::tpm::KeyUse::Rsa { bits, .. } => made_rsa(bits),
         crate::tpm::KeyUse::Ec { .. } => made_ec(),
+        other => panic!("{other:?} is no key pair"),
     };
     plan.finish(&made)
 }

@@ -8,6 +8,7 @@ mod key;
 mod nv;
 mod object;
 mod policy;
+mod symmetric;
 mod system;
 
 pub use context::{ContextLoad, ContextSave, EvictControl, FlushContext};
@@ -20,9 +21,12 @@ pub use policy::{
     PolicyAuthValue, PolicyCommandCode, PolicyGetDigest, PolicyOr, PolicySecret, StartAuthSession,
     StartedSession,
 };
+pub use symmetric::{
+    CipherMode, Direction, EncryptDecrypt2, Hmac, HmacStart, SequenceComplete, SequenceUpdate,
+};
 pub use system::{
-    Capability, GetCapability, GetRandom, GetTestResult, Listed, Startup, StirRandom, TestResult,
-    TestRsa,
+    Capability, GetCapability, GetRandom, GetTestResult, Listed, Startup, StirRandom, TestParms,
+    TestResult, TestedParms,
 };
 
 use super::execute::Entity;

@@ -1,8 +1,8 @@
 //! The TPM itself: Part 3 §9 (startup), §10 (testing), §16 (random numbers), §30 (capabilities).
 
 use tss_esapi::constants::tss::{
-    TPM2_ALG_NULL, TPM2_ALG_RSA, TPM2_CAP_ALGS, TPM2_CAP_COMMANDS, TPM2_CAP_ECC_CURVES,
-    TPM2_CAP_HANDLES, TPM2_CAP_TPM_PROPERTIES,
+    TPM2_ALG_AES, TPM2_ALG_NULL, TPM2_ALG_RSA, TPM2_ALG_SYMCIPHER, TPM2_CAP_ALGS,
+    TPM2_CAP_COMMANDS, TPM2_CAP_ECC_CURVES, TPM2_CAP_HANDLES, TPM2_CAP_TPM_PROPERTIES,
 };
 use zeroize::Zeroizing;
 
@@ -186,21 +186,42 @@ impl Command for StirRandom<'_> {
     }
 }
 
-/// TPM2_TestParms of an RSA key that is neither restricted nor bound to a scheme: succeeds if the TPM
-/// has keys of this size.
-pub struct TestRsa {
-    /// Modulus size in bits.
-    pub bits: u16,
+/// TPM2_TestParms: succeeds if the TPM has such keys.
+pub struct TestParms {
+    /// Of what.
+    pub parms: TestedParms,
 }
 
-impl Command for TestRsa {
+/// TPMT_PUBLIC_PARMS of a key that is neither restricted nor bound to a scheme or mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestedParms {
+    /// An RSA key.
+    Rsa {
+        /// Modulus size in bits.
+        bits: u16,
+    },
+    /// An AES key.
+    Aes {
+        /// Its size.
+        bits: u16,
+    },
+}
+
+impl Command for TestParms {
     const CODE: u32 = 0x018A;
     const NAME: &'static str = "TPM2_TestParms";
     const CLASS: Class = Class::Normal;
     type Response = ();
 
     fn write(&self, out: &mut Writer) {
-        out.u16(TPM2_ALG_RSA).u16(TPM2_ALG_NULL).u16(TPM2_ALG_NULL).u16(self.bits).u32(0);
+        match self.parms {
+            TestedParms::Rsa { bits } => {
+                out.u16(TPM2_ALG_RSA).u16(TPM2_ALG_NULL).u16(TPM2_ALG_NULL).u16(bits).u32(0)
+            }
+            TestedParms::Aes { bits } => {
+                out.u16(TPM2_ALG_SYMCIPHER).u16(TPM2_ALG_AES).u16(bits).u16(TPM2_ALG_NULL)
+            }
+        };
     }
 
     fn read(&self, _: Option<u32>, _: &mut Reader<'_>) -> Result<(), Fault> {

@@ -3,7 +3,8 @@
 use super::super::testing::Swtpm;
 use super::*;
 use crate::crypto::ec::Curve;
-use crate::tpm::KeyUse;
+use crate::tpm::key::{PublicKey, public_key};
+use crate::tpm::{HashAlgorithm, KeySpec, KeyUse};
 
 fn spec() -> KeySpec {
     KeySpec {
@@ -314,15 +315,9 @@ fn facts_are_those_of_swtpm_and_asked_once() {
     assert!(facts.hashes.contains(&HashAlgorithm::Sha256));
     assert!(facts.has_command(SIGN) && !facts.has_command(0x1FF));
     assert_eq!(facts.input_buffer, 1024);
+    assert!(facts.aes_bits.contains(&128) && facts.aes_bits.contains(&256));
     assert!(facts.pin_indices);
     swtpm.take_record();
     assert_eq!(tpm.facts(&tpm.call()).unwrap(), facts);
     assert!(swtpm.take_record().is_empty());
-}
-
-#[test]
-fn a_number_is_padded_and_never_cut() {
-    assert_eq!(**padded(&[1, 2], 4).unwrap(), [0, 0, 1, 2]);
-    assert_eq!(**padded(&[0, 0, 1, 2], 2).unwrap(), [1, 2]);
-    assert!(padded(&[1, 2, 3], 2).is_err());
 }
