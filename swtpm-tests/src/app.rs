@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -85,13 +85,13 @@ fn run_lane(
     for job in jobs {
         let mut answer = lane.to_le_bytes().to_vec();
         if job[0] == FORK {
+            // The parent's wire is the parent's: as long as a copy is open, the test could not see the
+            // parent end. Asked before, for in the child the lock may be held by nobody that is there.
+            let copy = answers.lock().map_or(-1, |stream| stream.as_raw_fd());
             // SAFETY: the child uses nothing of the other threads but the allocator, which glibc
             // keeps usable, and this is what the test wants to see the module survive.
             match unsafe { libc::fork() } {
                 0 => {
-                    // The parent's wire is the parent's: as long as a copy is open, the test
-                    // could not see the parent end.
-                    let copy = answers.lock().map_or(-1, |stream| stream.as_raw_fd());
                     // SAFETY: the child never uses these two again.
                     unsafe {
                         libc::close(copy);
@@ -133,8 +133,13 @@ struct Wire {
 impl Wire {
     /// Takes the next process that connects.
     fn accept(listener: &UnixListener) -> Wire {
-        let (mut stream, _) = accept_within(listener, Duration::from_secs(20));
-        let hello = receive(&mut stream).expect("the process says its id");
+        Wire::try_accept(listener).expect("the application starts, and says its id")
+    }
+
+    /// As [`Wire::accept`]; `None` if nobody comes.
+    fn try_accept(listener: &UnixListener) -> Option<Wire> {
+        let (mut stream, _) = accept_within(listener, Duration::from_secs(20))?;
+        let hello = receive(&mut stream).ok()?;
         let process = u32::from_le_bytes(hello[..4].try_into().expect("four bytes"));
         let waiting: Arc<Waiting> = Arc::default();
         let mut reader = stream.try_clone().expect("a second descriptor");
@@ -153,10 +158,15 @@ impl Wire {
                 waiting.lock().expect("nobody panics").clear();
             }
         });
-        Wire { process, stream: Mutex::new(stream), waiting, lanes: AtomicU32::new(1) }
+        Some(Wire { process, stream: Mutex::new(stream), waiting, lanes: AtomicU32::new(1) })
     }
 
     fn ask(&self, kind: u8, lane: u32, body: &[u8]) -> Option<(u64, Vec<u8>)> {
+        self.begin(kind, lane, body)?.recv().ok()
+    }
+
+    /// Where the answer will be.
+    fn begin(&self, kind: u8, lane: u32, body: &[u8]) -> Option<Receiver<(u64, Vec<u8>)>> {
         let (sender, answer) = channel();
         self.waiting.lock().expect("nobody panics").insert(lane, sender);
         let mut stream = self.stream.lock().expect("nobody panics");
@@ -164,20 +174,19 @@ impl Wire {
             return None;
         }
         drop(stream);
-        answer.recv().ok()
+        Some(answer)
     }
 }
 
 fn accept_within(
     listener: &UnixListener,
     patience: Duration,
-) -> (UnixStream, std::os::unix::net::SocketAddr) {
+) -> Option<(UnixStream, std::os::unix::net::SocketAddr)> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut descriptors = [PollFd::new(listener, PollFlags::IN)];
     let limit = Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: 0 };
     let ready = poll(&mut descriptors, Some(&limit)).is_ok_and(|count| count > 0);
-    assert!(ready, "the application did not start within {patience:?}");
-    listener.accept().expect("it connects")
+    if ready { listener.accept().ok() } else { None }
 }
 
 /// One thread of an application.
@@ -194,6 +203,33 @@ impl Door for Lane {
         };
         call.arguments = arguments_from_bytes(&arguments);
         rv
+    }
+}
+
+/// What a mortal thread's call returns when the process ended in it. No CK_RV of the module.
+pub const GONE: u64 = u64::MAX;
+/// What a mortal thread's call returns when it took longer than its limit.
+pub const HUNG: u64 = u64::MAX - 1;
+
+/// One thread of an application that may be killed at any moment, each call with a limit.
+#[derive(Debug)]
+struct Mortal {
+    lane: Lane,
+    limit: Duration,
+}
+
+impl Door for Mortal {
+    fn call(&self, call: &mut Call) -> u64 {
+        let Lane { wire, number } = &self.lane;
+        let Some(answer) = wire.begin(CALL, *number, &call.to_bytes()) else { return GONE };
+        match answer.recv_timeout(self.limit) {
+            Ok((rv, arguments)) => {
+                call.arguments = arguments_from_bytes(&arguments);
+                rv
+            }
+            Err(RecvTimeoutError::Timeout) => HUNG,
+            Err(RecvTimeoutError::Disconnected) => GONE,
+        }
     }
 }
 
@@ -227,6 +263,23 @@ impl App {
     pub fn thread(&self) -> Ck {
         let number = self.wire.lanes.fetch_add(1, Ordering::SeqCst);
         Ck::new(Arc::new(Lane { wire: self.wire.clone(), number }))
+    }
+
+    /// As [`App::thread`], for an application that may be killed meanwhile: a call then returns
+    /// [`GONE`], and one that takes longer than `limit` [`HUNG`].
+    pub fn mortal_thread(&self, limit: Duration) -> Arc<dyn Door> {
+        let number = self.wire.lanes.fetch_add(1, Ordering::SeqCst);
+        Arc::new(Mortal { lane: Lane { wire: self.wire.clone(), number }, limit })
+    }
+
+    /// As [`App::fork`], or `None` if the application was killed meanwhile, or fork does not end
+    /// within `limit`.
+    pub fn try_fork(&self, limit: Duration) -> Option<App> {
+        self.wire.begin(FORK, 0, &[])?.recv_timeout(limit).ok()?;
+        let wire = Arc::new(Wire::try_accept(&self.listener)?);
+        let ck = Ck::new(Arc::new(Lane { wire: wire.clone(), number: 0 }));
+        let (listener, output) = (self.listener.clone(), self.output.clone());
+        Some(App { process: None, wire, listener, output, ck })
     }
 
     /// fork(2) in the application's first thread: the child, as an application of its own.

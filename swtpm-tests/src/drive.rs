@@ -129,7 +129,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Generates one on a random curve, or of RSA; `extra` goes into both templates.
+    /// Generates one on a random curve, or of RSA; `extra` goes into the templates of the public and
+    /// the private key.
     ///
     /// # Errors
     /// The call's that failed, or that OpenSSL does not take the public key.
@@ -138,7 +139,7 @@ impl Pair {
         session: u64,
         kind: Kind,
         random: &mut Random,
-        extra: &[Attribute],
+        extra: [&[Attribute]; 2],
     ) -> Result<Pair, Failure> {
         let (mechanism, size, uses): (_, _, &[[u64; 2]]) = match kind {
             Kind::Ec => {
@@ -165,8 +166,8 @@ impl Pair {
             }
             private.push(flag(*of_private, true));
         }
-        public.extend_from_slice(extra);
-        private.extend_from_slice(extra);
+        public.extend_from_slice(extra[0]);
+        private.extend_from_slice(extra[1]);
         let answer = ck.generate_pair(session, mechanism, &public, &private);
         let (public, private) = by("C_GenerateKeyPair", answer)?;
         let info = by("C_GetAttributeValue", ck.attribute(session, public, CKA_PUBLIC_KEY_INFO))?;
@@ -690,8 +691,7 @@ impl Drive<'_> {
     }
 
     fn generate(&self, kind: Kind, random: &mut Random) -> Outcome {
-        let extra = [flag(CKA_TOKEN, false)];
-        let pair = Pair::generate(self.ck, self.session, kind, random, &extra)?;
+        let pair = Pair::generate(self.ck, self.session, kind, random, [&[], &[]])?;
         // That the halves belong together, a signature says.
         let mechanism = if kind == Kind::Ec { CKM_ECDSA_SHA256 } else { CKM_SHA256_RSA_PKCS };
         let signing = driver(mechanism, CKF_SIGN).expect("there is one");

@@ -17,6 +17,7 @@ pub mod secrets;
 pub mod shim;
 pub mod spawn;
 pub mod swtpm;
+pub mod torture;
 pub mod wire;
 
 pub use app::App;

@@ -12,7 +12,7 @@ fn whatever_the_module_advertises_is_driven_and_right() {
     let random = &mut Random::new(1);
     let drivers = advertised(&app, app.slot_of(LABEL).expect("the token")).expect("drivers");
     let pairs = [Kind::Ec, Kind::Rsa]
-        .map(|kind| Pair::generate(&app, session, kind, random, &[]).expect("a pair"));
+        .map(|kind| Pair::generate(&app, session, kind, random, [&[], &[]]).expect("a pair"));
 
     for driver in &drivers {
         let pair = pairs.iter().find(|pair| Some(pair.kind) == driver.wants());

@@ -280,6 +280,11 @@ impl Shim {
         Record(lock(&self.inner.record)[mark..].to_vec())
     }
 
+    /// Forgets what is recorded; marks made before mean nothing any more.
+    pub fn forget(&self) {
+        lock(&self.inner.record).clear();
+    }
+
     /// What was recorded while `job` ran, and its result.
     pub fn watch<T>(&self, job: impl FnOnce() -> T) -> (Record, T) {
         let mark = self.mark();

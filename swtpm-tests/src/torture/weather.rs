@@ -1,0 +1,234 @@
+//! What was injected when, and which return values that permits.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use cryptoki_sys::*;
+
+use crate::drive::Random;
+use crate::shim::{Action, Fault};
+use crate::wire;
+
+/// How long after its end a fault may still be felt: the module asks no TPM for two seconds after three
+/// transport failures in a row, and a machine under load is late.
+const TAIL: Duration = Duration::from_secs(4);
+
+/// A kind of fault: how it comes about, and which return values it permits beside CKR_DEVICE_ERROR.
+#[derive(Debug, Clone)]
+pub struct Gust {
+    /// What the shim is to do.
+    pub fault: Fault,
+    permits: &'static [(&'static [&'static str], u64)],
+}
+
+const ANY: &[&str] = &[];
+const LOGIN: &[&str] = &["C_Login"];
+const SIGN: &[&str] = &["C_Sign", "C_SignFinal", "C_SignRecover"];
+
+/// Response codes of Part 2 §6.6 and what the module makes of each if it lasts. The replay of a
+/// command, waiting, flushing come before that.
+const CODES: &[(u32, &[(&[&str], u64)])] = &[
+    // RETRY, YIELDED, CANCELED, TESTING, NV_RATE, NV_UNAVAILABLE, LOCKOUT
+    (0x922, &[]),
+    (0x908, &[]),
+    (0x909, &[]),
+    (0x90A, &[]),
+    (0x920, &[]),
+    (0x923, &[]),
+    (0x921, &[]),
+    // OBJECT_MEMORY, OBJECT_HANDLES, SESSION_MEMORY, SESSION_HANDLES, MEMORY
+    (0x902, &[(ANY, CKR_DEVICE_MEMORY)]),
+    (0x906, &[(ANY, CKR_DEVICE_MEMORY)]),
+    (0x903, &[(ANY, CKR_DEVICE_MEMORY)]),
+    (0x905, &[(ANY, CKR_DEVICE_MEMORY)]),
+    (0x904, &[(ANY, CKR_DEVICE_MEMORY)]),
+    // CONTEXT_GAP, TOO_MANY_CONTEXTS, INITIALIZE
+    (0x901, &[]),
+    (0x12E, &[]),
+    (0x100, &[]),
+    // INTEGRITY, HANDLE, REFERENCE_H0, REFERENCE_S0
+    (0x1DF, &[]),
+    (0x18B, &[]),
+    (0x910, &[]),
+    (0x918, &[]),
+    // AUTH_FAIL, BAD_AUTH, AUTH_UNAVAILABLE: at the gate they are about the PIN
+    (0x98E, &[(LOGIN, CKR_PIN_INCORRECT)]),
+    (0x9A2, &[(LOGIN, CKR_PIN_INCORRECT)]),
+    (0x12F, &[(LOGIN, CKR_PIN_LOCKED)]),
+    // POLICY_FAIL, EXPIRED, PCR_CHANGED
+    (0x99D, &[(SIGN, CKR_FUNCTION_REJECTED)]),
+    (0x9A3, &[(SIGN, CKR_FUNCTION_REJECTED)]),
+    (0x128, &[(SIGN, CKR_FUNCTION_REJECTED)]),
+    // VALUE, SIZE, SCHEME of the first parameter, CURVE, KEY_SIZE, ECC_POINT
+    (0x1C4, FORMAT),
+    (0x1D5, FORMAT),
+    (0x1D2, FORMAT),
+    (0x1E6, FORMAT),
+    (0x1C7, FORMAT),
+    (0x1E7, FORMAT),
+    // COMMAND_CODE, HIERARCHY
+    (0x143, &[(ANY, CKR_MECHANISM_INVALID)]),
+    (0x185, &[]),
+    // NV_SPACE, NV_UNINITIALIZED, LOCALITY, BAD_TAG, a code that nobody knows
+    (0x14B, &[(ANY, CKR_DEVICE_MEMORY)]),
+    (0x14A, &[]),
+    (0x907, &[]),
+    (0x01E, &[]),
+    (0x97F, &[]),
+];
+
+const FORMAT: &[(&[&str], u64)] = &[
+    (ANY, CKR_FUNCTION_FAILED),
+    (ANY, CKR_MECHANISM_PARAM_INVALID),
+    (ANY, CKR_CURVE_NOT_SUPPORTED),
+    (ANY, CKR_KEY_SIZE_RANGE),
+];
+
+/// Commands that a fault may wait for.
+const COMMANDS: &[u32] = &[
+    wire::SIGN,
+    wire::SIGN,
+    wire::CREATE,
+    wire::LOAD,
+    wire::LOAD,
+    wire::RSA_DECRYPT,
+    wire::ECDH_ZGEN,
+    wire::GET_RANDOM,
+    wire::CONTEXT_LOAD,
+    wire::CONTEXT_SAVE,
+    wire::FLUSH_CONTEXT,
+    wire::START_AUTH_SESSION,
+    wire::START_AUTH_SESSION,
+    wire::POLICY_SECRET,
+    wire::UNSEAL,
+    wire::NV_READ_PUBLIC,
+    wire::READ_PUBLIC,
+];
+
+/// Commands whose answers an HMAC proves, so that a changed byte is found.
+const PROVEN: &[u32] = &[wire::SIGN, wire::RSA_DECRYPT, wire::ECDH_ZGEN, wire::UNSEAL];
+
+impl Gust {
+    /// Any of them.
+    pub fn random(random: &mut Random) -> Gust {
+        let command = *random.one_of(COMMANDS);
+        let any = random.once_in(3);
+        let at = |action| if any { Fault::at_any(action) } else { Fault::at(command, action) };
+        let (fault, permits): (Fault, &[_]) = match random.below(12) {
+            0..=3 => {
+                let (code, permits) = *random.one_of(CODES);
+                (at(Action::Answer(code)), permits)
+            }
+            4 => {
+                let (code, permits) = *random.one_of(CODES);
+                (at(Action::AnswerAfter(code)), permits)
+            }
+            5 => (at(Action::DropBefore), &[]),
+            6 => (at(Action::DropAfter), &[]),
+            7 => (at(Action::DropInside(random.below(60))), &[]),
+            8 => {
+                let garble = Action::Garble { at: -1 - random.below(30) as isize, xor: 0x11 };
+                (Fault::at(*random.one_of(PROVEN), garble), &[])
+            }
+            // TPM_RC_FAILURE: of one command, else the TPM would be in failure mode in earnest.
+            9 => (Fault::at(command, Action::Answer(0x101)), &[]),
+            _ => {
+                let pause = Duration::from_millis(10 + random.below(1500) as u64);
+                (at(Action::Delay(pause)), &[])
+            }
+        };
+        Gust { fault: fault.times(1 + random.below(2)).after(random.below(3)), permits }
+    }
+}
+
+/// What happened from when to when.
+#[derive(Debug)]
+struct Spell {
+    from: Instant,
+    until: Option<Instant>,
+    permits: &'static [(&'static [&'static str], u64)],
+    what: String,
+}
+
+/// Everything that was injected, as long as it can matter.
+#[derive(Debug, Default)]
+pub struct Weather(Mutex<Vec<Spell>>);
+
+/// Functions that may ask the TPM. The others have nothing to do with its weather.
+const OF_THE_TPM: &[&str] = &[
+    "C_Login",
+    "C_Sign",
+    "C_SignFinal",
+    "C_SignRecover",
+    "C_Decrypt",
+    "C_DeriveKey",
+    "C_GenerateKeyPair",
+    "C_GenerateRandom",
+];
+
+impl Weather {
+    /// Something begins, which permits CKR_DEVICE_ERROR and `permits`.
+    pub fn begin(&self, what: String, gust: Option<&Gust>) {
+        let permits = gust.map_or(&[][..], |gust| gust.permits);
+        let spell = Spell { from: Instant::now(), until: None, permits, what };
+        self.0.lock().expect("nobody panics here").push(spell);
+    }
+
+    /// Everything that has begun ends now.
+    pub fn end(&self) {
+        let now = Instant::now();
+        let mut spells = self.0.lock().expect("nobody panics here");
+        // No call lasts that long without being a hang.
+        spells
+            .retain(|spell| spell.until.is_none_or(|until| now - until < Duration::from_secs(600)));
+        for spell in spells.iter_mut().filter(|spell| spell.until.is_none()) {
+            spell.until = Some(now);
+        }
+    }
+
+    /// Whether a call of `function` that began then and ends now may return `rv`.
+    pub fn permits(&self, function: &str, rv: u64, began: Instant) -> bool {
+        OF_THE_TPM.contains(&function)
+            && self.0.lock().expect("nobody panics here").iter().any(|spell| {
+                spell.until.is_none_or(|until| until + TAIL > began)
+                    && (rv == CKR_DEVICE_ERROR
+                        || spell.permits.iter().any(|(functions, code)| {
+                            *code == rv && (functions.is_empty() || functions.contains(&function))
+                        }))
+            })
+    }
+
+    /// The last of it, for a person.
+    pub fn lately(&self) -> String {
+        let now = Instant::now();
+        let spells = self.0.lock().expect("nobody panics here");
+        let lately: Vec<String> = spells
+            .iter()
+            .filter(|spell| spell.until.is_none_or(|until| until + 2 * TAIL > now))
+            .map(|spell| format!("{} {} ms ago", spell.what, (now - spell.from).as_millis()))
+            .collect();
+        if lately.is_empty() { "nothing injected".to_owned() } else { lately.join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_excuses_only_calls_of_its_time_that_may_ask_the_tpm() {
+        let weather = Weather::default();
+        let before = Instant::now();
+        assert!(!weather.permits("C_Sign", CKR_DEVICE_ERROR, before));
+        let gust = Gust { fault: Fault::at_any(Action::DropAfter), permits: FORMAT };
+        weather.begin("a fault".to_owned(), Some(&gust));
+        assert!(weather.permits("C_Sign", CKR_DEVICE_ERROR, before));
+        assert!(weather.permits("C_Sign", CKR_FUNCTION_FAILED, before));
+        assert!(!weather.permits("C_Sign", CKR_DATA_INVALID, before));
+        assert!(!weather.permits("C_FindObjects", CKR_DEVICE_ERROR, before));
+        weather.end();
+        assert!(weather.permits("C_Sign", CKR_DEVICE_ERROR, Instant::now()));
+        let later = Instant::now() + TAIL + Duration::from_secs(1);
+        assert!(!weather.permits("C_Sign", CKR_DEVICE_ERROR, later));
+    }
+}
