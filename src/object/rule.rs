@@ -431,18 +431,25 @@ fn plain(id: u64, given: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// CK_DATE: empty, or yyyymmdd with a month and a day that exist in some year.
+/// CK_DATE: empty, or yyyymmdd with a month and a day that the year has.
 fn is_date(value: &[u8]) -> bool {
-    let pair = |tens: u8, ones: u8| (tens - b'0') * 10 + (ones - b'0');
-    match value {
-        [] => true,
-        [_, _, _, _, m1, m2, d1, d2] => {
-            value.iter().all(u8::is_ascii_digit)
-                && (1..=12).contains(&pair(*m1, *m2))
-                && (1..=31).contains(&pair(*d1, *d2))
-        }
-        _ => false,
+    if value.is_empty() {
+        return true;
     }
+    if value.len() != 8 || !value.iter().all(u8::is_ascii_digit) {
+        return false;
+    }
+    let number = value.iter().fold(0, |number: u32, digit| number * 10 + u32::from(digit - b'0'));
+    let (year, month, day) = (number / 10_000, number / 100 % 100, number % 100);
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }
 
 // ---- relations -----------------------------------------------------------------------------------

@@ -163,7 +163,8 @@ impl Mechanism {
         Mechanism::with(CKM_ECDH1_DERIVE, parameter)
     }
 
-    fn memory(&self) -> Memory {
+    /// CK_MECHANISM.
+    pub fn memory(&self) -> Memory {
         let mut memory = Memory::default();
         memory.push_word(self.kind);
         match &self.parameter {
