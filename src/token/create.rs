@@ -105,11 +105,18 @@ pub(super) fn create(
         Ok((_, code)) => code,
         Err(error) => {
             // Nothing is left in the TPM, or settling finds it: the row says where.
-            let row = store.token(&serial)?.filter(|row| row.state == TokenState::Pending);
-            if let Some(row) = row {
+            let row = store.token(&serial).ok().flatten();
+            if let Some(row) = row.filter(|row| row.state == TokenState::Pending) {
                 settle(call, home, store, &row);
             }
-            return Err(error);
+            let made = store.token(&serial).ok().flatten();
+            let whole = made.is_some_and(|row| row.state == TokenState::Active);
+            // A recovery code that was to be told is lost with the error.
+            if !whole || initial.recovery {
+                return Err(error);
+            }
+            log::info!("its last commit failed and was made up for: {error}");
+            None
         }
     };
     if let Err(error) = forget_replaced(call, home, store, &serial) {

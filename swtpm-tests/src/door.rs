@@ -190,9 +190,16 @@ fn read_bytes(from: &mut &[u8], length: usize) -> Vec<u8> {
     bytes.to_vec()
 }
 
-/// The module, loaded into this process.
+/// The module in this process.
 #[derive(Debug)]
-pub struct Library(libloading::Library);
+pub struct Library(Functions);
+
+/// Where its functions are.
+#[derive(Debug)]
+enum Functions {
+    Loaded(libloading::Library),
+    Linked(fn(&str) -> Option<*const c_void>),
+}
 
 impl Library {
     /// dlopen.
@@ -202,8 +209,25 @@ impl Library {
     pub fn load(path: &Path) -> Library {
         // SAFETY: the module has no constructor of its own.
         match unsafe { libloading::Library::new(path) } {
-            Ok(library) => Library(library),
+            Ok(library) => Library(Functions::Loaded(library)),
             Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+
+    /// The module as it is linked into this program: `find` knows its functions by their names.
+    pub fn linked(find: fn(&str) -> Option<*const c_void>) -> Library {
+        Library(Functions::Linked(find))
+    }
+
+    fn function(&self, name: &str) -> Option<*const c_void> {
+        match &self.0 {
+            Functions::Loaded(library) => {
+                let name = format!("{name}\0");
+                // SAFETY: only the address is taken here.
+                let symbol = unsafe { library.get::<*const c_void>(name.as_bytes()) };
+                symbol.ok().map(|symbol| *symbol)
+            }
+            Functions::Linked(find) => find(name),
         }
     }
 
@@ -212,9 +236,7 @@ impl Library {
     /// # Panics
     /// If there is no such function.
     pub fn call(&self, call: &mut Call) -> u64 {
-        let name = format!("{}\0", call.function);
-        // SAFETY: only the address is taken here.
-        let Ok(symbol) = (unsafe { self.0.get::<*const c_void>(name.as_bytes()) }) else {
+        let Some(function) = self.function(&call.function) else {
             panic!("the module has no {}", call.function);
         };
         let mut fences = Fences::default();
@@ -235,7 +257,7 @@ impl Library {
         // SAFETY: every parameter of every PKCS#11 function is a CK_ULONG or a pointer, which the
         // calling conventions of 64-bit Linux pass alike; that the numbers mean what the function
         // expects is the test's affair, and may be wrong on purpose.
-        let rv = unsafe { invoke(*symbol, &words) };
+        let rv = unsafe { invoke(function, &words) };
         fences.lift(&call.function, &mut call.arguments);
         rv
     }
