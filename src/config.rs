@@ -146,6 +146,8 @@ pub enum GateChoice {
 pub enum ForkMode {
     /// The child must call C_Initialize.
     Strict,
+    /// The child goes on with its parent's sessions, handles and logins.
+    Resume,
 }
 
 /// Where log lines go. Never to standard output or standard error.
@@ -733,6 +735,14 @@ mod tests {
         assert!(load("[store]\npaths = [\"here\"]\n").unwrap_err().what.contains("absolute"));
         assert!(load("[[tpm]]\nresource_manager = 3\n").unwrap_err().what.contains("\"auto\""));
         assert!(load("[log]\ntarget = \"stderr\"\n").unwrap_err().what.contains("`syslog`"));
+    }
+
+    #[test]
+    fn the_fork_mode_is_strict_unless_it_is_said_to_be_resume() {
+        let mode = |text| load(text).map(|config| config.process.fork_mode);
+        assert_eq!(mode(""), Ok(ForkMode::Strict));
+        assert_eq!(mode("[process]\nfork_mode = \"resume\"\n"), Ok(ForkMode::Resume));
+        assert!(mode("[process]\nfork_mode = \"retry\"\n").unwrap_err().what.contains("`resume`"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) use model as plain;
 
 use plain::{Mutex as PlainMutex, MutexGuard, PoisonError};
 
+use crate::fork::{self, Calm};
+
 /// In which order locks may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
@@ -85,10 +87,11 @@ mod held {
     pub(super) fn release(_: Rank) {}
 }
 
-/// A mutex with a rank.
+/// A mutex with a rank. One that is held for moments is not held at a fork (`fork.rs`).
 #[derive(Debug)]
 pub struct Mutex<T> {
     rank: Rank,
+    brief: bool,
     inner: PlainMutex<T>,
 }
 
@@ -98,6 +101,7 @@ pub struct Guard<'a, T> {
     // Dropped before `ticket`, so the rank is free only once the mutex is.
     inner: MutexGuard<'a, T>,
     ticket: Ticket,
+    calm: Option<Calm>,
 }
 
 #[derive(Debug)]
@@ -110,9 +114,14 @@ impl Drop for Ticket {
 }
 
 impl<T> Mutex<T> {
-    /// An unlocked mutex.
+    /// An unlocked mutex, held for moments unless it is a session's.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, inner: PlainMutex::new(value) }
+        Self { rank, brief: !matches!(rank, Rank::Session), inner: PlainMutex::new(value) }
+    }
+
+    /// An unlocked mutex that is held while the TPM works.
+    pub const fn lasting(rank: Rank, value: T) -> Self {
+        Self { rank, brief: false, inner: PlainMutex::new(value) }
     }
 
     /// Takes the lock. Blocks until it is free.
@@ -122,18 +131,20 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         held::take(self.rank);
         let ticket = Ticket(self.rank);
-        Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), ticket }
+        let calm = self.brief.then(fork::calm);
+        Guard { inner: self.inner.lock().unwrap_or_else(PoisonError::into_inner), ticket, calm }
     }
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let calm = self.brief.then(fork::calm);
         let inner = match self.inner.try_lock() {
             Ok(inner) => inner,
             Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
         held::take(self.rank);
-        Some(Guard { inner, ticket: Ticket(self.rank) })
+        Some(Guard { inner, ticket: Ticket(self.rank), calm })
     }
 
     /// The value, when nobody else can hold the lock.
@@ -167,8 +178,11 @@ impl Condvar {
 
     /// Waits for a notification, without the lock. May wake up for no reason.
     pub fn wait<'a, T>(&self, guard: Guard<'a, T>) -> Guard<'a, T> {
-        let Guard { inner, ticket } = guard;
-        Guard { inner: self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), ticket }
+        let Guard { inner, ticket, calm } = guard;
+        let brief = calm.is_some();
+        drop(calm);
+        let inner = self.0.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        Guard { inner, ticket, calm: brief.then(fork::calm) }
     }
 
     /// Wakes all.

@@ -1,14 +1,16 @@
 //! General-purpose functions: PKCS#11 3.2 §5.4. (C_GetFunctionList, C_GetInterfaceList and
 //! C_GetInterface are in `interface.rs`, beside the tables that they hand out.)
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cryptoki_sys::*;
 
 use super::ptr::{self, Place};
 use super::{enter, leave, state};
-use crate::config::Config;
+use crate::config::{Config, ForkMode};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::recorder::{self, Clock};
 use crate::token::Module;
 
@@ -28,7 +30,10 @@ pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
             // What the parent had open is its own: nothing of it is used or closed in here.
             crate::store::leak();
         }
+        watch_forks();
         let config = Config::load(is_secure());
+        let resume = |config: &Config| config.process.fork_mode == ForkMode::Resume;
+        crate::crypto::secret::leave_to_children(config.as_ref().is_ok_and(resume));
         match &config {
             Ok(config) => crate::log::start(&config.log),
             // The mistake itself is logged by the module, which makes it a slot.
@@ -40,6 +45,33 @@ pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
         Ok((Module::new(config, threads)?, patience))
     });
     leave("C_Initialize", clock, outcome)
+}
+
+/// Has fork(2) call us (`fork.rs`), from now on: this library is never unloaded (`-z nodelete`), so there
+/// is something to call as long as the process lives.
+fn watch_forks() {
+    static WATCHED: AtomicBool = AtomicBool::new(false);
+    unsafe extern "C" fn before() {
+        fork::before();
+    }
+    unsafe extern "C" fn in_parent() {
+        fork::in_parent();
+    }
+    unsafe extern "C" fn in_child() {
+        for descriptor in fork::in_child() {
+            // SAFETY: it was open and ours at the fork, no code of the host has run in this process,
+            // and what owned it here is never used or dropped.
+            unsafe { rustix::io::close(descriptor) };
+        }
+    }
+    if !WATCHED.swap(true, Ordering::AcqRel) {
+        // SAFETY: the three neither panic nor wait without end, and stay where they are.
+        let failed =
+            unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } != 0;
+        if failed {
+            WATCHED.store(false, Ordering::Release);
+        }
+    }
 }
 
 /// Checks CK_C_INITIALIZE_ARGS; whether the library may make threads of its own.
@@ -88,7 +120,7 @@ fn is_secure() -> bool {
 
 /// How long C_Finalize waits for calls that are still inside: until the last of them is past its
 /// own deadline. (They are told to end at once; only one that hangs in the kernel takes longer.)
-fn patience(config: Option<&Config>) -> Duration {
+pub(super) fn patience(config: Option<&Config>) -> Duration {
     let longest = config
         .into_iter()
         .flat_map(|config| &config.tpm)

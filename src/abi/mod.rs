@@ -8,7 +8,9 @@
 //! The module's state hangs on one atomic pointer. A forked child finds that the state belongs to
 //! another process and hangs up one of its own; the parent's (its locks, its connections, its
 //! secrets) is neither used nor dropped there: a lock that another thread held at the fork would
-//! never be free, and closing the parent's database would roll back its transactions.
+//! never be free, and closing the parent's database would roll back its transactions. Where the child is
+//! to go on, its first call makes it a module of the parent's (`Module::take_over`); C_Initialize as the
+//! first call begins anew there, too, as the specification wants it of a child.
 
 #![allow(unsafe_code)]
 #![allow(non_snake_case)] // parameters are called as the specification calls them
@@ -41,7 +43,9 @@ use std::time::Duration;
 use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
 use zeroize::Zeroizing;
 
+use crate::config::{Config, ForkMode};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::mechanism::Params;
 use crate::recorder::{self, Clock};
 use crate::sync::plain::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -62,7 +66,7 @@ thread_local! {
 /// What one process knows of the module.
 struct State {
     /// The process that this state belongs to.
-    process: u32,
+    process: u64,
     /// Whether the process is a fork of one that had used the module.
     forked: bool,
     stage: Mutex<Stage>,
@@ -70,6 +74,9 @@ struct State {
     changed: Condvar,
     /// A panic stopped at the door: locks and data may be half-updated.
     poisoned: AtomicBool,
+    /// The module, for children that are to go on with it; null if there is none, or they begin anew.
+    /// Read where no lock can be: in a child.
+    heritage: AtomicPtr<Module>,
 }
 
 /// Between C_Initialize and C_Finalize.
@@ -78,6 +85,8 @@ enum Stage {
     /// Not initialised.
     #[default]
     Out,
+    /// Forked, and nothing was called yet: the parent's module.
+    Left(&'static Module),
     /// A thread is inside C_Initialize.
     Coming,
     /// Initialised.
@@ -97,7 +106,7 @@ struct Run {
 
 /// The state of this process; after a fork a new one.
 fn state() -> &'static State {
-    let process = std::process::id();
+    let process = fork::process();
     let mut found = STATE.load(Ordering::Acquire);
     loop {
         // SAFETY: what hangs on the pointer came from `Box::into_raw` below and is never freed.
@@ -106,12 +115,20 @@ fn state() -> &'static State {
                 return state;
             }
         }
+        // SAFETY: as above.
+        let parent = unsafe { found.as_ref() };
+        let heritage =
+            parent.map_or(std::ptr::null_mut(), |of| of.heritage.load(Ordering::Acquire));
+        // SAFETY: the pointer was there at the fork, so the module was; and nothing in this process
+        // drops what its parent had.
+        let left = unsafe { heritage.as_ref() };
         let new = Box::into_raw(Box::new(State {
             process,
-            forked: !found.is_null(),
-            stage: Mutex::default(),
+            forked: parent.is_some(),
+            stage: Mutex::new(left.map_or(Stage::Out, Stage::Left)),
             changed: Condvar::new(),
             poisoned: AtomicBool::new(false),
+            heritage: AtomicPtr::new(heritage),
         }));
         match STATE.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: never freed from here on.
@@ -175,12 +192,39 @@ impl State {
     }
 
     fn is_initialized(&self) -> bool {
-        matches!(*self.stage(), Stage::In(_))
+        matches!(*self.stage(), Stage::In(_) | Stage::Left(_))
+    }
+
+    /// What a module is between C_Initialize and C_Finalize; its children may find it from now on.
+    fn run_of(&self, module: Arc<Module>, patience: Duration) -> Run {
+        let resume = |config: &Config| config.process.fork_mode == ForkMode::Resume;
+        if module.config().is_some_and(resume) {
+            self.heritage.store(Arc::as_ptr(&module).cast_mut(), Ordering::Release);
+        }
+        Run { module, guests: Arc::default(), patience }
+    }
+
+    /// Children find nothing any more.
+    fn leave_nothing(&self) {
+        self.heritage.store(std::ptr::null_mut(), Ordering::Release);
     }
 
     /// Counts a call in.
     fn arrive(&'static self) -> Result<Visit> {
-        let stage = self.stage();
+        let mut stage = self.stage();
+        if let Stage::Left(parents) = *stage {
+            self.leave_nothing();
+            *stage = match caught(|| parents.take_over()) {
+                Ok(module) => {
+                    let patience = general::patience(module.config());
+                    Stage::In(self.run_of(module, patience))
+                }
+                Err(error) => {
+                    log::error!("forked: cannot go on in this process: {error}");
+                    Stage::Out
+                }
+            };
+        }
         let Stage::In(run) = &*stage else { return Err(Error::NotInitialized) };
         if self.poisoned.load(Ordering::Relaxed) {
             return Err(Error::Bug(
@@ -201,6 +245,7 @@ impl State {
         let Some(module) = &visit.module else { return Err(Error::NotInitialized) };
         catch_unwind(AssertUnwindSafe(|| body(module))).unwrap_or_else(|_| {
             self.poisoned.store(true, Ordering::Relaxed);
+            self.leave_nothing();
             Err(Error::Bug("a panic stopped at the door"))
         })
     }
@@ -222,13 +267,12 @@ impl State {
                 return Err(Error::AlreadyInitialized);
             }
             *stage = Stage::Coming;
+            self.leave_nothing();
         }
         let built = caught(|| build(self.forked));
         self.poisoned.store(false, Ordering::Relaxed);
         let (next, outcome) = match built {
-            Ok((module, patience)) => {
-                (Stage::In(Run { module, guests: Arc::default(), patience }), Ok(()))
-            }
+            Ok((module, patience)) => (Stage::In(self.run_of(module, patience)), Ok(())),
             Err(error) => (Stage::Out, Err(error)),
         };
         *self.stage() = next;
@@ -248,12 +292,19 @@ impl State {
             let mut stage = self.stage();
             match std::mem::replace(&mut *stage, Stage::Going) {
                 Stage::In(run) => run,
+                Stage::Left(_) => {
+                    // The parent's module is its own to end.
+                    *stage = Stage::Out;
+                    self.leave_nothing();
+                    return Ok(());
+                }
                 other => {
                     *stage = other;
                     return Err(Error::NotInitialized);
                 }
             }
         };
+        self.leave_nothing();
         // A panic in here must not keep the next C_Initialize out; what it leaves is leaked.
         let outcome = caught(|| {
             module.finalize();
@@ -417,11 +468,12 @@ mod tests {
 
     fn outside() -> &'static State {
         Box::leak(Box::new(State {
-            process: std::process::id(),
+            process: fork::process(),
             forked: false,
             stage: Mutex::default(),
             changed: Condvar::new(),
             poisoned: AtomicBool::new(false),
+            heritage: AtomicPtr::default(),
         }))
     }
 

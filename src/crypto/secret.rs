@@ -3,12 +3,23 @@
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 use zeroize::Zeroize as _;
 
+/// Whether forked children get the secrets that are made from now on.
+static FOR_CHILDREN: AtomicBool = AtomicBool::new(false);
+
+/// Whether forked children get the secrets that are made from now on: only where they are to go on with
+/// their parent's logins (`fork_mode`).
+pub fn leave_to_children(leave: bool) {
+    FOR_CHILDREN.store(leave, Ordering::Relaxed);
+}
+
 /// A secret in pages of its own: not swapped (where the limit on locked memory allows it), in no
-/// core dump, read as zeros in a forked child, wiped when dropped. Cannot be printed or copied.
+/// core dump, read as zeros in a forked child (but see [`leave_to_children`]), wiped when dropped. Cannot
+/// be printed or copied.
 ///
 /// None of this is a condition: with RLIMIT_MEMLOCK = 0, on an old kernel, or without a page to be
 /// had, the secret is merely less protected.
@@ -53,6 +64,14 @@ impl Secret {
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.length) }
     }
 
+    /// Keeps it out of swap again: a forked child does not inherit that.
+    pub fn lock(&self) {
+        if self.mapped {
+            // SAFETY: the mapping is ours and as long as that; locking changes nothing of what is read.
+            let _ = unsafe { mlock(self.memory.as_ptr().cast(), self.length.max(1)) };
+        }
+    }
+
     fn zeros(length: usize) -> Self {
         let flags = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         // SAFETY: a new anonymous mapping at a place of the kernel's choice touches nothing else.
@@ -65,7 +84,9 @@ impl Secret {
                 unsafe {
                     let _ = mlock(pages, length.max(1));
                     let _ = madvise(pages, length.max(1), Advice::LinuxDontDump);
-                    let _ = madvise(pages, length.max(1), Advice::LinuxWipeOnFork);
+                    if !FOR_CHILDREN.load(Ordering::Relaxed) {
+                        let _ = madvise(pages, length.max(1), Advice::LinuxWipeOnFork);
+                    }
                 }
                 Self { memory, length, mapped: true }
             }
@@ -137,6 +158,14 @@ mod tests {
         let flags: Vec<&str> = flags.split_whitespace().collect();
         assert!(flags.contains(&"dd"), "not kept out of core dumps: {flags:?}");
         assert!(flags.contains(&"wf"), "not wiped on fork: {flags:?}");
+
+        leave_to_children(true);
+        let secret = Secret::copy(&[0x5a; 32]);
+        leave_to_children(false);
+        let flags = flags_of(secret.expose().as_ptr() as usize);
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        assert!(flags.contains(&"dd"), "not kept out of core dumps: {flags:?}");
+        assert!(!flags.contains(&"wf"), "a child is to have it: {flags:?}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::place::{file_mode, room_to_grow, unwritable};
 use super::registry::{Descriptors, process, registry};
 use super::sibling::{self, Key};
 use super::{Fault, Options, waiting};
+use crate::fork;
 use crate::sync::{Guard, Mutex, Rank};
 
 /// The longest value that SQLite may hold here [bytes]: an attribute has at most 16 MiB, and an
@@ -55,7 +56,7 @@ pub(super) struct File {
     path: PathBuf,
     options: Options,
     /// Who opened it.
-    process: u32,
+    process: u64,
     ladder: Ladder,
     /// When this process last committed something.
     wrote: StdMutex<Option<Instant>>,
@@ -100,6 +101,7 @@ enum Attempt<T> {
 impl File {
     /// The file with this identity; without I/O. `path` leads to it now, without symbolic links.
     pub(super) fn of(key: Key, path: PathBuf, options: &Options, ladder: Ladder) -> Arc<File> {
+        let _calm = fork::calm();
         let mut files = registry().files.lock().unwrap_or_else(PoisonError::into_inner);
         files.retain(|file| file.strong_count() > 0);
         // By a path that still leads there: the journal lies beside it.
@@ -384,15 +386,12 @@ impl File {
 
     fn connect(&self) -> Result<Open, Fault> {
         let registry = registry();
+        registry.usable()?;
         let mut descriptors = registry.descriptors();
         let ours = *descriptors.ours(self.key);
         let all = sibling::descriptors(self.key);
         let (mut connection, mut mode) = (None, Mode::Snapshot);
-        if registry.was_in_use_at_fork(self.key) {
-            descriptors.warn_once(self.key, || {
-                log::warn!("store: forked while another thread used it; it is only read here");
-            });
-        } else if all.is_some_and(|all| all > ours) {
+        if all.is_some_and(|all| all > ours) {
             descriptors.warn_once(self.key, || {
                 log::warn!("store: {SIBLING}: {}", self.path.display());
             });
@@ -522,6 +521,7 @@ impl Drop for File {
             return;
         }
         if let Some(open) = inner.into_inner().open {
+            let _calm = fork::calm();
             self.part_with(open);
         }
     }

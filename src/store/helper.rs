@@ -244,9 +244,7 @@ fn another_process() {
             });
             wait.recv().unwrap();
             super::registry::FORKS_IN_TESTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let new = Store::open(place, &options()).unwrap();
-            say(format_args!("found {}", new.find(&SERIAL, Some(&sealer()), &[]).unwrap().len()));
-            say(format_args!("wrote {:?}", new.insert(&SERIAL, &sealer(), &object("y", true))));
+            say(format_args!("opened {:?}", Store::open(place, &options()).map(drop)));
         }
         // Says whether anybody has a lock on the file.
         "locked" => {

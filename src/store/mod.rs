@@ -81,7 +81,7 @@ pub struct Store {
     options: Options,
     ladder: Ladder,
     /// Who opened it.
-    process: u32,
+    process: u64,
     file: StdMutex<Option<Arc<File>>>,
     /// Bad rows that the log has named already.
     named: StdMutex<BTreeSet<i64>>,
@@ -291,14 +291,16 @@ impl Store {
                 Fault::system(&format!("the directory {}", self.directory.display()), &error)
             })?;
         self.guarded(0)?;
+        registry::registry().usable()?;
+        let _calm = crate::fork::calm();
         self.ladder.create(&self.path, place::file_mode(&self.path))
     }
 }
 
 /// For a child after fork: forgets all connections of the parent without touching them. Nothing is
 /// closed, because that could roll back the parent's transaction. [`Store`]s from before answer
-/// [`Fault::Forked`]; new ones work, or only read if another thread of the parent was using the
-/// store at the very moment of the fork. Costs nothing in any other process, and happens by itself
+/// [`Fault::Forked`]; new ones work, unless another thread of the parent was using the store at the
+/// very moment of the fork ([`Fault::Unreadable`]). Costs nothing in any other process, and happens by itself
 /// when a child opens a store.
 pub fn leak() {
     registry::leak();

@@ -4,19 +4,20 @@ use std::sync::{Mutex as StdMutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rusqlite::Connection;
 
+use super::Fault;
 use super::file::File;
 use super::sibling::Key;
 
 /// What one process has open. A forked child gets the next one: a lock of its parent's may be held
 /// by a thread that does not exist in the child.
 pub(super) struct Registry {
-    process: OnceLock<u32>,
+    process: OnceLock<u64>,
     pub(super) files: StdMutex<Vec<Weak<File>>>,
     /// Held while connections are opened and closed.
     descriptors: StdMutex<Descriptors>,
-    /// Files whose connection the parent was using at the very moment of the fork: this process's
-    /// copy of SQLite believes for ever that it holds locks there. `None`: it might be any file.
-    in_use_at_fork: Option<Vec<Key>>,
+    /// Another thread of the parent was inside SQLite at the very moment of the fork: this process's
+    /// copy of it waits for ever for that thread's mutexes, so it must not be called.
+    torn: bool,
     next: OnceLock<Box<Registry>>,
 }
 
@@ -57,17 +58,17 @@ static REGISTRY: Registry = Registry {
     process: OnceLock::new(),
     files: StdMutex::new(Vec::new()),
     descriptors: StdMutex::new(Descriptors::new()),
-    in_use_at_fork: Some(Vec::new()),
+    torn: false,
     next: OnceLock::new(),
 };
 
 /// Which process this is.
-pub(super) fn process() -> u32 {
+pub(super) fn process() -> u64 {
     #[cfg(test)]
-    let forks = FORKS_IN_TESTS.load(std::sync::atomic::Ordering::Relaxed);
+    let forks = u64::from(FORKS_IN_TESTS.load(std::sync::atomic::Ordering::Relaxed));
     #[cfg(not(test))]
     let forks = 0;
-    std::process::id() + forks
+    crate::fork::process() + forks
 }
 
 /// A test plays a forked child by raising this, in a process of its own.
@@ -87,22 +88,19 @@ pub(super) fn registry() -> &'static Registry {
 
 impl Registry {
     /// What a forked child starts with. Waits for no lock, closes nothing.
-    fn after_fork(&self, process: u32) -> Registry {
+    fn after_fork(&self, process: u64) -> Registry {
         let inherited = self.descriptors.try_lock().ok().map(|of| of.count.clone());
-        let in_use = self.files.try_lock().ok().map(|files| {
-            let mut in_use = Vec::new();
-            for file in files.iter().filter_map(Weak::upgrade) {
-                if file.is_in_use() {
-                    in_use.push(file.key());
-                }
+        let in_use = self.files.try_lock().map_or(true, |files| {
+            files.iter().filter_map(Weak::upgrade).any(|file| {
+                let in_use = file.is_in_use();
                 std::mem::forget(file);
-            }
-            in_use
+                in_use
+            })
         });
         Registry {
             process: OnceLock::from(process),
             files: StdMutex::new(Vec::new()),
-            in_use_at_fork: in_use.filter(|_| inherited.is_some()),
+            torn: self.torn || in_use || inherited.is_none(),
             descriptors: StdMutex::new(Descriptors {
                 count: inherited.unwrap_or_default(),
                 ..Descriptors::new()
@@ -115,8 +113,19 @@ impl Registry {
         self.descriptors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn was_in_use_at_fork(&self, key: Key) -> bool {
-        self.in_use_at_fork.as_ref().is_none_or(|files| files.contains(&key))
+    /// Whether SQLite may be called in this process.
+    ///
+    /// # Errors
+    /// [`Fault::Unreadable`]
+    pub(super) fn usable(&self) -> Result<(), Fault> {
+        if !self.torn {
+            return Ok(());
+        }
+        Err(Fault::Unreadable(
+            "this process was forked while another thread was using the store for longer than a \
+             second; it cannot use it"
+                .to_owned(),
+        ))
     }
 }
 

@@ -82,6 +82,11 @@ impl Sealer {
         }
     }
 
+    /// For a forked child that keeps it: locks of memory are not inherited.
+    pub fn in_child(&self) {
+        self.keys.lock();
+    }
+
     /// The TPM authorization of the object with this uuid.
     pub fn authorization(&self, uuid: &[u8; 16]) -> Zeroizing<[u8; 32]> {
         let mut mac = self.mac(Use::Object);

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::config::GateChoice;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
+use crate::fork::Kept;
 use crate::store::{NewToken, Sealer, Store, TokenChange, TokenRow, TokenState};
 use crate::sync::plain::atomic::AtomicBool;
 use crate::tpm::Call;
@@ -207,11 +208,12 @@ pub(super) fn forget_replaced(
 
 /// Says to other processes that this one is creating a token: a socket in the abstract name space, which
 /// falls with its process and leaves no file.
-pub(super) struct Creating(#[allow(dead_code)] Option<UnixListener>);
+pub(super) struct Creating(#[allow(dead_code)] Option<Kept<UnixListener>>);
 
 impl Creating {
     pub(super) fn begin(serial: &[u8; 16]) -> Self {
-        Self(Self::address(serial).and_then(|at| UnixListener::bind_addr(&at).ok()))
+        let listener = Self::address(serial).and_then(|at| UnixListener::bind_addr(&at).ok());
+        Self(listener.map(Kept::new))
     }
 
     fn under_way(serial: &[u8; 16]) -> bool {

@@ -33,6 +33,15 @@ impl Handles {
         Ok(Self::with_high(random))
     }
 
+    /// The source of a forked child that keeps its parent's handles: new ones are neither those nor the
+    /// parent's next ones.
+    ///
+    /// # Errors
+    /// As [`Handles::new`].
+    pub fn in_child(&self) -> Result<Self> {
+        Ok(Self { next: AtomicU64::new(self.next.load(Ordering::Relaxed)), ..Self::new()? })
+    }
+
     fn with_high(random: u64) -> Self {
         let mask = (1u64 << (BITS - COUNTER_BITS)) - 1;
         // Never zero: the first handles would be the small numbers that stray pointers hold.

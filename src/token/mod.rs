@@ -21,6 +21,7 @@ pub mod module;
 pub mod objects;
 pub mod operation;
 pub mod recover;
+mod resume;
 pub mod session;
 mod sign;
 pub mod slot;

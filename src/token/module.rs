@@ -22,9 +22,12 @@ use super::{MechanismInfo, SlotInfo, TokenInfo};
 
 /// Everything that C_Initialize makes and C_Finalize ends.
 pub struct Module {
-    handles: Arc<Handles>,
-    homes: Vec<Arc<Home>>,
-    shared: Mutex<Shared>,
+    /// None if it could not be read.
+    config: Option<Config>,
+    pub(super) threads: bool,
+    pub(super) handles: Arc<Handles>,
+    pub(super) homes: Vec<Arc<Home>>,
+    pub(super) shared: Mutex<Shared>,
     /// One C_InitToken at a time. It takes no other lock of the first rank.
     initialising: Mutex<()>,
     /// How C_Finalize stops it: sessions know their own calls.
@@ -33,10 +36,10 @@ pub struct Module {
     woken: Condvar,
 }
 
-struct Shared {
+pub(super) struct Shared {
     /// In the order in which they appeared; none ever goes.
-    slots: Vec<Arc<Slot>>,
-    sessions: HashMap<u64, Arc<Session>>,
+    pub(super) slots: Vec<Arc<Slot>>,
+    pub(super) sessions: HashMap<u64, Arc<Session>>,
 }
 
 impl Module {
@@ -48,9 +51,9 @@ impl Module {
     pub fn new(config: Result<Config, ConfigError>, threads: bool) -> Result<Arc<Self>> {
         let handles = Arc::new(Handles::new()?);
         let mut slots = Vec::new();
-        let homes = match config {
+        let homes = match &config {
             Ok(config) => {
-                config.tpm.iter().map(|tpm| home(&config, tpm, threads, &handles)).collect()
+                config.tpm.iter().map(|tpm| home(config, tpm, threads, &handles)).collect()
             }
             Err(error) => {
                 let why = format!("configuration: {error}");
@@ -59,21 +62,43 @@ impl Module {
                 Vec::new()
             }
         };
-        let module = Self {
-            handles,
-            homes,
-            shared: Mutex::new(Rank::Sessions, Shared { slots, sessions: HashMap::new() }),
-            initialising: Mutex::new(Rank::Sessions, ()),
-            stop: Arc::default(),
-            finalizing: Mutex::new(Rank::Leaf, false),
-            woken: Condvar::new(),
-        };
+        let shared = Shared { slots, sessions: HashMap::new() };
+        let module = Self::assemble(config.ok(), threads, handles, homes, shared);
         module.refresh()?;
         Ok(Arc::new(module))
     }
 
+    pub(super) fn assemble(
+        config: Option<Config>,
+        threads: bool,
+        handles: Arc<Handles>,
+        homes: Vec<Arc<Home>>,
+        shared: Shared,
+    ) -> Self {
+        Self {
+            config,
+            threads,
+            handles,
+            homes,
+            shared: Mutex::new(Rank::Sessions, shared),
+            initialising: Mutex::lasting(Rank::Sessions, ()),
+            stop: Arc::default(),
+            finalizing: Mutex::new(Rank::Leaf, false),
+            woken: Condvar::new(),
+        }
+    }
+
+    /// The configuration, if it could be read.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    pub(super) fn count_sessions(&self) -> usize {
+        self.shared.lock().sessions.len()
+    }
+
     /// Looks for tokens that appeared since, and for stores that can be read again. Slots never go.
-    fn refresh(&self) -> Result<()> {
+    pub(super) fn refresh(&self) -> Result<()> {
         for home in &self.homes {
             // Read before the lock is taken: another process may be writing for a while.
             let read =
@@ -429,7 +454,7 @@ impl Token {
 }
 
 /// What the configuration says about one TPM.
-fn home(
+pub(super) fn home(
     config: &Config,
     tpm: &config::TpmConfig,
     threads: bool,

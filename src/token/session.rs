@@ -152,6 +152,21 @@ impl Session {
         })
     }
 
+    /// The session of a forked child, made of its parent's, with the operations in progress: unless
+    /// another thread was just working on one.
+    pub(super) fn in_child(&self, slot: Arc<Slot>, token: Arc<Token>) -> Arc<Self> {
+        let operations = self.operations.try_lock().map(|mut of| std::mem::take(&mut *of));
+        Arc::new(Self {
+            handle: self.handle,
+            slot,
+            token,
+            read_write: self.read_write,
+            closed: AtomicBool::new(self.closed.load(Ordering::Acquire)),
+            running: Mutex::new(Rank::Leaf, Vec::new()),
+            operations: Mutex::new(Rank::Session, operations.unwrap_or_default()),
+        })
+    }
+
     /// Refuses calls that found the session before it was closed.
     pub(super) fn alive(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) { Err(Error::SessionClosed) } else { Ok(()) }

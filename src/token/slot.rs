@@ -152,6 +152,11 @@ impl Slot {
         self.holds.lock().clone()
     }
 
+    /// The same in a forked child; `None` if another thread held it at the fork.
+    pub(super) fn try_holds(&self) -> Option<Holds> {
+        self.holds.try_lock().map(|holds| holds.clone())
+    }
+
     pub(super) fn put(&self, holds: Holds) {
         *self.holds.lock() = holds;
     }

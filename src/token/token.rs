@@ -132,6 +132,42 @@ impl Token {
         }))
     }
 
+    /// The token of a forked child, made of its parent's: who is logged in there is logged in here.
+    /// `None` if another thread held the state at the fork.
+    pub(super) fn in_child(
+        &self,
+        home: Arc<Home>,
+        store: Arc<Store>,
+        handles: Arc<Handles>,
+    ) -> Option<Arc<Self>> {
+        let mut old = self.state.try_lock()?;
+        if let Some(opened) = &old.opened {
+            opened.in_child();
+        }
+        let state = State {
+            row: old.row.clone(),
+            gate: old.gate.clone(),
+            srk: old.srk.clone(),
+            facts: old.facts.clone(),
+            // The numbers of another connection mean nothing here.
+            change: None,
+            gone: old.gone,
+            who: old.who,
+            opened: old.opened.clone(),
+            sessions: old.sessions.clone(),
+            objects: std::mem::take(&mut old.objects),
+        };
+        Some(Arc::new(Self {
+            serial: self.serial,
+            home,
+            store,
+            handles,
+            epoch: AtomicU64::new(self.epoch()),
+            turn: Mutex::new(Rank::Session, ()),
+            state: Mutex::new(Rank::Token, state),
+        }))
+    }
+
     /// The token's state as it is now: what other processes committed is seen.
     ///
     /// # Errors
@@ -306,6 +342,17 @@ impl Token {
     /// `TokenWriteProtected`
     pub(super) fn writable(&self) -> Result<()> {
         Ok(self.store.writable()?)
+    }
+}
+
+impl Opened {
+    /// A forked child's copy: not swapped either.
+    fn in_child(&self) {
+        self.sealer.in_child();
+        if let Some(so) = &self.so {
+            so.token_secret.lock();
+            so.write_authority.iter().for_each(Secret::lock);
+        }
     }
 }
 

@@ -13,12 +13,13 @@ use rustix::io::Errno;
 
 use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport, pause};
 use super::{Call, Fault};
+use crate::fork::Kept;
 use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::Ordering;
 
 /// An open TPM device.
 pub(super) struct Device {
-    file: OwnedFd,
+    file: Kept<OwnedFd>,
     path: PathBuf,
 }
 
@@ -29,7 +30,7 @@ impl Device {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         loop {
             match rustix::fs::open(path, flags, Mode::empty()) {
-                Ok(file) => return Ok(Self { file, path: path.to_owned() }),
+                Ok(file) => return Ok(Self { file: Kept::new(file), path: path.to_owned() }),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(refusal(path, error)),
             }

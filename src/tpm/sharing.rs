@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::transport::{Broken, SLICE};
 use super::{Call, Fault};
+use crate::fork::Kept;
 use crate::sync::plain::atomic::Ordering;
 use crate::sync::plain::{Instant, thread};
 
@@ -34,7 +35,7 @@ const LONG_OFFER: Duration = Duration::from_millis(10);
 pub(super) struct Queue {
     directory: Option<PathBuf>,
     threads: bool,
-    lock: Option<OwnedFd>,
+    lock: Option<Kept<OwnedFd>>,
     since: Instant,
     offers: u32,
 }
@@ -87,7 +88,7 @@ impl Queue {
     /// Out of the queue: the next one's turn.
     pub(super) fn leave(&mut self) {
         if let Some(lock) = self.lock.take() {
-            // Said aloud, because a forked child may have a copy of the descriptor.
+            // Said aloud, because the child of a bare clone(2) may have a copy of the descriptor.
             let _ = rustix::fs::flock(&lock, FlockOperation::Unlock);
         }
     }
@@ -98,10 +99,10 @@ impl Queue {
     }
 }
 
-fn open(directory: &Path) -> Option<OwnedFd> {
+fn open(directory: &Path) -> Option<Kept<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::empty()) {
-        Ok(file) => Some(file),
+        Ok(file) => Some(Kept::new(file)),
         Err(error) => {
             log::debug!("tpm: no lock on {}: {error}", directory.display());
             None
@@ -121,7 +122,7 @@ fn flock(file: &OwnedFd, how: FlockOperation) -> bool {
 }
 
 /// Waits in the kernel's queue, by a thread that can be left behind: it ends when it gets the lock.
-fn wait(file: OwnedFd, call: &Call, until: Instant) -> Result<Option<OwnedFd>, Fault> {
+fn wait(file: Kept<OwnedFd>, call: &Call, until: Instant) -> Result<Option<Kept<OwnedFd>>, Fault> {
     let (sender, receiver) = channel();
     let waiter = super::tcti::without_signals(|| {
         thread::Builder::new().name("tpm11-queue".to_owned()).spawn(move || {
@@ -151,7 +152,7 @@ fn wait(file: OwnedFd, call: &Call, until: Instant) -> Result<Option<OwnedFd>, F
 }
 
 /// Waits without a thread: often enough to catch the millisecond in which a holder offers it.
-fn poll(file: OwnedFd, call: &Call, until: Instant) -> Result<Option<OwnedFd>, Fault> {
+fn poll(file: Kept<OwnedFd>, call: &Call, until: Instant) -> Result<Option<Kept<OwnedFd>>, Fault> {
     loop {
         if call.cancel.load(Ordering::Relaxed) {
             return Err(Broken::canceled(false).into());

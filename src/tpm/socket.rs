@@ -21,6 +21,7 @@ use rustix::net::{
 use super::device::wait;
 use super::transport::{Broken, BrokenKind, LARGEST, Transport};
 use super::{Call, Fault};
+use crate::fork::Kept;
 use crate::sync::plain::Instant;
 
 /// How long one attempt to connect may take. A swtpm that is there answers at once; one whose queue
@@ -29,7 +30,7 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(50);
 
 /// A connected stream socket: non-blocking, close-on-exec.
 pub(super) struct Line {
-    socket: OwnedFd,
+    socket: Kept<OwnedFd>,
     name: String,
 }
 
@@ -77,7 +78,7 @@ impl Line {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)
             .map_err(|error| refusal(&name, error))?;
-        let line = Self { socket, name };
+        let line = Self { socket: Kept::new(socket), name };
         match rustix::net::connect(&line.socket, address) {
             Ok(()) => return Ok(line),
             Err(Errno::INPROGRESS | Errno::INTR) => {}

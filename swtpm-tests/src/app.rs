@@ -12,6 +12,7 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -24,6 +25,26 @@ use crate::spawn::Guarded;
 const CALL: u8 = 0;
 const FORK: u8 = 1;
 const EXIT: u8 = 2;
+const WAIT: u8 = 3;
+const RUN: u8 = 4;
+
+/// How a process ends by itself, without C_Finalize.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// _exit(2): at once.
+    Sudden,
+    /// exit(3): exit handlers and destructors run, while other threads go on.
+    Orderly,
+}
+
+/// How a process makes another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Birth {
+    /// fork(2)
+    Fork,
+    /// The bare system call: nobody who asked to be told of forks is told.
+    Clone,
+}
 
 fn send(stream: &mut UnixStream, parts: &[&[u8]]) -> std::io::Result<()> {
     let mut message =
@@ -57,8 +78,11 @@ fn serve(library: &Arc<Library>, socket: &Arc<PathBuf>) {
     let mut lanes: HashMap<u32, Sender<Vec<u8>>> = HashMap::new();
     while let Ok(message) = receive(&mut stream) {
         if message[0] == EXIT {
-            // At once, as a killed process would go: no C_Finalize, no destructor.
-            rustix_exit();
+            match message.get(5) {
+                None | Some(0) => rustix_exit(),
+                // SAFETY: what runs now is what the test wants to see.
+                _ => unsafe { libc::exit(0) },
+            }
         }
         let lane = u32::from_le_bytes(message[1..5].try_into().expect("four bytes"));
         let sender = lanes.entry(lane).or_insert_with(|| {
@@ -88,9 +112,10 @@ fn run_lane(
             // The parent's wire is the parent's: as long as a copy is open, the test could not see the
             // parent end. Asked before, for in the child the lock may be held by nobody that is there.
             let copy = answers.lock().map_or(-1, |stream| stream.as_raw_fd());
+            let bare = job.get(5).is_some_and(|bare| *bare != 0);
             // SAFETY: the child uses nothing of the other threads but the allocator, which glibc
             // keeps usable, and this is what the test wants to see the module survive.
-            match unsafe { libc::fork() } {
+            match unsafe { if bare { bare_clone() } else { libc::fork() } } {
                 0 => {
                     // SAFETY: the child never uses these two again.
                     unsafe {
@@ -102,6 +127,16 @@ fn run_lane(
                 }
                 child => answer.extend((child as u64).to_le_bytes()),
             }
+        } else if job[0] == WAIT {
+            let child = i32::from_le_bytes(job[5..9].try_into().expect("four bytes"));
+            let mut status = 0;
+            // SAFETY: the place is writable.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            answer.extend((status as u64).to_le_bytes());
+        } else if job[0] == RUN {
+            let output = run(&job[5..]);
+            answer.extend(u64::from(output.is_none()).to_le_bytes());
+            answer.extend(output.unwrap_or_default());
         } else {
             let mut call = Call::from_bytes(&job[5..]);
             answer.extend(library.call(&mut call).to_le_bytes());
@@ -112,6 +147,28 @@ fn run_lane(
             return;
         }
     }
+}
+
+/// What `/bin/sh` prints of a script; `None` if it failed. The first byte says whether a fork of ours
+/// comes before exec, else it is posix_spawn(3), which is a vfork(2).
+fn run(job: &[u8]) -> Option<Vec<u8>> {
+    use std::os::unix::process::CommandExt;
+    let script = String::from_utf8_lossy(&job[1..]).into_owned();
+    let mut command = std::process::Command::new("/bin/sh");
+    command.arg("-c").arg(script);
+    if job[0] != 0 {
+        // SAFETY: it does nothing.
+        unsafe { command.pre_exec(|| Ok(())) };
+    }
+    let output = command.output().ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// # Safety
+/// As for fork(2), and nothing in this process may be locked.
+unsafe fn bare_clone() -> libc::pid_t {
+    // SAFETY: with these arguments it is what fork(2) was before there were libraries.
+    unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t }
 }
 
 fn rustix_exit() -> ! {
@@ -284,7 +341,12 @@ impl App {
 
     /// fork(2) in the application's first thread: the child, as an application of its own.
     pub fn fork(&self) -> App {
-        let answer = self.wire.ask(FORK, 0, &[]);
+        self.give_birth(Birth::Fork)
+    }
+
+    /// As [`App::fork`], or by another system call.
+    pub fn give_birth(&self, birth: Birth) -> App {
+        let answer = self.wire.ask(FORK, 0, &[u8::from(birth == Birth::Clone)]);
         assert!(answer.is_some(), "process {} died in fork", self.wire.process);
         let wire = Arc::new(Wire::accept(&self.listener));
         let ck = Ck::new(Arc::new(Lane { wire: wire.clone(), number: 0 }));
@@ -304,7 +366,33 @@ impl App {
 
     /// _exit(2) without C_Finalize.
     pub fn exit(self) {
-        let _ = self.wire.ask(EXIT, 0, &[]);
+        self.end(End::Sudden);
+    }
+
+    /// Ends by itself without C_Finalize. The status of a process that the test started.
+    pub fn end(mut self, end: End) -> Option<ExitStatus> {
+        let _ = self.wire.ask(EXIT, 0, &[u8::from(end == End::Orderly)]);
+        let process = self.process.as_mut()?;
+        let mut status = None;
+        crate::bench::wait_until(Duration::from_secs(60), || {
+            status = process.child().try_wait().ok().flatten();
+            status.is_some()
+        });
+        Some(status.expect("the process ends"))
+    }
+
+    /// Waits for the end of a child that [`App::fork`] made: 0 if it ended well, else as waitpid(2) says.
+    pub fn reap(&self, child: u32) -> u64 {
+        let lane = self.wire.lanes.fetch_add(1, Ordering::SeqCst);
+        self.wire.ask(WAIT, lane, &child.to_le_bytes()).expect("the parent lives").0
+    }
+
+    /// What a shell script prints that the application runs: after fork(2), or by posix_spawn(3).
+    pub fn run(&self, forks: bool, script: &str) -> String {
+        let job = [&[u8::from(forks)], script.as_bytes()].concat();
+        let (failed, output) = self.wire.ask(RUN, 0, &job).expect("the application lives");
+        assert_eq!(failed, 0, "{script}");
+        String::from_utf8(output).expect("text")
     }
 
     /// SIGKILL.

@@ -15,14 +15,16 @@ const FLOORS: &[(u8, &str)] = &[
     (2, "tpm"),
     (1, "crypto"),
     (0, "sync"),
+    (0, "fork"),
     (0, "log"),
     (0, "recorder"),
     (0, "config"),
     (0, "error"),
 ];
 
-/// What floor 0 may import of itself: an error is known everywhere, the log is told where to write.
-const GROUND: &[(&str, &str)] = &[("log", "config")];
+/// What floor 0 may import of itself: an error is known everywhere, the log is told where to write, locks
+/// that are held for moments are not held at a fork.
+const GROUND: &[(&str, &str)] = &[("log", "config"), ("sync", "fork")];
 
 /// Words of the code (not of comments and texts), and the places that may say them: a room, a file,
 /// or `bin` for the command-line tool. A word that ends in `_` stands for all that begin with it.
