@@ -9,12 +9,12 @@
 //!
 //! The rooms of the TPM, of the token and of the door have their threads, their locks without a rank,
 //! their atomics and their time from [`plain`], never from std, so that a model check can put its own in
-//! their place: `RUSTFLAGS="--cfg shuttle" cargo test --lib model`.
+//! their place: `RUSTFLAGS="--cfg shuttle" cargo test --lib schedules`.
 
 use std::ops::{Deref, DerefMut};
 
 #[cfg(all(test, shuttle))]
-pub(crate) mod model;
+pub(crate) mod schedules;
 
 /// Threads, locks without a rank, atomics and time: std's.
 #[cfg(not(all(test, shuttle)))]
@@ -24,7 +24,7 @@ pub mod plain {
     pub use std::{thread, thread_local};
 }
 #[cfg(all(test, shuttle))]
-pub(crate) use model as plain;
+pub(crate) use schedules as plain;
 
 use plain::{Mutex as PlainMutex, MutexGuard, PoisonError};
 

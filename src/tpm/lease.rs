@@ -486,6 +486,11 @@ impl Tpm {
         look(self.hold(&self.call()).unwrap().state().unwrap())
     }
 
+    #[cfg(all(test, shuttle))]
+    pub(super) fn has_reaper(&self) -> bool {
+        self.reaper.lock().unwrap().is_some() || self.inner.desk().reaper.runs
+    }
+
     /// Waits for its turn, then takes the state.
     fn hold(&self, call: &Call) -> Result<Holder<'_>, Fault> {
         let rank = held(Rank::Leaf);
@@ -550,7 +555,8 @@ impl Tpm {
         }
         let reaper = self.reaper.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut desk = self.inner.desk();
-        desk.reaper.stop = true;
+        // Of two that end it at once only one has the thread to wait for.
+        desk.reaper.stop = desk.reaper.runs;
         self.inner.reap.notify_all();
         loop {
             if let Some(mut state) = desk.state.take() {
@@ -568,8 +574,8 @@ impl Tpm {
         if let Some(reaper) = reaper {
             // It cannot panic in a way that matters here.
             let _ = reaper.join();
+            self.inner.desk().reaper = Reaper::default();
         }
-        self.inner.desk().reaper = Reaper::default();
     }
 
     /// Forgets everything without any I/O: for the child of a fork. Nothing works afterwards.

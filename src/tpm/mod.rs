@@ -16,6 +16,8 @@ pub mod lease;
 mod ledger;
 mod leftovers;
 pub mod pin;
+#[cfg(all(test, shuttle))]
+pub(crate) mod schedules;
 pub mod session;
 mod sharing;
 mod socket;

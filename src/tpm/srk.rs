@@ -226,7 +226,7 @@ fn seal_template() -> Vec<u8> {
 
 /// The ECC P-256 storage root key of the provisioning guidance: the EK template of the EK Credential
 /// Profile with userWithAuth and noDA set, adminWithPolicy clear and no policy; unique is zero.
-fn root_template() -> Vec<u8> {
+pub(super) fn root_template() -> Vec<u8> {
     let mut out = Writer::new();
     out.u16(ALG_ECC)
         .u16(ALG_SHA256)

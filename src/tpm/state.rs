@@ -22,7 +22,7 @@ use super::leftovers;
 use super::session::PolicySession;
 use super::sharing::Queue;
 use super::srk::Pinned;
-use super::transport::{self, BrokenKind};
+use super::transport::{self, Broken, BrokenKind};
 use super::{Call, Name};
 use crate::config::{BusProtection, Leftovers};
 use crate::sync::plain::{Instant, thread};
@@ -203,6 +203,11 @@ impl State {
             |handle: &u32| debts.held.contains(handle) || debts.lost == Some(is_session(*handle));
         let ours: Vec<u32> = standing.into_iter().filter(ours).collect();
         connection.flush(&ours, &[]);
+        if connection.link.is_broken() {
+            self.debts = Some(debts);
+            let what = "the connection broke while leftovers of the last one were flushed";
+            return Err(Broken::unsent(BrokenKind::Closed, what).into());
+        }
         Ok(())
     }
 
@@ -234,9 +239,12 @@ impl State {
     /// The management connection, taken out: put it back when it is whole.
     fn take_main(&mut self, inner: &Inner, call: &Call) -> Result<Connection, Fault> {
         match self.main.take() {
-            Some(connection) => Ok(connection),
-            None => self.open(inner, call),
+            Some(connection) if !connection.link.is_broken() => return Ok(connection),
+            // It broke while something was flushed that nobody waited for.
+            Some(connection) => self.bury(connection, inner.shape),
+            None => {}
         }
+        self.open(inner, call)
     }
 
     /// Puts the management connection back with nothing in it but what is ours to keep.
@@ -547,7 +555,13 @@ impl State {
         let mine = |waiting: &Waiting| waiting.ticket.as_ptr() == Arc::as_ptr(&grant.0);
         let at = self.waiting.iter().position(mine).ok_or_else(lost)?;
         let Waiting { policy, connection, .. } = self.waiting.remove(at);
-        let mut connection = connection.or_else(|| self.main.take()).ok_or_else(lost)?;
+        let mut connection = match connection {
+            Some(connection) => connection,
+            None if self.main.as_ref().is_some_and(|main| main.link.is_broken()) => {
+                return Err(lost());
+            }
+            None => self.main.take().ok_or_else(lost)?,
+        };
         let outcome = self.load_granted(inner, call, key, &mut connection);
         let outcome = match outcome {
             Ok((entity, root)) => {

@@ -112,8 +112,9 @@ fn test_files(path: &str, text: &str) -> Vec<String> {
     let directory = path
         .strip_suffix("mod.rs")
         .map_or_else(|| path.trim_end_matches(".rs").to_owned() + "/", str::to_owned);
-    text.split("#[cfg(test)]\n")
-        .skip(1)
+    let marks = ["#[cfg(test)]\n", "#[cfg(all(test, shuttle))]\n"];
+    let declared = marks.iter().flat_map(|mark| text.split(mark).skip(1));
+    declared
         .filter_map(|rest| {
             let line = rest.lines().next()?.trim_start_matches("pub(crate) ");
             line.trim_start_matches("pub(super) ").strip_prefix("mod ")

@@ -21,7 +21,7 @@ pub mod thread {
     use super::{CLOCK, Duration, Slot};
     use std::sync::Arc;
 
-    pub use shuttle::thread::{Builder, JoinHandle, panicking, spawn, yield_now};
+    pub use shuttle::thread::{Builder, JoinHandle, panicking, spawn};
 
     /// Sleeps until the clock says so.
     pub fn sleep(length: Duration) {
@@ -112,6 +112,8 @@ impl Slot {
 struct Face {
     now: Duration,
     timers: Vec<(Duration, Arc<Slot>)>,
+    /// Once there is no timer any more.
+    stop: bool,
 }
 
 #[derive(Default)]
@@ -144,6 +146,9 @@ impl Clock {
         loop {
             let first = (0..face.timers.len()).min_by_key(|at| face.timers[*at].0);
             let Some(first) = first else {
+                if face.stop {
+                    return;
+                }
                 face = self.set.wait(face).unwrap();
                 continue;
             };
@@ -151,6 +156,8 @@ impl Clock {
             face.now = face.now.max(at);
             drop(face);
             slot.wake(true);
+            // A scheduler that plays with priorities must not run the clock alone for ever.
+            shuttle::thread::yield_now();
             face = self.face.lock().unwrap();
         }
     }
@@ -275,5 +282,90 @@ impl Condvar {
         for slot in waiting {
             slot.wake(false);
         }
+    }
+}
+
+/// How many schedules each check plays through; `TPM11_SCHEDULES` times as many if that is set.
+pub(crate) fn check(schedules: usize, body: impl Fn() + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    use shuttle::{Config, Runner};
+    let times = std::env::var("TPM11_SCHEDULES").map_or(1, |text| text.parse().unwrap());
+    let body = Arc::new(move || {
+        let clock = thread::spawn(|| CLOCK.run());
+        body();
+        // A thread that `body` left behind is a deadlock now, unless it ends by itself.
+        CLOCK.face.lock().unwrap().stop = true;
+        CLOCK.set.notify_one();
+        clock.join().unwrap();
+    });
+    let mut config = Config::new();
+    // Debug builds of big-integer mathematics need more than the 32 KiB of shuttle's own.
+    config.stack_size = 1 << 20;
+    let half = schedules * times / 2;
+    let (first, second) = (body.clone(), body);
+    // Every order is as likely as any other; and few changes of thread at the worst places, which find
+    // what needs one thread to be left behind for long.
+    Runner::new(RandomScheduler::new(half), config.clone()).run(move || first());
+    Runner::new(PctScheduler::new(4, half), config).run(move || second());
+}
+
+mod tests {
+    use super::*;
+
+    /// Two threads that take two locks in different orders.
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_deadlock_is_found() {
+        check(1_000, || {
+            let locks = Arc::new((Mutex::new(()), Mutex::new(())));
+            let other = locks.clone();
+            let thread = thread::spawn(move || {
+                let _one = other.0.lock().unwrap();
+                let _two = other.1.lock().unwrap();
+            });
+            let _two = locks.1.lock().unwrap();
+            let _one = locks.0.lock().unwrap();
+            drop((_one, _two));
+            thread.join().unwrap();
+        });
+    }
+
+    /// The flag is set and told while the waiter looks at neither.
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_lost_notification_is_found() {
+        check(1_000, || {
+            let shared = Arc::new((Mutex::new(()), Condvar::new(), atomic::AtomicBool::new(false)));
+            let other = shared.clone();
+            let thread = thread::spawn(move || {
+                other.2.store(true, atomic::Ordering::SeqCst);
+                other.1.notify_all();
+            });
+            if !shared.2.load(atomic::Ordering::SeqCst) {
+                drop(shared.1.wait(shared.0.lock().unwrap()).unwrap());
+            }
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn waits_with_a_limit_end_at_it_and_sleeps_in_their_order() {
+        check(1_000, || {
+            let begun = Instant::now();
+            let shared = Arc::new((Mutex::new(0), Condvar::new()));
+            let other = shared.clone();
+            let thread = thread::spawn(move || {
+                thread::sleep(Duration::from_secs(3));
+                *other.0.lock().unwrap() = 1;
+            });
+            let guard = shared.0.lock().unwrap();
+            let (guard, outcome) = shared.1.wait_timeout(guard, Duration::from_secs(2)).unwrap();
+            assert!(outcome.timed_out());
+            drop(guard);
+            assert!(begun.elapsed() >= Duration::from_secs(2));
+            thread.join().unwrap();
+            assert!(begun.elapsed() >= Duration::from_secs(3));
+            assert_eq!(*shared.0.lock().unwrap(), 1);
+        });
     }
 }
