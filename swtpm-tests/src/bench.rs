@@ -1,5 +1,6 @@
 //! What one test has to itself: a TPM, the shim in front of it, a store, a configuration.
 
+use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -64,7 +65,14 @@ impl Setup {
             if self.without_startup { Swtpm::start_without_startup() } else { Swtpm::start() };
         let shim = Shim::start(&directory.path().join("tpm"), &tpm.socket(), self.managed)
             .expect("the shim listens");
-        let bench = Bench { shim, tpm, directory, setup: self, apps: AtomicU32::new(0) };
+        let bench = Bench {
+            shim,
+            tpm,
+            directory,
+            setup: self,
+            apps: AtomicU32::new(0),
+            further: Vec::new(),
+        };
         bench.write_config();
         std::fs::create_dir(bench.runtime()).expect("a directory of our own");
         set_mode(&bench.runtime(), 0o700);
@@ -83,6 +91,7 @@ pub struct Bench {
     directory: tempfile::TempDir,
     setup: Setup,
     apps: AtomicU32,
+    further: Vec<(&'static str, OsString)>,
 }
 
 impl Bench {
@@ -94,6 +103,11 @@ impl Bench {
     /// A TPM behind the kernel's resource manager.
     pub fn managed() -> Bench {
         Setup::default().managed().start()
+    }
+
+    /// Further variables in the environment of every program from now on.
+    pub fn add_to_environment(&mut self, further: Vec<(&'static str, OsString)>) {
+        self.further.extend(further);
     }
 
     /// The directory of this test.
@@ -169,6 +183,7 @@ impl Bench {
             .env("HOME", self.directory())
             .env("XDG_RUNTIME_DIR", self.runtime())
             .envs(self.environment())
+            .envs(self.further.iter().cloned())
             .current_dir(self.directory())
             .stdin(Stdio::null());
         command

@@ -6,6 +6,7 @@
 //! its calls look like local ones. So a test reads from top to bottom, may run several processes,
 //! kill them, let them fork, and run beside all other tests.
 
+pub mod abrmd;
 pub mod app;
 pub mod bench;
 pub mod ck;

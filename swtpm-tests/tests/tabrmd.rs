@@ -1,40 +1,17 @@
 //! The TCTI loader in earnest: tpm2-abrmd on a D-Bus of its own, with swtpm behind it.
 
-use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use swtpm_tests::bench::program;
+use swtpm_tests::abrmd::{find, libraries};
 use swtpm_tests::spawn::Guarded;
 use tpm11::crypto::ec::Curve;
 use tpm11::tpm::{HashAlgorithm, Key, KeyBlob, KeySpec, KeyUse, Settings, Tpm};
 
 /// Set in the process that runs inside `dbus-run-session`.
 const INSIDE: &str = "TPM11_TEST_INSIDE_DBUS";
-
-/// Where `scripts/test` unpacks tpm2-abrmd and its client library.
-fn unpacked() -> PathBuf {
-    program().parent().and_then(Path::parent).expect("target/debug lies in target").join("abrmd")
-}
-
-/// A program of the system, or one unpacked.
-fn find(program: &str) -> Option<PathBuf> {
-    ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
-        .iter()
-        .map(PathBuf::from)
-        .chain([unpacked().join("usr/sbin")])
-        .map(|directory| directory.join(program))
-        .find(|path| path.exists())
-}
-
-/// Where the TCTI loader is to look, too.
-fn libraries() -> Vec<PathBuf> {
-    let Ok(found) = fs::read_dir(unpacked().join("usr/lib")) else { return Vec::new() };
-    found.flatten().map(|entry| entry.path()).collect()
-}
 
 #[test]
 fn keys_are_made_and_used_through_tpm2_abrmd() {
@@ -52,7 +29,7 @@ fn keys_are_made_and_used_through_tpm2_abrmd() {
         .arg(std::env::current_exe().expect("this test"))
         .args(["--exact", "keys_are_made_and_used_through_tpm2_abrmd", "--nocapture"])
         .env(INSIDE, "1")
-        .env("LD_LIBRARY_PATH", std::env::join_paths(libraries()).expect("no colons"))
+        .env("LD_LIBRARY_PATH", libraries())
         .stdin(Stdio::null())
         .output()
         .expect("dbus-run-session runs");

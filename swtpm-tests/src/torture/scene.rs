@@ -20,6 +20,10 @@ use crate::wire;
 /// Processes at a time; the first is long-lived.
 const PLACES: usize = 4;
 
+/// What a command that is never answered may cost.
+const LIMITS: &str =
+    "short_timeout_s = 2\ncommand_timeout_s = 3\ncall_timeout_s = 30\nkeygen_timeout_s = 60";
+
 /// A key that all workers use.
 #[derive(Debug)]
 pub struct Shared {
@@ -74,7 +78,7 @@ impl Scene {
         name: &'static str,
         random: &mut Random,
     ) -> Result<Scene, String> {
-        let mut setup = Setup::default().tpm("call_timeout_s = 30\nkeygen_timeout_s = 60");
+        let mut setup = Setup::default().tpm(LIMITS);
         if managed {
             setup = setup.managed();
         }

@@ -13,12 +13,15 @@ use crate::wire;
 /// transport failures in a row, and a machine under load is late.
 const TAIL: Duration = Duration::from_secs(4);
 
+/// Return values that a fault permits, each in some functions; in none named: in all.
+type Permits = &'static [(&'static [&'static str], u64)];
+
 /// A kind of fault: how it comes about, and which return values it permits beside CKR_DEVICE_ERROR.
 #[derive(Debug, Clone)]
 pub struct Gust {
     /// What the shim is to do.
     pub fault: Fault,
-    permits: &'static [(&'static [&'static str], u64)],
+    permits: Permits,
 }
 
 const ANY: &[&str] = &[];
@@ -27,7 +30,7 @@ const SIGN: &[&str] = &["C_Sign", "C_SignFinal", "C_SignRecover"];
 
 /// Response codes of Part 2 §6.6 and what the module makes of each if it lasts. The replay of a
 /// command, waiting, flushing come before that.
-const CODES: &[(u32, &[(&[&str], u64)])] = &[
+const CODES: &[(u32, Permits)] = &[
     // RETRY, YIELDED, CANCELED, TESTING, NV_RATE, NV_UNAVAILABLE, LOCKOUT
     (0x922, &[]),
     (0x908, &[]),
@@ -77,7 +80,7 @@ const CODES: &[(u32, &[(&[&str], u64)])] = &[
     (0x97F, &[]),
 ];
 
-const FORMAT: &[(&[&str], u64)] = &[
+const FORMAT: Permits = &[
     (ANY, CKR_FUNCTION_FAILED),
     (ANY, CKR_MECHANISM_PARAM_INVALID),
     (ANY, CKR_CURVE_NOT_SUPPORTED),
@@ -114,24 +117,25 @@ impl Gust {
         let command = *random.one_of(COMMANDS);
         let any = random.once_in(3);
         let at = |action| if any { Fault::at_any(action) } else { Fault::at(command, action) };
-        let (fault, permits): (Fault, &[_]) = match random.below(12) {
-            0..=3 => {
+        let (fault, permits): (Fault, Permits) = match random.below(25) {
+            0..=7 => {
                 let (code, permits) = *random.one_of(CODES);
                 (at(Action::Answer(code)), permits)
             }
-            4 => {
+            8 | 9 => {
                 let (code, permits) = *random.one_of(CODES);
                 (at(Action::AnswerAfter(code)), permits)
             }
-            5 => (at(Action::DropBefore), &[]),
-            6 => (at(Action::DropAfter), &[]),
-            7 => (at(Action::DropInside(random.below(60))), &[]),
-            8 => {
+            10 | 11 => (at(Action::DropBefore), &[]),
+            12 | 13 => (at(Action::DropAfter), &[]),
+            14 | 15 => (at(Action::DropInside(random.below(60))), &[]),
+            16 | 17 => {
                 let garble = Action::Garble { at: -1 - random.below(30) as isize, xor: 0x11 };
                 (Fault::at(*random.one_of(PROVEN), garble), &[])
             }
             // TPM_RC_FAILURE: of one command, else the TPM would be in failure mode in earnest.
-            9 => (Fault::at(command, Action::Answer(0x101)), &[]),
+            18 | 19 => (Fault::at(command, Action::Answer(0x101)), &[]),
+            20 => (at(Action::Silence), &[]),
             _ => {
                 let pause = Duration::from_millis(10 + random.below(1500) as u64);
                 (at(Action::Delay(pause)), &[])
@@ -146,7 +150,7 @@ impl Gust {
 struct Spell {
     from: Instant,
     until: Option<Instant>,
-    permits: &'static [(&'static [&'static str], u64)],
+    permits: Permits,
     what: String,
 }
 
@@ -204,6 +208,8 @@ impl Weather {
         let spells = self.0.lock().expect("nobody panics here");
         let lately: Vec<String> = spells
             .iter()
+            .rev()
+            .take(6)
             .filter(|spell| spell.until.is_none_or(|until| until + 2 * TAIL > now))
             .map(|spell| format!("{} {} ms ago", spell.what, (now - spell.from).as_millis()))
             .collect();
