@@ -206,13 +206,13 @@ fn sixteen_processes(bench: &Bench) {
 }
 
 /// The labels of what it leaves.
-fn one_of_sixteen(bench: &Bench, number: usize, shared: &Pair) -> Vec<String> {
+fn one_of_sixteen(bench: &Bench, which: usize, shared: &Pair) -> Vec<String> {
     let (app, session) = bench.logged_in();
     let signing = driver(CKM_ECDSA, CKF_SIGN).expect("there is one");
-    let mut random = Random::new(number as u64);
+    let mut random = Random::new(which as u64);
     let mut kept = Vec::new();
     for round in 0..rounds() {
-        let label = format!("{number}-{round}");
+        let label = format!("{which}-{round}");
         let made = if round % 4 == 3 {
             let extra = [flag(CKA_TOKEN, true), bytes(CKA_LABEL, label.clone())];
             let params = [&[bytes(CKA_EC_PARAMS, P256)], &extra[..]].concat();

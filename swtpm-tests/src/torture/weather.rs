@@ -80,6 +80,12 @@ const CODES: &[(u32, Permits)] = &[
     (0x97F, &[]),
 ];
 
+/// Codes that no TPM gives after it has executed a command: whoever gets one may send a PIN again.
+const BEFORE_IT_BEGINS: &[u32] = &[
+    0x922, 0x90A, 0x920, 0x923, 0x902, 0x906, 0x903, 0x905, 0x904, 0x901, 0x12E, 0x100, 0x910,
+    0x918,
+];
+
 const FORMAT: Permits = &[
     (ANY, CKR_FUNCTION_FAILED),
     (ANY, CKR_MECHANISM_PARAM_INVALID),
@@ -123,7 +129,9 @@ impl Gust {
                 (at(Action::Answer(code)), permits)
             }
             8 | 9 => {
-                let (code, permits) = *random.one_of(CODES);
+                let late = |(code, _): &&(u32, Permits)| !BEFORE_IT_BEGINS.contains(code);
+                let late: Vec<_> = CODES.iter().filter(late).collect();
+                let (code, permits) = **random.one_of(&late);
                 (at(Action::AnswerAfter(code)), permits)
             }
             10 | 11 => (at(Action::DropBefore), &[]),
