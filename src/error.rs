@@ -40,7 +40,9 @@ pub enum Error {
     // ---- slots and tokens ------------------------------------------------------------------
     /// No slot has this id.
     SlotInvalid,
-    /// The slot holds no initialised token, or its store cannot be read; says why.
+    /// The slot waits for its token (C_InitToken).
+    NoTokenYet,
+    /// The slot's token or its store cannot be read; says why.
     TokenNotRecognized(String),
     /// The store cannot be written; says why.
     TokenWriteProtected(String),
@@ -209,6 +211,7 @@ impl fmt::Display for Error {
             NoEvent => f.write_str("no slot event"),
             BufferTooSmall => f.write_str("the output buffer is too small"),
             SlotInvalid => f.write_str("no slot has this id"),
+            NoTokenYet => f.write_str("the token is not initialised (C_InitToken)"),
             TokenNotRecognized(why) | TokenWriteProtected(why) => f.write_str(why),
             SessionInvalid => f.write_str("no session has this handle"),
             SessionClosed => f.write_str("the session was closed meanwhile"),

@@ -4,6 +4,7 @@
 //! No descriptor is kept and no lock is held while a line is written: a host may close every
 //! descriptor it knows nothing of, or fork while another thread logs.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -44,6 +45,30 @@ pub fn stop() {
     log::set_max_level(LevelFilter::Off);
 }
 
+/// Until it is dropped, the lines of this thread say that they were written during this C_ call.
+#[must_use]
+pub fn during(call: &'static str) -> During {
+    During { before: CALL.replace(call) }
+}
+
+/// See [`during`].
+#[derive(Debug)]
+pub struct During {
+    before: &'static str,
+}
+
+impl Drop for During {
+    fn drop(&mut self) {
+        CALL.set(self.before);
+    }
+}
+
+thread_local! {
+    /// The call that the thread is in; empty outside of calls. Const-initialised and without Drop, so
+    /// that it works in exit handlers and needs no code at unloading.
+    static CALL: Cell<&'static str> = const { Cell::new("") };
+}
+
 static SINK: OnceLock<Sink> = OnceLock::new();
 
 #[derive(Default)]
@@ -77,7 +102,11 @@ impl Log for Sink {
 fn write_line(target: &LogTarget, record: &Record<'_>) -> std::io::Result<()> {
     let pid = std::process::id();
     // One event is one line, whatever a file name or a label contains.
-    let text = record.args().to_string().replace(|c: char| c.is_control(), " ");
+    let text = match CALL.get() {
+        "" => record.args().to_string(),
+        call => format!("{call}: {}", record.args()),
+    };
+    let text = text.replace(|c: char| c.is_control(), " ");
     match target {
         LogTarget::None => Ok(()),
         LogTarget::File(path) => {
@@ -157,6 +186,28 @@ mod tests {
         let pid = std::process::id();
         assert!(lines[0].ends_with(&format!("Z tpm11[{pid}] WARN  first")), "{}", lines[0]);
         assert!(lines[1].ends_with("second forged line"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_line_names_the_call_of_its_thread_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let target = LogTarget::File(path.clone());
+        let write = || {
+            write_line(&target, &Record::builder().args(format_args!("said")).build()).unwrap();
+        };
+        let outer = during("C_Outer");
+        {
+            let _inner = during("C_Inner");
+            write();
+            std::thread::scope(|scope| scope.spawn(write).join()).unwrap();
+        }
+        write();
+        drop(outer);
+        write();
+        let written = std::fs::read_to_string(&path).unwrap();
+        let said: Vec<&str> = written.lines().filter_map(|line| line.split("  ").nth(1)).collect();
+        assert_eq!(said, ["C_Inner: said", "said", "C_Outer: said", "said"]);
     }
 
     #[test]

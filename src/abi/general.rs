@@ -23,7 +23,7 @@ use crate::token::Module;
 pub unsafe extern "C" fn C_Initialize(pInitArgs: CK_VOID_PTR) -> CK_RV {
     // SAFETY: this function's own contract.
     let threads = unsafe { may_make_threads(pInitArgs) };
-    let clock = Clock::start();
+    let (clock, _during) = (Clock::start(), crate::log::during("C_Initialize"));
     let outcome = state().initialize(|forked| {
         let threads = threads?;
         if forked {
@@ -136,7 +136,7 @@ pub(super) fn patience(config: Option<&Config>) -> Duration {
 /// None beyond being called from C: `pReserved` is not followed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_Finalize(pReserved: CK_VOID_PTR) -> CK_RV {
-    let clock = Clock::start();
+    let (clock, _during) = (Clock::start(), crate::log::during("C_Finalize"));
     let outcome = if state().is_initialized() && !pReserved.is_null() {
         Err(Error::ArgumentsBad("pReserved is not NULL"))
     } else {

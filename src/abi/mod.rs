@@ -330,7 +330,7 @@ impl State {
                 Ok(())
             });
             if let Err(error) = outcome {
-                log::error!("C_Finalize: {error}");
+                log::error!("{error}");
             }
         }
         *self.stage() = Stage::Out;
@@ -347,13 +347,13 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
 /// The way in for every exported function that needs C_Initialize: finds the module, runs `body`,
 /// stops a panic, logs, and turns the outcome into the function's return value.
 fn enter(function: &'static str, body: impl FnOnce(&Module) -> Result<()>) -> CK_RV {
-    let clock = Clock::start();
+    let (clock, _during) = (Clock::start(), crate::log::during(function));
     leave(function, clock, state().run(body))
 }
 
 /// The way in for the few functions that work without C_Initialize.
 fn enter_early(function: &'static str, body: impl FnOnce() -> Result<()>) -> CK_RV {
-    let clock = Clock::start();
+    let (clock, _during) = (Clock::start(), crate::log::during(function));
     leave(function, clock, caught(body))
 }
 
@@ -443,7 +443,7 @@ fn unsupported(function: &'static str) -> CK_RV {
 fn leave(function: &'static str, clock: Clock, outcome: Result<()>) -> CK_RV {
     match outcome {
         Ok(()) => {
-            log::trace!("{function}: done");
+            log::trace!("done");
             clock.call(function, wide(rv::OK));
             rv::OK
         }
@@ -453,7 +453,7 @@ fn leave(function: &'static str, clock: Clock, outcome: Result<()>) -> CK_RV {
             if rv::level(&error) <= log::Level::Warn {
                 recorder::failed();
             }
-            log::log!(rv::level(&error), "{function}: {error} ({rv:#x})");
+            log::log!(rv::level(&error), "{error} ({rv:#x})");
             rv
         }
     }

@@ -28,7 +28,7 @@ pub(super) fn of(error: &Error) -> CK_RV {
         Error::BufferTooSmall => CKR_BUFFER_TOO_SMALL,
 
         Error::SlotInvalid => CKR_SLOT_ID_INVALID,
-        Error::TokenNotRecognized(_) => CKR_TOKEN_NOT_RECOGNIZED,
+        Error::NoTokenYet | Error::TokenNotRecognized(_) => CKR_TOKEN_NOT_RECOGNIZED,
         Error::TokenWriteProtected(_) => CKR_TOKEN_WRITE_PROTECTED,
 
         Error::SessionInvalid => CKR_SESSION_HANDLE_INVALID,
@@ -124,6 +124,8 @@ mod tests {
     #[test]
     fn a_callers_mistake_is_no_event_and_our_own_is_an_error() {
         assert_eq!(level(&Error::ArgumentsBad("pData")), Level::Debug);
+        // NSS opens a session with every slot.
+        assert_eq!(level(&Error::NoTokenYet), Level::Debug);
         assert_eq!(level(&Error::ForeignTpm), Level::Warn);
         assert_eq!(level(&Error::Bug("test")), Level::Error);
     }

@@ -15,6 +15,7 @@
 //! What no secret in the host can show is a file that was set back as a whole: it is a state that
 //! the owner once wrote.
 
+use std::fmt;
 use std::ops::Deref;
 
 use aes_gcm::aead::{AeadInPlace, KeyInit};
@@ -247,6 +248,28 @@ pub struct Report {
     pub bad: Vec<[u8; 16]>,
     /// If not intact: the owner wrote these, but one of them is too old, or one like them is gone.
     pub suspects: Vec<[u8; 16]>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected, found, intact: _, bad, suspects } = self;
+        let (bad, suspects) = (list(bad), list(suspects));
+        write!(
+            f,
+            "{found} of {expected} found, not the owner's: {bad}, of doubtful age or company: {suspects}"
+        )
+    }
+}
+
+fn list(uuids: &[[u8; 16]]) -> String {
+    match uuids {
+        [] => "none".to_owned(),
+        some => some
+            .iter()
+            .map(|uuid| uuid.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
 }
 
 /// How many sums a digest has, by the first bits of the uuid.

@@ -299,15 +299,9 @@ impl Token {
     fn after_login(&self, call: &Call, role: Role, sealer: &Sealer) {
         match self.store.verify_set(&self.serial, sealer) {
             Ok(report) if report.intact && report.bad.is_empty() => {}
-            Ok(report) => log::warn!(
-                "token {}: objects were changed outside of the token: {} of {} found, {} altered, {} \
-                 suspect",
-                self.name(),
-                report.found,
-                report.expected,
-                report.bad.len(),
-                report.suspects.len()
-            ),
+            Ok(report) => {
+                log::warn!("token {}: objects were changed outside of it: {report}", self.name());
+            }
             Err(fault) => log::warn!("token {}: objects not checked: {fault}", self.name()),
         }
         // Firmware updates change what a TPM can, and its storage root key stays. The SO's login, which is

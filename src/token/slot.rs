@@ -168,9 +168,7 @@ impl Slot {
     pub fn token(&self) -> Result<Arc<Token>> {
         match self.holds() {
             Holds::Token(token) => Ok(token),
-            Holds::Empty { .. } => {
-                Err(Error::TokenNotRecognized("the token is not initialised (C_InitToken)".into()))
-            }
+            Holds::Empty { .. } => Err(Error::NoTokenYet),
             Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
         }
     }

@@ -173,7 +173,9 @@ pub(super) fn ask(link: &mut dyn Transport, call: &Call) -> Result<Facts, Fault>
     let text = |words: &mut dyn Iterator<Item = u32>| -> String {
         let bytes: Vec<u8> = words.flat_map(u32::to_be_bytes).collect();
         let printable = bytes.iter().copied().filter(|byte| (0x20..0x7F).contains(byte));
-        printable.map(char::from).collect::<String>().trim().to_owned()
+        // Makers pad each word for itself: "SW  ", " TPM".
+        let padded: String = printable.map(char::from).collect();
+        padded.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let algorithms: Vec<u16> = list(link, Capability::Algorithms, 0, call)?
         .into_iter()

@@ -46,8 +46,11 @@ unsafe impl Send for Loaded {}
 
 /// Opens `tcti` through the loader.
 pub(super) fn open(tcti: &str) -> Result<Box<dyn Transport>, Broken> {
-    let settings = |why: &str| Broken::unsent(BrokenKind::Settings, format!("{tcti}: {why}"));
+    let settings = |why: &str| Broken::unsent(BrokenKind::Settings, format!("\"{tcti}\": {why}"));
     let conf = CString::new(tcti).map_err(|_| settings("contains a NUL"))?;
+    if !is_installed(tcti.split(':').next().unwrap_or(tcti)) {
+        return Err(settings("no TCTI library of this name can be loaded"));
+    }
     let mut context = null_mut();
     // SAFETY: `conf` is NUL-terminated and lives through the call; `context` is a valid place.
     let code = unsafe { sys::Tss2_TctiLdr_Initialize(conf.as_ptr(), &mut context) };
@@ -65,7 +68,7 @@ pub(super) fn open(tcti: &str) -> Result<Box<dyn Transport>, Broken> {
                 }
                 _ => BrokenKind::Absent,
             };
-            let what = format!("{tcti}: the TCTI loader answers {code:#x}");
+            let what = format!("\"{tcti}\": the TCTI loader answers {code:#x}");
             return Err(Broken::unsent(kind, what));
         }
     };
@@ -87,9 +90,29 @@ pub(super) fn open(tcti: &str) -> Result<Box<dyn Transport>, Broken> {
     }
 }
 
+/// Whether the loader will find a library for this name. It prints to standard error if it does not, which
+/// is not ours to write to; so it is not asked then.
+fn is_installed(name: &str) -> bool {
+    // What the loader makes of a name, in its order.
+    let files =
+        [("", ""), ("libtss2-tcti-", ".so.0"), ("libtss2-tcti-", ".so"), ("libtss2-", ".so.0")];
+    files.iter().any(|(before, after)| {
+        let Ok(file) = CString::new(format!("{before}{name}{after}")) else { return false };
+        // SAFETY: `file` is NUL-terminated; what a library does when it is loaded is what it would do for
+        // the loader.
+        let handle = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        if handle.is_null() {
+            return false;
+        }
+        // SAFETY: from the dlopen above, and not used.
+        unsafe { libc::dlclose(handle) };
+        true
+    })
+}
+
 impl Loaded {
     fn closed(&self, code: u32) -> Broken {
-        let what = format!("{}: the TCTI answers {code:#x}", self.name);
+        let what = format!("\"{}\": the TCTI answers {code:#x}", self.name);
         Broken { kind: BrokenKind::Closed, sent: true, what }
     }
 
@@ -136,7 +159,7 @@ impl Transport for Loaded {
                 return Err(self.give_up(Broken::canceled(true)).into());
             }
             if Instant::now() >= until {
-                let what = format!("{}: no answer in time", self.name);
+                let what = format!("\"{}\": no answer in time", self.name);
                 let late = Broken { kind: BrokenKind::Late, sent: true, what };
                 return Err(self.give_up(late).into());
             }

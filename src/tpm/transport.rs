@@ -183,7 +183,7 @@ impl Address {
                 if options.port == u16::MAX {
                     return Err(Broken::unsent(
                         BrokenKind::Settings,
-                        format!("{tcti}: the platform channel's port would be above 65535"),
+                        format!("\"{tcti}\": the platform channel's port would be above 65535"),
                     ));
                 }
                 Ok(Self::Mssim { host: options.host, port: options.port })
@@ -231,7 +231,7 @@ struct Options {
 
 impl Options {
     fn parse(tcti: &str, text: &str, allowed: &[&str]) -> Result<Self, Broken> {
-        let bad = |why: String| Broken::unsent(BrokenKind::Settings, format!("{tcti}: {why}"));
+        let bad = |why: String| Broken::unsent(BrokenKind::Settings, format!("\"{tcti}\": {why}"));
         let mut options = Self { host: "localhost".to_owned(), port: 2321, path: None };
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let Some((key, value)) = part.split_once('=').filter(|(key, _)| allowed.contains(key))

@@ -761,8 +761,19 @@ fn prepare(app: &Ck, world: &World, name: &str) {
     assert!([CKR_OK, CKR_OPERATION_ACTIVE].contains(&rv), "{init} is {rv:#x}");
 }
 
+/// What the API shows of the world.
+#[derive(Debug, PartialEq)]
+struct State {
+    slots: Vec<u64>,
+    /// CKS_ of the session: who is logged in.
+    session: u64,
+    sessions: u64,
+    /// Handles, and all attributes as C_GetAttributeValue left them.
+    objects: Vec<(u64, Memory)>,
+}
+
 /// Slots, sessions, login, objects with all their attributes, as the API shows them.
-fn state(app: &Ck, world: &World) -> (Vec<u64>, u64, u64, Vec<(u64, Vec<Argument>)>) {
+fn state(app: &Ck, world: &World) -> State {
     let info = app.session_info(world.session).unwrap();
     // The storm may have left a search in progress.
     let _ = app.raw("C_FindObjectsFinal", vec![world.session.into()]);
@@ -781,10 +792,10 @@ fn state(app: &Ck, world: &World) -> (Vec<u64>, u64, u64, Vec<(u64, Vec<Argument
         for (at, _) in &wanted.pointers {
             wanted.bytes[*at..*at + 8].fill(0); // where the values were is no state
         }
-        objects.push((object, vec![wanted.into()]));
+        objects.push((object, wanted));
     }
     let sessions = app.token_info(world.slot).unwrap().ulSessionCount;
-    (app.slots(false).unwrap(), info.state, sessions, objects)
+    State { slots: app.slots(false).unwrap(), session: info.state, sessions, objects }
 }
 
 /// What objects can be asked for.

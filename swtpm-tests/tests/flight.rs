@@ -55,6 +55,42 @@ fn a_failure_is_on_record_at_once_with_its_commands_and_without_its_secrets() {
 }
 
 #[test]
+fn the_record_keeps_the_last_64_calls_and_commands_each_with_its_time_code_and_duration() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, key) = app.generate_ec(session, P256, "key").unwrap();
+    for _ in 0..100 {
+        app.sign(session, CKM_ECDSA, key, &[0x42; 32]).unwrap();
+        let _ = app.info();
+    }
+    app.digest(session, CKM_SHA256, b"the last").unwrap();
+    app.finalize().unwrap();
+    let record = file(&bench, "last").expect("a record");
+    let lines: Vec<Vec<&str>> =
+        record.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
+    let of = |prefix: &str| lines.iter().filter(|line| line[2].starts_with(prefix)).count();
+    assert_eq!((of("C_"), of("TPM2_")), (64, 64), "{record}");
+    assert_eq!(lines.len(), 128, "{record}");
+    let mut times: Vec<&str> = lines.iter().map(|line| line[0]).collect();
+    let shown = times.clone();
+    times.sort_unstable();
+    assert_eq!(times, shown, "in the order of time");
+    for line in &lines {
+        assert!(line[0].ends_with('Z') && line[0].contains('T'), "{line:?}");
+        assert_eq!(line[1], app.id().to_string());
+        assert!(u64::from_str_radix(line[3].trim_start_matches("0x"), 16).is_ok(), "{line:?}");
+        assert!(line[4].parse::<f64>().is_ok() && line[5] == "ms", "{line:?}");
+        let is_command = line[2].starts_with("TPM2_");
+        assert_eq!(line.len(), if is_command { 9 } else { 6 }, "bytes of commands: {line:?}");
+    }
+    let last: Vec<&str> =
+        lines.iter().map(|line| line[2]).filter(|name| name.starts_with("C_")).collect();
+    assert_eq!(last.last(), Some(&"C_Finalize"), "{record}");
+    assert!(!last.contains(&"C_Login"), "older calls are forgotten:\n{record}");
+}
+
+#[test]
 fn a_process_that_ends_well_leaves_its_record_and_an_earlier_failure_alone() {
     let bench = Bench::start();
     bench.token();

@@ -203,3 +203,18 @@ fn initialising_anew_that_breaks_off_anywhere_leaves_the_old_token_or_the_new_on
     assert!(broken > 20, "only {broken} commands to break off at");
     assert!(bench.shim.nv_indices().len() <= 2, "{:x?}", bench.shim.nv_indices());
 }
+
+#[test]
+fn a_transport_that_is_not_installed_is_told_in_the_log_and_nowhere_else() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.app_with(|command| {
+        command.env("TPM11_TCTI", "nosuch:really=not");
+    });
+    app.initialize().unwrap();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    assert_eq!(app.login(session, PIN), Err(Rv(CKR_DEVICE_ERROR)));
+    app.finalize().unwrap();
+    assert_eq!(app.noise(), "", "tpm2-tss's loader was not asked");
+    assert!(bench.log().contains("\"nosuch:really=not\": no TCTI library"), "{}", bench.log());
+}
