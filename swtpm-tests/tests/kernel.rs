@@ -78,6 +78,8 @@ fn a_real_kernels_resource_manager_serves_every_kind_of_key_at_the_counted_cost(
     };
     assert!(said("done").is_some(), "{console}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(said("side-by-side"), Some("1"));
+    assert_eq!(said("crowd"), Some("6"), "six processes in one store\n{console}");
+    assert_eq!(said("forks"), Some("3"), "three forked children beside their parent\n{console}");
     assert_eq!(said("bare-device"), Some("1"), "two processes in turn on /dev/tpm0");
     for kind in ["left-transient", "left-loaded", "left-saved"] {
         assert_eq!(said(kind), Some("0"), "{kind}: nothing of ours stays in the TPM");

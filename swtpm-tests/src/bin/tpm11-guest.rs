@@ -13,7 +13,7 @@ use std::sync::Arc;
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::ck::{Ck, P256, P384, bytes, flag};
-use swtpm_tests::door::Library;
+use swtpm_tests::door::{Argument, Library};
 use swtpm_tests::wire;
 
 fn main() {
@@ -23,6 +23,8 @@ fn main() {
         None => everything(&module),
         Some("cold") => cold(&client(&module)),
         Some("sign") => many(&client(&module)),
+        Some("crowd") => one_of_a_crowd(&client(&module)),
+        Some("forks") => forks(&client(&module)),
         // Nobody clears away behind a process on the bare device that ends like that.
         Some("bare") => {
             let ck = client(&module);
@@ -43,6 +45,8 @@ fn everything(module: &str) {
     mark(2);
     in_turn(&ck);
     side_by_side(&ck, module);
+    crowd(&ck, module);
+    child(module, "forks").wait().map(expect_success).expect("the child ends");
     ck.finalize().expect("C_Finalize");
     past_the_manager(module);
     for (name, first) in
@@ -162,6 +166,83 @@ fn side_by_side(ck: &Ck, module: &str) {
     }
     ck.sign(session, CKM_ECDSA, key(ck, session, "cold"), &[3; 32]).expect("still there");
     println!("tpm11-guest: side-by-side 1");
+}
+
+/// How many processes are a crowd here, where every instruction is emulated.
+const CROWD: usize = 6;
+
+/// Processes that create, list, sign and delete in one store while this one holds a search open.
+fn crowd(ck: &Ck, module: &str) {
+    let session = logged_in(ck);
+    let before = ck.find(session, &[]).expect("a search").len();
+    let arguments = vec![session.into(), Argument::NULL, 0.into()];
+    assert_eq!(ck.raw("C_FindObjectsInit", arguments).0, CKR_OK);
+    let children: Vec<_> = (0..CROWD).map(|_| child(module, "crowd")).collect();
+    for mut child in children {
+        child.wait().map(expect_success).expect("the child ends");
+    }
+    assert_eq!(ck.raw("C_FindObjectsFinal", vec![session.into()]).0, CKR_OK);
+    let after = ck.find(session, &[]).expect("a search").len();
+    assert_eq!(after, before + 2 * CROWD, "each leaves two objects");
+    ck.close_session(session).expect("C_CloseSession");
+    println!("tpm11-guest: crowd {CROWD}");
+}
+
+fn one_of_a_crowd(ck: &Ck) {
+    let session = logged_in(ck);
+    let process = std::process::id();
+    for round in 0..4 {
+        let label = format!("{process}-{round}");
+        let template = [
+            swtpm_tests::ck::number(CKA_CLASS, CKO_DATA),
+            flag(CKA_TOKEN, true),
+            bytes(CKA_LABEL, label),
+            bytes(CKA_VALUE, [round; 100]),
+        ];
+        let object = ck.create_object(session, &template).expect("C_CreateObject");
+        assert!(ck.find(session, &[]).expect("a search").contains(&object));
+        ck.sign(session, CKM_ECDSA, key(ck, session, "cold"), &[round; 32]).expect("ECDSA");
+        if round % 2 == 0 {
+            ck.destroy_object(session, object).expect("C_DestroyObject");
+        }
+    }
+    ck.finalize().expect("C_Finalize");
+}
+
+/// A process that is logged in and has a warm key forks: its children begin anew and sign beside it.
+#[allow(unsafe_code)] // fork
+fn forks(ck: &Ck) {
+    const CHILDREN: usize = 3;
+    let session = logged_in(ck);
+    let private = key(ck, session, "cold");
+    ck.sign(session, CKM_ECDSA, private, &[4; 32]).expect("warm");
+    let mut children = Vec::new();
+    for _ in 0..CHILDREN {
+        // SAFETY: this process has one thread of its own, the module's apart.
+        match unsafe { libc::fork() } {
+            0 => {
+                let old = ck.sign(session, CKM_ECDSA, private, &[5; 32]);
+                assert_eq!(old.map_err(|rv| rv.0), Err(CKR_CRYPTOKI_NOT_INITIALIZED));
+                ck.initialize_with(CKF_OS_LOCKING_OK).expect("C_Initialize in the child");
+                many(ck);
+                ck.finalize().expect("C_Finalize in the child");
+                // SAFETY: it never returns.
+                unsafe { libc::_exit(0) }
+            }
+            child => children.push(child),
+        }
+    }
+    for round in 0..25u8 {
+        ck.sign(session, CKM_ECDSA, private, &[round; 32]).expect("the parent goes on");
+    }
+    for child in children {
+        let mut status = 0;
+        // SAFETY: the place is writable.
+        let ended = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!((ended, status), (child, 0), "a child failed");
+    }
+    ck.finalize().expect("C_Finalize");
+    println!("tpm11-guest: forks {CHILDREN}");
 }
 
 /// Two processes on the bare device, which the kernel gives to one at a time.
