@@ -13,6 +13,7 @@ pub mod ck;
 pub mod door;
 pub mod drive;
 pub mod front;
+pub mod life;
 pub mod openssl;
 pub mod secrets;
 pub mod shim;
