@@ -36,6 +36,48 @@ fn sign(ck: &Ck, session: u64, key: u64) {
     ck.sign(session, CKM_ECDSA, key, &[0x42; 32]).expect("C_Sign");
 }
 
+/// Some functions as C has them: what the bench has around calls needs thread-locals, and the library.
+#[derive(Clone, Copy)]
+struct Bare {
+    sign_init: SignInit,
+    sign: Sign,
+    finalize: Finalize,
+}
+
+type SignInit =
+    unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
+type Sign =
+    unsafe extern "C" fn(CK_SESSION_HANDLE, *const u8, CK_ULONG, *mut u8, *mut CK_ULONG) -> CK_RV;
+type Finalize = unsafe extern "C" fn(*mut c_void) -> CK_RV;
+
+impl Bare {
+    /// They stay where they are when the library is closed.
+    fn of(module: &Path) -> Bare {
+        // SAFETY: the module has no constructors that could do anything, and the functions these types.
+        unsafe {
+            let library = libloading::Library::new(module).expect("the module");
+            Bare {
+                sign_init: *library.get::<SignInit>(b"C_SignInit\0").expect("C_SignInit"),
+                sign: *library.get::<Sign>(b"C_Sign\0").expect("C_Sign"),
+                finalize: *library.get::<Finalize>(b"C_Finalize\0").expect("C_Finalize"),
+            }
+        }
+    }
+
+    fn sign(&self, session: u64, key: u64) {
+        let parameter = std::ptr::null_mut();
+        let mut mechanism =
+            CK_MECHANISM { mechanism: CKM_ECDSA, pParameter: parameter, ulParameterLen: 0 };
+        let (mut signature, mut length) = ([0; 64], 64);
+        // SAFETY: all pointers are to locals.
+        let told = unsafe {
+            assert_eq!((self.sign_init)(session, &mut mechanism, key), CKR_OK);
+            (self.sign)(session, [7; 32].as_ptr(), 32, signature.as_mut_ptr(), &mut length)
+        };
+        assert_eq!((told, length), (CKR_OK, 64));
+    }
+}
+
 /// The application in one of its roles.
 ///
 /// # Panics
@@ -162,44 +204,17 @@ fn thread(module: &Path) {
 fn unload_amid(module: &Path) {
     let ck = load(module);
     let (session, key) = log_in(&ck);
-    // SAFETY: loaded already.
-    let library = unsafe { libloading::Library::new(module) }.expect("the module");
-    type SignInit =
-        unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
-    type Sign = unsafe extern "C" fn(
-        CK_SESSION_HANDLE,
-        *const u8,
-        CK_ULONG,
-        *mut u8,
-        *mut CK_ULONG,
-    ) -> CK_RV;
-    // SAFETY: they have these types.
-    let (sign_init, sign) = unsafe {
-        let init = *library.get::<SignInit>(b"C_SignInit\0").expect("C_SignInit");
-        (init, *library.get::<Sign>(b"C_Sign\0").expect("C_Sign"))
-    };
+    let bare = Bare::of(module);
     let (begun, has_begun) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         for turn in 0..40 {
-            let mut mechanism = CK_MECHANISM {
-                mechanism: CKM_ECDSA,
-                pParameter: std::ptr::null_mut(),
-                ulParameterLen: 0,
-            };
-            let (mut signature, mut length) = ([0; 64], 64);
-            // SAFETY: all pointers are to locals, and the code stays where it is.
-            let rv = unsafe {
-                assert_eq!(sign_init(session, &mut mechanism, key), CKR_OK);
-                sign(session, [7; 32].as_ptr(), 32, signature.as_mut_ptr(), &mut length)
-            };
-            assert_eq!((rv, length), (CKR_OK, 64));
+            bare.sign(session, key);
             if turn == 3 {
                 begun.send(()).expect("the other waits");
             }
         }
     });
     has_begun.recv().expect("it signs");
-    drop(library);
     drop(ck);
     thread.join().expect("it signed on");
     load(module).finalize().expect("C_Finalize");
@@ -325,32 +340,26 @@ fn handlers(module: &Path, order: &str) -> ! {
 
 /// A thread's own destructor signs and finalises, when the thread's Rust thread-locals have ended.
 fn end_of_thread(module: &Path) {
-    static NUMBERS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
-    extern "C" fn at_end(_: *mut c_void) {
-        let [session, key] = NUMBERS.each_ref().map(|number| number.load(Ordering::SeqCst));
-        if let Some(ck) = CK.get() {
-            sign(ck, session, key);
-            finalize_at_exit();
+    static LOGGED_IN: OnceLock<(Bare, u64, u64)> = OnceLock::new();
+    unsafe extern "C" fn at_end(_: *mut c_void) {
+        if let Some((bare, session, key)) = LOGGED_IN.get() {
+            bare.sign(*session, *key);
+            // SAFETY: NULL is what it takes.
+            let told = unsafe { (bare.finalize)(std::ptr::null_mut()) };
+            ENDED.store(told, Ordering::SeqCst);
         }
     }
     let ck = load(module);
-    assert!(CK.set(ck.clone()).is_ok());
+    let bare = Bare::of(module);
     std::thread::spawn(move || {
         let mut place = 0;
         // SAFETY: the place is writable, and the destructor stays where it is.
         unsafe {
-            assert_eq!(
-                libc::pthread_key_create(
-                    &mut place,
-                    Some(std::mem::transmute(at_end as extern "C" fn(*mut c_void)))
-                ),
-                0
-            );
+            assert_eq!(libc::pthread_key_create(&mut place, Some(at_end)), 0);
             assert_eq!(libc::pthread_setspecific(place, std::ptr::dangling()), 0);
         }
         let (session, key) = log_in(&ck);
-        NUMBERS[0].store(session, Ordering::SeqCst);
-        NUMBERS[1].store(key, Ordering::SeqCst);
+        assert!(LOGGED_IN.set((bare, session, key)).is_ok());
     })
     .join()
     .expect("the thread ends well");
