@@ -32,6 +32,8 @@ pub struct Config {
     pub pin: PinConfig,
     /// `[keys]`
     pub keys: KeysConfig,
+    /// `[policy]`
+    pub policy: PolicyConfig,
     /// `[process]`
     pub process: ProcessConfig,
     /// `[log]`
@@ -88,6 +90,21 @@ pub struct PinConfig {
 pub struct KeysConfig {
     /// Check every ECDSA signature in software before it is returned.
     pub verify_signatures: bool,
+    /// Keys that no TPM works with (HMAC with SHA-3) are sealed in it; else there are none.
+    pub sealed_keys: bool,
+    /// Where AES keys live if the TPM does not encrypt.
+    pub secret_keys: SecretKeys,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// Which sequences of calls are prevented.
+    pub api_attacks: ApiAttacks,
+    /// Rules of `api_attacks` that do not hold, by their numbers.
+    pub without: Vec<String>,
+    /// What CKA_START_DATE and CKA_END_DATE do.
+    pub dates: DatesChoice,
 }
 
 /// `[process]`
@@ -138,6 +155,36 @@ pub enum GateChoice {
     Nv,
     /// Dictionary-attack protection.
     Da,
+}
+
+/// `secret_keys`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretKeys {
+    /// In the TPM, or there are none.
+    Tpm,
+    /// Sealed by a TPM that cannot encrypt, unsealed for each use.
+    Sealed,
+}
+
+/// `api_attacks`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAttacks {
+    /// Every rule holds.
+    Prevent,
+    /// What the specification demands, and what costs no client anything.
+    Standard,
+}
+
+/// `dates`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatesChoice {
+    /// They say something.
+    Inform,
+    /// Keys are used between them alone.
+    Enforce,
 }
 
 /// `fork_mode`
@@ -199,7 +246,16 @@ fn unreachable_default() -> Config {
         tpm: Vec::new(),
         store: StoreConfig { busy_timeout: Duration::from_secs(10), empty_slot: true },
         pin: PinConfig { gate: GateChoice::Auto, limit: 8, kdf_iterations: 10_000 },
-        keys: KeysConfig { verify_signatures: false },
+        keys: KeysConfig {
+            verify_signatures: false,
+            sealed_keys: false,
+            secret_keys: SecretKeys::Tpm,
+        },
+        policy: PolicyConfig {
+            api_attacks: ApiAttacks::Prevent,
+            without: Vec::new(),
+            dates: DatesChoice::Inform,
+        },
         process: ProcessConfig { fork_mode: ForkMode::Strict },
         log: LogConfig { target: LogTarget::Syslog, filter: "warn".into() },
     }
@@ -336,6 +392,8 @@ struct File {
     #[serde(default)]
     keys: KeysTable,
     #[serde(default)]
+    policy: PolicyTable,
+    #[serde(default)]
     process: ProcessTable,
     #[serde(default)]
     log: LogTable,
@@ -388,6 +446,17 @@ struct PinTable {
 #[serde(deny_unknown_fields)]
 struct KeysTable {
     verify_signatures: Option<bool>,
+    sealed_keys: Option<bool>,
+    secret_keys: Option<SecretKeys>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyTable {
+    api_attacks: Option<ApiAttacks>,
+    #[serde(default, deserialize_with = "rule_numbers")]
+    without: Option<Vec<String>>,
+    dates: Option<DatesChoice>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -432,6 +501,13 @@ impl File {
             },
             keys: KeysTable {
                 verify_signatures: over.keys.verify_signatures.or(self.keys.verify_signatures),
+                sealed_keys: over.keys.sealed_keys.or(self.keys.sealed_keys),
+                secret_keys: over.keys.secret_keys.or(self.keys.secret_keys),
+            },
+            policy: PolicyTable {
+                api_attacks: over.policy.api_attacks.or(self.policy.api_attacks),
+                without: over.policy.without.or(self.policy.without),
+                dates: over.policy.dates.or(self.policy.dates),
             },
             process: ProcessTable { fork_mode: over.process.fork_mode.or(self.process.fork_mode) },
             log: LogTable {
@@ -550,7 +626,16 @@ fn resolve(
             limit: narrow(file.pin.limit, 8),
             kdf_iterations: narrow(file.pin.kdf_iterations, 10_000),
         },
-        keys: KeysConfig { verify_signatures: file.keys.verify_signatures.unwrap_or(false) },
+        keys: KeysConfig {
+            verify_signatures: file.keys.verify_signatures.unwrap_or(false),
+            sealed_keys: file.keys.sealed_keys.unwrap_or(false),
+            secret_keys: file.keys.secret_keys.unwrap_or(SecretKeys::Tpm),
+        },
+        policy: PolicyConfig {
+            api_attacks: file.policy.api_attacks.unwrap_or(ApiAttacks::Prevent),
+            without: file.policy.without.unwrap_or_default(),
+            dates: file.policy.dates.unwrap_or(DatesChoice::Inform),
+        },
         process: ProcessConfig { fork_mode: file.process.fork_mode.unwrap_or(ForkMode::Strict) },
         log: LogConfig {
             target,
@@ -644,6 +729,24 @@ fn absolute_paths<'de, D: Deserializer<'de>>(
     }
 }
 
+/// P1 to P15 but for P14, which holds because there is nothing that it could allow.
+fn rule_numbers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    let numbers = Vec::<String>::deserialize(deserializer)?;
+    let known = |number: &str| {
+        number.strip_prefix('P').and_then(|digits| digits.parse().ok()).is_some_and(|parsed: u8| {
+            (1..=15).contains(&parsed) && parsed != 14 && format!("P{parsed}") == number
+        })
+    };
+    match numbers.iter().find(|number| !known(number)) {
+        None => Ok(Some(numbers)),
+        Some(other) => Err(D::Error::custom(format!(
+            "\"{other}\" is no rule that can be left out: \"P1\" to \"P13\" and \"P15\""
+        ))),
+    }
+}
+
 fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     // A lone word that is no level would be a filter for a module that does not exist.
@@ -701,6 +804,11 @@ mod tests {
             "limit",
             "kdf_iterations",
             "verify_signatures",
+            "sealed_keys",
+            "secret_keys",
+            "api_attacks",
+            "without",
+            "dates",
             "fork_mode",
             "target",
             "file",
@@ -743,6 +851,16 @@ mod tests {
         assert_eq!(mode(""), Ok(ForkMode::Strict));
         assert_eq!(mode("[process]\nfork_mode = \"resume\"\n"), Ok(ForkMode::Resume));
         assert!(mode("[process]\nfork_mode = \"retry\"\n").unwrap_err().what.contains("`resume`"));
+    }
+
+    #[test]
+    fn only_rules_that_exist_can_be_left_out() {
+        let config = load("[policy]\nwithout = [\"P7\", \"P15\"]\n").unwrap();
+        assert_eq!(config.policy.without, ["P7", "P15"]);
+        for wrong in ["P14", "P0", "P16", "P07", "7", "WRAP"] {
+            let error = load(&format!("[policy]\nwithout = [\"{wrong}\"]\n")).unwrap_err();
+            assert!(error.what.contains(wrong) && error.what.contains("P13"), "{error}");
+        }
     }
 
     #[test]

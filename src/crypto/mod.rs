@@ -1,6 +1,6 @@
 //! Floor 1: host-side mathematics without keys of ours: hashes, paddings, encodings, public-key
 //! operations, key derivation, random bytes, and memory for secrets. Nothing here knows PKCS#11
-//! or the TPM; nothing here ever sees an RSA or EC private key.
+//! or the TPM; nothing here ever sees an RSA or EC private key, but for the check of one that is brought in.
 
 pub mod der;
 pub mod drbg;
@@ -11,6 +11,7 @@ mod modulus;
 #[cfg(test)]
 mod nist;
 pub mod pad;
+pub mod private;
 pub mod roca;
 pub mod rsa;
 pub mod secret;

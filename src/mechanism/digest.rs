@@ -5,7 +5,7 @@ use cryptoki_sys::{
     CKM_SHA384, CKM_SHA512, CKM_SHA512_224, CKM_SHA512_256,
 };
 
-use super::{Digest, Does, Mechanism, NOTHING, Params, Size};
+use super::{Digest, Does, Keys, Mechanism, NOTHING, Params, Size};
 use crate::crypto::hash::{Hash, Hasher};
 use crate::error::{Error, Result};
 
@@ -27,7 +27,7 @@ const fn row(id: u64, name: &'static str, hash: Hash) -> Mechanism {
     Mechanism {
         id,
         name,
-        key_type: None,
+        keys: Keys::None,
         size: Size::None,
         hash: Some(hash),
         chip: &[],

@@ -11,12 +11,13 @@ use cryptoki_sys::{
 };
 use zeroize::Zeroizing;
 
-use super::{Chip, Does, Mechanism, NOTHING, Params, Size, ecdsa};
+use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size, ecdsa};
 use crate::crypto::ec;
 use crate::crypto::hash::Hash;
 use crate::crypto::kdf;
 use crate::error::{Error, Result};
 use crate::object::Object;
+use crate::object::keyspec::Derives;
 use crate::tpm::command::{Command as _, EcdhZGen};
 
 pub(super) static ROWS: &[Mechanism] = &[
@@ -28,11 +29,11 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
     Mechanism {
         id,
         name,
-        key_type: Some(CKK_EC),
+        keys: Keys::Pair(CKK_EC),
         size: Size::Bits(256, 521),
         hash: None,
         chip: &[EcdhZGen::CODE],
-        does: Does { derive: Some(derive), ..NOTHING },
+        does: Does { derive: Some((Derives::Agreement, derive)), ..NOTHING },
     }
 }
 

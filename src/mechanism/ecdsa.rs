@@ -9,7 +9,7 @@ use cryptoki_sys::{
 };
 
 use super::hashing::{self, Form};
-use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Size, Verify};
+use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Sign, Size, Verify};
 use crate::crypto::Fault;
 use crate::crypto::ec::{self, Curve, Point};
 use crate::crypto::hash::Hash;
@@ -36,7 +36,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
     Mechanism {
         id,
         name,
-        key_type: Some(CKK_EC),
+        keys: Keys::Pair(CKK_EC),
         size: Size::Bits(256, 521),
         hash,
         chip: &[SignEcdsa::CODE],
@@ -160,7 +160,7 @@ impl Verify for Verifying {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
+    fn finish(self: Box<Self>, signature: &[u8], _chip: &Chip<'_>) -> Result<()> {
         ec::verify(&self.point, &self.digest.bytes, signature).map_err(|fault| match fault {
             Fault::Length => Error::SignatureLenRange,
             _ => Error::SignatureInvalid,

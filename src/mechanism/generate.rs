@@ -3,7 +3,7 @@
 
 use cryptoki_sys::{CKK_EC, CKK_RSA, CKM_EC_KEY_PAIR_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN};
 
-use super::{Chip, Does, Mechanism, NOTHING, Params, Size};
+use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size};
 use crate::crypto::ec::Point;
 use crate::crypto::{roca, rsa};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ const fn row(id: u64, name: &'static str, key_type: u64, size: Size) -> Mechanis
     Mechanism {
         id,
         name,
-        key_type: Some(key_type),
+        keys: Keys::Pair(key_type),
         size,
         hash: None,
         chip: &[Create::CODE],

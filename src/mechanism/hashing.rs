@@ -75,9 +75,9 @@ impl Verify for Hashing<dyn Verify> {
         Ok(())
     }
 
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
+    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
         let (digest, mut behind) = self.digest();
         behind.update(&digest)?;
-        behind.finish(signature)
+        behind.finish(signature, chip)
     }
 }

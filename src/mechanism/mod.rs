@@ -14,24 +14,27 @@ mod rsa_oaep;
 mod rsa_pkcs1;
 mod rsa_pss;
 mod rsa_raw;
+pub mod secret;
 
 use std::sync::Arc;
 
 use cryptoki_sys::{
     CKA_DECRYPT, CKA_DERIVE, CKA_ENCRYPT, CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY,
     CKA_VERIFY_RECOVER, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_COMPRESS, CKF_EC_CURVENAME,
-    CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE_KEY_PAIR, CKF_HW,
-    CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY,
-    CKO_PUBLIC_KEY,
+    CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
+    CKF_HW, CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKK_AES, CKK_EC, CKK_RSA,
+    CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 use zeroize::Zeroizing;
 
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Refusal, Result};
+use crate::object::keyspec::Derives;
 use crate::object::{Material, Object};
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
 pub use params::Params;
+pub use secret::{Held, Sealing, Value};
 
 /// The TPM as an operation reaches it: given at the moment of the call, never kept.
 pub struct Chip<'a> {
@@ -47,6 +50,8 @@ pub struct Chip<'a> {
     pub grant: Option<&'a Grant>,
     /// Check every ECDSA signature in software before it is returned (RSA always is).
     pub verify_signatures: bool,
+    /// Which keys the TPM keeps without working with them.
+    pub sealing: Sealing,
 }
 
 impl Chip<'_> {
@@ -66,12 +71,12 @@ pub trait Sign: Send {
     fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>>;
 }
 
-/// Verification in progress. PKCS#11 3.2 §5.15. Never needs the TPM.
+/// Verification in progress. PKCS#11 3.2 §5.15. With a public key it never needs the TPM.
 pub trait Verify: Send {
     /// Takes another part of the data.
     fn update(&mut self, data: &[u8]) -> Result<()>;
-    /// Compares.
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()>;
+    /// Compares; a MAC in constant time.
+    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()>;
 }
 
 /// Verification that gives back what was signed. PKCS#11 3.2 §5.15 (C_VerifyRecover). Never needs
@@ -111,8 +116,8 @@ pub struct Mechanism {
     pub id: u64,
     /// Its name in the specification.
     pub name: &'static str,
-    /// CKK_ of its keys; `None` where there is no key.
-    pub key_type: Option<u64>,
+    /// Which keys it takes, or makes.
+    pub keys: Keys,
     /// Which sizes its keys may have.
     pub size: Size,
     /// The hash that is a part of it.
@@ -121,6 +126,39 @@ pub struct Mechanism {
     pub chip: &'static [u32],
     /// What it can do.
     pub does: Does,
+}
+
+/// Which keys a mechanism takes, or makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// None.
+    None,
+    /// Pairs of this CKK_: the public half verifies and encrypts, the private half does the rest.
+    Pair(u64),
+    /// Secret keys of these CKK_.
+    Secret(&'static [u64]),
+    /// The same, but no TPM works with them: there they are sealed, where the configuration allows it.
+    Sealed(&'static [u64]),
+}
+
+impl Keys {
+    /// Whether a key of this CKK_ is one of them.
+    pub fn has(self, key_type: u64) -> bool {
+        match self {
+            Keys::None => false,
+            Keys::Pair(only) => only == key_type,
+            Keys::Secret(types) | Keys::Sealed(types) => types.contains(&key_type),
+        }
+    }
+
+    /// The class of what works here, where `public` or the other half of a pair would.
+    fn class(self, public: bool) -> u64 {
+        match (self, public) {
+            (Keys::Secret(_) | Keys::Sealed(_), _) => CKO_SECRET_KEY,
+            (_, true) => CKO_PUBLIC_KEY,
+            (_, false) => CKO_PRIVATE_KEY,
+        }
+    }
 }
 
 /// Sizes of keys, in the unit in which the specification counts them for this mechanism.
@@ -154,11 +192,18 @@ pub struct Does {
     pub encrypt: Start<dyn Cipher>,
     /// C_DecryptInit
     pub decrypt: Start<dyn Cipher>,
+    /// C_GenerateKey
+    pub generate: Option<Generate>,
     /// C_GenerateKeyPair
     pub generate_pair: Option<GeneratePair>,
-    /// C_DeriveKey
-    pub derive: Option<Derive>,
+    /// C_DeriveKey, and how what comes out is related to what went in.
+    pub derive: Option<(Derives, Derive)>,
 }
+
+/// What the value of a new secret key is to be. Given: the length in bytes where template or key type
+/// say it.
+pub type Generate =
+    fn(&'static Mechanism, &Params, length: Option<usize>, &Chip<'_>) -> Result<Value>;
 
 /// Creates the key pair of a plan under this authorization and checks what came back.
 pub type GeneratePair =
@@ -182,6 +227,7 @@ const NOTHING: Does = Does {
     verify_recover: None,
     encrypt: None,
     decrypt: None,
+    generate: None,
     generate_pair: None,
     derive: None,
 };
@@ -235,17 +281,17 @@ pub fn lookup(id: u64) -> Result<&'static Mechanism> {
 
 /// C_GetMechanismList: what works with the TPM of these facts; without facts, all that the host
 /// can do.
-pub fn list(facts: Option<&Facts>) -> Vec<&'static Mechanism> {
-    rows().filter(|row| row.flags(facts) & !CKF_HW != 0).collect()
+pub fn list(facts: Option<&Facts>, sealing: Sealing) -> Vec<&'static Mechanism> {
+    rows().filter(|row| row.flags(facts, sealing) & !CKF_HW != 0).collect()
 }
 
 /// C_GetMechanismInfo, for the same mechanisms that [`list`] gives.
 ///
 /// # Errors
 /// [`Error::MechanismInvalid`].
-pub fn info(id: u64, facts: Option<&Facts>) -> Result<Info> {
+pub fn info(id: u64, facts: Option<&Facts>, sealing: Sealing) -> Result<Info> {
     let row = lookup(id)?;
-    let flags = row.flags(facts);
+    let flags = row.flags(facts, sealing);
     if flags & !CKF_HW == 0 {
         return Err(Error::MechanismInvalid(id));
     }
@@ -255,8 +301,8 @@ pub fn info(id: u64, facts: Option<&Facts>) -> Result<Info> {
 
 impl Mechanism {
     /// The CKF_ flags: what there are constructors for, less what the TPM of these facts cannot do;
-    /// CKF_HW if the TPM does the work.
-    pub fn flags(&self, facts: Option<&Facts>) -> u64 {
+    /// CKF_HW if the TPM does the work. A key that is sealed works in the host.
+    pub fn flags(&self, facts: Option<&Facts>, sealing: Sealing) -> u64 {
         let Does {
             digest,
             sign,
@@ -265,31 +311,44 @@ impl Mechanism {
             verify_recover,
             encrypt,
             decrypt,
+            generate,
             generate_pair,
             derive,
         } = &self.does;
+        // What a public key does, the host does; a secret key is in the chip for both ways.
+        let public = !matches!(self.keys, Keys::Secret(_) | Keys::Sealed(_));
         let host = [
             (digest.is_some(), CKF_DIGEST),
-            (verify.is_some(), CKF_VERIFY),
+            (verify.is_some() && public, CKF_VERIFY),
             (verify_recover.is_some(), CKF_VERIFY_RECOVER),
-            (encrypt.is_some(), CKF_ENCRYPT),
+            (encrypt.is_some() && public, CKF_ENCRYPT),
         ];
         let chip = [
             (sign.is_some(), CKF_SIGN),
             (sign_recover.is_some(), CKF_SIGN_RECOVER),
             (decrypt.is_some(), CKF_DECRYPT),
+            (verify.is_some(), CKF_VERIFY),
+            (encrypt.is_some(), CKF_ENCRYPT),
+            (generate.is_some(), CKF_GENERATE),
             (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR),
             (derive.is_some(), CKF_DERIVE),
-            (true, CKF_HW),
         ];
         let of = |flags: &[(bool, u64)]| {
             flags.iter().filter(|(is, _)| *is).fold(0, |sum, (_, flag)| sum | flag)
         };
         let mut flags = of(&host);
-        if !self.chip.is_empty() && self.chip_can(facts) {
-            flags |= of(&chip);
+        if !self.chip.is_empty() {
+            match (self.keys, self.chip_can(facts)) {
+                (Keys::Sealed(_), true) if sealing.keys => flags |= of(&chip),
+                (Keys::Sealed(_), _) => {}
+                (_, true) => flags |= of(&chip) | CKF_HW,
+                (Keys::Secret(types), false) if sealing.ciphers && types == [CKK_AES] => {
+                    flags |= of(&chip);
+                }
+                (_, false) => {}
+            }
         }
-        if self.key_type == Some(CKK_EC) && flags != 0 {
+        if self.keys == Keys::Pair(CKK_EC) && flags != 0 {
             // §6.3, table of mechanism information flags.
             flags |= CKF_EC_F_P | CKF_EC_OID | CKF_EC_CURVENAME | CKF_EC_UNCOMPRESS;
             flags |= CKF_EC_COMPRESS;
@@ -300,9 +359,9 @@ impl Mechanism {
     /// Whether the TPM of these facts has the commands, and a key of the type at all.
     fn chip_can(&self, facts: Option<&Facts>) -> bool {
         let Some(facts) = facts else { return true };
-        let keys = match self.key_type {
-            Some(CKK_RSA) => !facts.rsa_bits.is_empty(),
-            Some(CKK_EC) => !facts.curves.is_empty(),
+        let keys = match self.keys {
+            Keys::Pair(CKK_RSA) => !facts.rsa_bits.is_empty(),
+            Keys::Pair(CKK_EC) => !facts.curves.is_empty(),
             _ => true,
         };
         keys && self.chip.iter().all(|command| facts.has_command(*command))
@@ -315,11 +374,11 @@ impl Mechanism {
             Size::Bytes(min, max) => return (min, max),
             Size::Bits(min, max) => (min, max),
         };
-        let offered: Vec<u64> = match (self.key_type, facts) {
-            (Some(CKK_RSA), Some(facts)) => {
+        let offered: Vec<u64> = match (self.keys, facts) {
+            (Keys::Pair(CKK_RSA), Some(facts)) => {
                 facts.rsa_bits.iter().map(|bits| u64::from(*bits)).collect()
             }
-            (Some(CKK_EC), Some(facts)) => {
+            (Keys::Pair(CKK_EC), Some(facts)) => {
                 facts.curves.iter().map(|curve| curve.bits() as u64).collect()
             }
             _ => Vec::new(),
@@ -344,7 +403,7 @@ impl Mechanism {
     /// [`Error::KeyFunctionNotPermitted`], [`Error::KeySizeRange`], [`Error::MechanismParamInvalid`].
     pub fn sign(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
         let start = self.does.sign.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PRIVATE_KEY, CKA_SIGN, "CKA_SIGN is FALSE")?;
+        self.admit(key, false, CKA_SIGN, "CKA_SIGN is FALSE")?;
         start(self, params, key)
     }
 
@@ -354,18 +413,18 @@ impl Mechanism {
     /// As [`sign`](Self::sign).
     pub fn sign_recover(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
         let start = self.does.sign_recover.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PRIVATE_KEY, CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER is FALSE")?;
+        self.admit(key, false, CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER is FALSE")?;
         start(self, params, key)
     }
 
-    /// C_VerifyInit and C_VerifySignatureInit; see [`sign`](Self::sign). Neither this nor what it
-    /// starts ever needs the TPM.
+    /// C_VerifyInit and C_VerifySignatureInit; see [`sign`](Self::sign). With a public key neither this
+    /// nor what it starts ever needs the TPM.
     ///
     /// # Errors
     /// As [`sign`](Self::sign).
     pub fn verify(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
         let start = self.does.verify.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PUBLIC_KEY, CKA_VERIFY, "CKA_VERIFY is FALSE")?;
+        self.admit(key, true, CKA_VERIFY, "CKA_VERIFY is FALSE")?;
         start(self, params, key)
     }
 
@@ -379,7 +438,7 @@ impl Mechanism {
         key: &Object,
     ) -> Result<Box<dyn Recover>> {
         let start = self.does.verify_recover.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PUBLIC_KEY, CKA_VERIFY_RECOVER, "CKA_VERIFY_RECOVER is FALSE")?;
+        self.admit(key, true, CKA_VERIFY_RECOVER, "CKA_VERIFY_RECOVER is FALSE")?;
         start(self, params, key)
     }
 
@@ -389,7 +448,7 @@ impl Mechanism {
     /// As [`sign`](Self::sign).
     pub fn encrypt(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
         let start = self.does.encrypt.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PUBLIC_KEY, CKA_ENCRYPT, "CKA_ENCRYPT is FALSE")?;
+        self.admit(key, true, CKA_ENCRYPT, "CKA_ENCRYPT is FALSE")?;
         start(self, params, key)
     }
 
@@ -399,7 +458,7 @@ impl Mechanism {
     /// As [`sign`](Self::sign).
     pub fn decrypt(&'static self, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
         let start = self.does.decrypt.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PRIVATE_KEY, CKA_DECRYPT, "CKA_DECRYPT is FALSE")?;
+        self.admit(key, false, CKA_DECRYPT, "CKA_DECRYPT is FALSE")?;
         start(self, params, key)
     }
 
@@ -425,10 +484,44 @@ impl Mechanism {
     /// # Errors
     /// [`Error::MechanismInvalid`] if it generates no pairs.
     pub fn generates(&self) -> Result<u64> {
-        match (self.does.generate_pair, self.key_type) {
-            (Some(_), Some(key_type)) => Ok(key_type),
+        match (self.does.generate_pair, self.keys) {
+            (Some(_), Keys::Pair(key_type)) => Ok(key_type),
             _ => Err(Error::MechanismInvalid(self.id)),
         }
+    }
+
+    /// C_GenerateKey, once the template is checked: what the value is to be.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it generates no secret keys, [`Error::MechanismParamInvalid`],
+    /// [`Error::KeySizeRange`].
+    pub fn generate(
+        &'static self,
+        params: &Params,
+        length: Option<usize>,
+        chip: &Chip<'_>,
+    ) -> Result<Value> {
+        let generate = self.does.generate.ok_or(Error::MechanismInvalid(self.id))?;
+        generate(self, params, length, chip)
+    }
+
+    /// The CKK_ of the secret keys that C_GenerateKey makes with this mechanism.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it generates none.
+    pub fn generates_secrets(&self) -> Result<&'static [u64]> {
+        match (self.does.generate, self.keys) {
+            (Some(_), Keys::Secret(types) | Keys::Sealed(types)) => Ok(types),
+            _ => Err(Error::MechanismInvalid(self.id)),
+        }
+    }
+
+    /// How a key that C_DeriveKey makes with this mechanism is related to its base key.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it derives nothing.
+    pub fn derives(&self) -> Result<Derives> {
+        self.does.derive.map(|(how, _)| how).ok_or(Error::MechanismInvalid(self.id))
     }
 
     /// C_DeriveKey: the secret, of `length` bytes where the template or the key type says so, else
@@ -445,8 +538,8 @@ impl Mechanism {
         length: Option<usize>,
         chip: &Chip<'_>,
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let derive = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, CKO_PRIVATE_KEY, CKA_DERIVE, "CKA_DERIVE is FALSE")?;
+        let (_, derive) = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
+        self.admit(key, false, CKA_DERIVE, "CKA_DERIVE is FALSE")?;
         derive(self, params, key, length, chip).map_err(|error| match self.refused(error) {
             Error::Refused(Refusal::Point, _) => {
                 Error::MechanismParamInvalid("the point is not on the curve")
@@ -467,11 +560,11 @@ impl Mechanism {
     }
 
     /// Whether `key` is of the class and type that this needs and permits the use.
-    fn admit(&self, key: &Object, class: u64, usage: u64, refusal: &'static str) -> Result<()> {
-        if self.key_type != key.key_type() {
+    fn admit(&self, key: &Object, public: bool, usage: u64, refusal: &'static str) -> Result<()> {
+        if !key.key_type().is_some_and(|key_type| self.keys.has(key_type)) {
             return Err(Error::KeyTypeInconsistent);
         }
-        if key.class() != class || !key.is(usage) {
+        if key.class() != self.keys.class(public) || !key.is(usage) {
             return Err(Error::KeyFunctionNotPermitted(refusal));
         }
         if !key.allows(self.id) {

@@ -163,7 +163,7 @@ where
         self.collect(data)
     }
 
-    fn finish(self: Box<Self>, signature: &[u8]) -> Result<()> {
+    fn finish(self: Box<Self>, signature: &[u8], _chip: &Chip<'_>) -> Result<()> {
         (self.last)(&self.data, signature)
     }
 }

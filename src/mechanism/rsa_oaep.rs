@@ -3,7 +3,7 @@
 use cryptoki_sys::{CKK_RSA, CKM_RSA_PKCS_OAEP};
 
 use super::rsa::{self, Private};
-use super::{Cipher, Does, Mechanism, NOTHING, Params};
+use super::{Cipher, Does, Keys, Mechanism, NOTHING, Params};
 use crate::crypto::hash::Hash;
 use crate::crypto::pad;
 use crate::crypto::rsa::PublicKey;
@@ -14,7 +14,7 @@ use crate::tpm::command::{Command as _, RsaDecrypt};
 pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     id: CKM_RSA_PKCS_OAEP,
     name: "CKM_RSA_PKCS_OAEP",
-    key_type: Some(CKK_RSA),
+    keys: Keys::Pair(CKK_RSA),
     size: rsa::SIZE,
     hash: None,
     chip: &[RsaDecrypt::CODE],

@@ -9,7 +9,7 @@ use cryptoki_sys::{
 
 use super::hashing::{self, Form};
 use super::rsa::{self, Private};
-use super::{Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::{Cipher, Does, Keys, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::hash::Hash;
 use crate::crypto::pad::{self, PKCS1_OVERHEAD};
 use crate::crypto::rsa::PublicKey;
@@ -45,7 +45,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
     Mechanism {
         id,
         name,
-        key_type: Some(CKK_RSA),
+        keys: Keys::Pair(CKK_RSA),
         size: rsa::SIZE,
         hash,
         chip: &[RsaDecrypt::CODE],

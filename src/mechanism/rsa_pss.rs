@@ -10,7 +10,7 @@ use cryptoki_sys::{
 
 use super::hashing::{self, Form};
 use super::rsa::{self, Private};
-use super::{Does, Mechanism, NOTHING, Params, Sign, Verify};
+use super::{Does, Keys, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::crypto::drbg::os_random;
 use crate::crypto::hash::Hash;
 use crate::crypto::pad;
@@ -36,7 +36,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
     Mechanism {
         id,
         name,
-        key_type: Some(CKK_RSA),
+        keys: Keys::Pair(CKK_RSA),
         size: rsa::SIZE,
         hash,
         chip: &[RsaDecrypt::CODE],

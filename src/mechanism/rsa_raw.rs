@@ -5,7 +5,7 @@ use cryptoki_sys::{CKK_RSA, CKM_RSA_X_509};
 use zeroize::Zeroizing;
 
 use super::rsa::{self, Private};
-use super::{Cipher, Does, Mechanism, NOTHING, Params, Recover, Sign, Verify};
+use super::{Cipher, Does, Keys, Mechanism, NOTHING, Params, Recover, Sign, Verify};
 use crate::crypto::Fault;
 use crate::crypto::rsa::PublicKey;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::tpm::command::{Command as _, RsaDecrypt};
 pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     id: CKM_RSA_X_509,
     name: "CKM_RSA_X_509",
-    key_type: Some(CKK_RSA),
+    keys: Keys::Pair(CKK_RSA),
     size: rsa::SIZE,
     hash: None,
     chip: &[RsaDecrypt::CODE],

@@ -9,7 +9,9 @@ pub mod certificate;
 pub mod keyspec;
 #[allow(clippy::module_inception)] // an object is what this floor is named after
 pub mod object;
+pub mod policy;
 pub mod public_key;
+mod roles;
 pub mod row;
 pub mod rule;
 pub mod rules;
@@ -20,7 +22,7 @@ pub mod value;
 #[cfg(test)]
 mod tests;
 
-pub use object::{Material, Object};
+pub use object::{Material, Object, Residence, SecretKey};
 pub use rule::{Origin, Setting};
 pub use rules::Rule;
 pub use template::Template;

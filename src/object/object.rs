@@ -1,13 +1,13 @@
 //! An object: its attributes and what it is made of.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::value::Attributes;
-use crate::tpm::KeyBlob;
+use crate::tpm::{KeyBlob, KeySpec, KeyUse};
 
 /// What an object is besides its attributes.
 #[derive(Clone)]
@@ -16,8 +16,59 @@ pub enum Material {
     None,
     /// A private key that the TPM can load.
     Key(Arc<KeyBlob>),
-    /// The value of a secret key (CKA_VALUE); never among the attributes.
-    Value(Arc<Zeroizing<Vec<u8>>>),
+    /// A secret key, in the TPM or on the way there.
+    Secret(Arc<SecretKey>),
+}
+
+/// Where the value of a key lives: CKA_TPM11_RESIDENCE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residence {
+    /// In the TPM, which made it: it was never anywhere else.
+    Tpm,
+    /// In the TPM, which was given it. (The value of a readable key is in its row or session too.)
+    Imported,
+    /// Sealed by the TPM, which gives it out for each use.
+    Sealed,
+}
+
+impl Residence {
+    /// The attribute's value.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Residence::Tpm => "tpm",
+            Residence::Imported => "tpm-imported",
+            Residence::Sealed => "sealed",
+        }
+    }
+
+    /// The reverse of [`text`](Self::text).
+    pub fn of_text(text: &[u8]) -> Option<Self> {
+        [Residence::Tpm, Residence::Imported, Residence::Sealed]
+            .into_iter()
+            .find(|residence| residence.text().as_bytes() == text)
+    }
+}
+
+/// What a secret key is made of.
+pub struct SecretKey {
+    /// Names it in the TPM's cache, and is what its authorization is derived from.
+    pub id: [u8; 16],
+    /// The authorization of its object in the TPM, also of one that is yet to be made.
+    pub authorization: Zeroizing<[u8; 32]>,
+    /// What its object in the TPM is, or will be.
+    pub spec: KeySpec,
+    /// That object. A readable session key gets it when it is first used in the TPM: most secrets of TLS
+    /// never are.
+    pub blob: OnceLock<Arc<KeyBlob>>,
+    /// The value (CKA_VALUE) of a readable key; never among the attributes.
+    pub value: Option<Zeroizing<Vec<u8>>>,
+}
+
+impl SecretKey {
+    /// Whether the TPM only keeps it, and the host works with its value.
+    pub fn is_sealed(&self) -> bool {
+        self.spec.usage == KeyUse::Sealed
+    }
 }
 
 impl fmt::Debug for Material {
@@ -26,7 +77,7 @@ impl fmt::Debug for Material {
         f.write_str(match self {
             Material::None => "None",
             Material::Key(_) => "Key",
-            Material::Value(_) => "Value",
+            Material::Secret(_) => "Secret",
         })
     }
 }
@@ -76,10 +127,16 @@ impl Object {
             .is_none_or(|allowed| allowed.contains(&mechanism))
     }
 
-    /// The secret key's value, whatever its attributes say about showing it: for mechanisms.
+    /// The secret key's value where the host has it, whatever the attributes say about showing it: for
+    /// mechanisms.
     pub fn value(&self) -> Option<&[u8]> {
+        self.secret().and_then(|key| key.value.as_ref()).map(|value| value.as_slice())
+    }
+
+    /// What the secret key is made of.
+    pub fn secret(&self) -> Option<&Arc<SecretKey>> {
         match &self.material {
-            Material::Value(value) => Some(value.as_slice()),
+            Material::Secret(key) => Some(key),
             Material::None | Material::Key(_) => None,
         }
     }
@@ -98,7 +155,10 @@ impl Object {
         let material = match &self.material {
             Material::None => 0,
             Material::Key(blob) => blob.public.len() + blob.private.len(),
-            Material::Value(value) => HEADER + value.len(),
+            // What the TPM's object takes depends on when it is made: the length says it better.
+            Material::Secret(_) => {
+                HEADER + self.attributes.ulong(CKA_VALUE_LEN).unwrap_or_default() as usize
+            }
         };
         (HEADER + 36 + attributes + material) as u64
     }

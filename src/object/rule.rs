@@ -5,10 +5,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use cryptoki_sys::*;
+use zeroize::Zeroizing;
 
 use super::certificate;
-use super::object::{Material, Object};
+use super::keyspec::{Private, Secret};
+use super::object::Object;
+use super::policy::{Dates, Guard, Policy};
 use super::public_key;
+use super::roles;
 use super::rules::{self, Change, Classes, Origins, Rule, Silent};
 use super::template::Template;
 use super::value::{self, Attributes, Kind, boolean};
@@ -49,52 +53,74 @@ pub struct Setting {
     pub user: bool,
     /// The SO is logged in.
     pub so: bool,
+    /// Which rules against sequences of calls hold.
+    pub policy: Policy,
+    /// What the dates of keys do.
+    pub dates: Dates,
+}
+
+/// What C_CreateObject was asked for.
+#[derive(Debug)]
+pub enum Creation {
+    /// A whole object: data, a certificate, a public key.
+    Object(Attributes),
+    /// A secret key and its value, for the TPM.
+    Secret(Secret, Zeroizing<Vec<u8>>),
+    /// A private key, for the TPM.
+    Private(Private),
 }
 
 /// Checks a template of C_CreateObject and completes it.
 ///
 /// # Errors
-/// AttributeTypeInvalid, AttributeValueInvalid, AttributeReadOnly, TemplateIncomplete,
-/// TemplateInconsistent (for secret and private keys too: the token takes none yet),
-/// CurveNotSupported, DomainParamsInvalid; NotLoggedIn if the object would be private and
-/// `setting.user` is false. PKCS#11 3.2 §4.1.1.
-pub fn create(template: &Template, setting: &Setting) -> Result<Attributes> {
+/// AttributeTypeInvalid, AttributeValueInvalid (for a key that is inconsistent or known to be weak,
+/// too), AttributeReadOnly, TemplateIncomplete, TemplateInconsistent, CurveNotSupported,
+/// DomainParamsInvalid; NotLoggedIn if the object would be private and `setting.user` is false.
+/// PKCS#11 3.2 §4.1.1.
+pub fn create(template: &Template, setting: &Setting) -> Result<Creation> {
     let number = template.get(CKA_CLASS).ok_or(Error::TemplateIncomplete(CKA_CLASS))?;
     let class = value::ulong(number)
         .and_then(rules::class)
         .ok_or(Error::AttributeValueInvalid(CKA_CLASS, "the token stores no such objects"))?;
     let key_type = match class {
-        rules::PRIVATE | rules::SECRET => {
-            return Err(Error::TemplateInconsistent(
-                "private and secret keys cannot be brought in; generate or derive them in the token",
-            ));
-        }
-        rules::PUBLIC => {
-            let given =
-                template.get(CKA_KEY_TYPE).ok_or(Error::TemplateIncomplete(CKA_KEY_TYPE))?;
-            Some(
-                value::ulong(given).filter(|number| rules::roles(class, *number).is_some()).ok_or(
-                    Error::AttributeValueInvalid(
-                        CKA_KEY_TYPE,
-                        "the token has no keys of this type",
-                    ),
-                )?,
-            )
-        }
+        rules::PUBLIC | rules::PRIVATE | rules::SECRET => Some(key_type_of(class, template)?),
         _ => None,
     };
+    match (class, key_type) {
+        (rules::SECRET, Some(key_type)) => {
+            return Secret::create(key_type, template, setting)
+                .map(|(plan, value)| Creation::Secret(plan, value));
+        }
+        (rules::PRIVATE, Some(key_type)) => {
+            return Private::create(key_type, template, setting).map(Creation::Private);
+        }
+        _ => {}
+    }
     let making =
         Making { origin: Origin::Create, class, key_type, setting, known: &Attributes::new() };
     let mut attributes = making.complete(template)?;
-    match class {
-        rules::CERTIFICATE => certificate::complete(&mut attributes)?,
-        rules::PUBLIC => {
+    private_where_it_must_be(class, setting, &mut attributes)?;
+    match (class, key_type) {
+        (rules::CERTIFICATE, _) => certificate::complete(&mut attributes)?,
+        (rules::PUBLIC, Some(key_type)) => {
+            roles::settle(class, key_type, &mut attributes);
             is_not_ours(&mut attributes);
             public_key::complete(&mut attributes)?;
         }
         _ => {}
     }
-    Ok(attributes)
+    Ok(Creation::Object(attributes))
+}
+
+/// CKA_KEY_TYPE of a template that must have it.
+///
+/// # Errors
+/// TemplateIncomplete, AttributeValueInvalid.
+pub(super) fn key_type_of(class: Classes, template: &Template) -> Result<u64> {
+    let given = template.get(CKA_KEY_TYPE).ok_or(Error::TemplateIncomplete(CKA_KEY_TYPE))?;
+    value::ulong(given)
+        .filter(|number| rules::roles(class, *number).is_some())
+        .ok_or(Error::AttributeValueInvalid(CKA_KEY_TYPE, "the token has no keys of this type"))
 }
 
 /// A template on its way to an object.
@@ -110,8 +136,8 @@ pub(super) struct Making<'a> {
 
 impl Making<'_> {
     /// Everything that a template and the table decide together: whether each attribute may be there
-    /// and has a valid value, defaults, roles, privacy. What depends on a key's or certificate's
-    /// value is left to whoever has it.
+    /// and has a valid value, defaults. What a key may do, who sees it, and what depends on its or a
+    /// certificate's value is left to whoever makes it.
     pub fn complete(&self, template: &Template) -> Result<Attributes> {
         let origin = self.origin.set();
         let mut attributes = self.known.clone();
@@ -130,7 +156,7 @@ impl Making<'_> {
             if rule.given & origin == 0 {
                 return Err(Error::AttributeReadOnly(*id));
             }
-            if rule.so_only && !self.setting.so && boolean(&value) == Some(true) {
+            if rule.so_only && boolean(&value) == Some(true) && !trusted(self.class, self.setting) {
                 return Err(Error::AttributeReadOnly(*id));
             }
             attributes.set(*id, value.into_owned());
@@ -149,13 +175,7 @@ impl Making<'_> {
                 Silent::Ulong(default) => attributes.set_ulong(rule.id, default),
             }
         }
-        only_able_roles(self.class, self.key_type, &mut attributes);
-        private_where_it_must_be(self.class, self.setting, &mut attributes)?;
         no_second_pin(&attributes)?;
-        if self.class == rules::SECRET {
-            // Optional, and not supported: ignored (§4.12).
-            attributes.remove(CKA_CHECK_VALUE);
-        }
         Ok(attributes)
     }
 }
@@ -185,7 +205,11 @@ pub fn copy(object: &Attributes, template: &Template, setting: &Setting) -> Resu
     let mut copy = change(object, template, setting, Way::Copy)?;
     let class = class_of(&copy)?;
     let secret = class & (rules::PRIVATE | rules::SECRET) != 0;
-    if secret && object.is(CKA_PRIVATE) && !copy.is(CKA_PRIVATE) {
+    if secret
+        && setting.policy.has(Guard::LoginNeeded)
+        && object.is(CKA_PRIVATE)
+        && !copy.is(CKA_PRIVATE)
+    {
         return Err(Error::TemplateInconsistent("the copy of a private key is private"));
     }
     if secret && copy.is(CKA_TOKEN) {
@@ -214,15 +238,15 @@ pub fn destroy(object: &Attributes) -> Result<()> {
 ///
 /// # Errors
 /// AttributeSensitive, AttributeTypeInvalid. PKCS#11 3.2 §5.7.5.
-pub fn get(object: &Object, id: u64) -> Result<Cow<'_, [u8]>> {
+pub fn get(object: &Object, id: u64, policy: Policy) -> Result<Cow<'_, [u8]>> {
     let attributes = &object.attributes;
     let rule = class_of(attributes)
         .ok()
         .and_then(|class| rules::rule(class, attributes.ulong(CKA_KEY_TYPE), id))
         .ok_or(Error::AttributeTypeInvalid(id))?;
     if rule.guarded {
-        return match &object.material {
-            Material::Value(value) if readable(attributes) => Ok(Cow::Borrowed(value.as_slice())),
+        return match object.value() {
+            Some(value) if shown(attributes, policy) => Ok(Cow::Borrowed(value)),
             // What the chip holds it never gives, whatever the attributes say.
             _ => Err(Error::AttributeSensitive(id)),
         };
@@ -233,9 +257,9 @@ pub fn get(object: &Object, id: u64) -> Result<Cow<'_, [u8]>> {
     attributes.get(id).map(Cow::Borrowed).ok_or(Error::AttributeTypeInvalid(id))
 }
 
-/// Footnote 7: whether the key's value may be seen.
-fn readable(attributes: &Attributes) -> bool {
-    !attributes.is(CKA_SENSITIVE) && attributes.is(CKA_EXTRACTABLE)
+/// P1: whether the value of a secret key is shown, and so kept by the host.
+pub fn shown(attributes: &Attributes, policy: Policy) -> bool {
+    roles::readable(attributes) || !policy.has(Guard::ValuesStay)
 }
 
 /// How existing attributes change.
@@ -266,7 +290,7 @@ fn change(
         if nothing_new {
             continue;
         }
-        may_change(rule, &value, class, key_type, setting, way)?;
+        may_change(rule, &value, object, setting, way)?;
         if rule.change == Change::Role && !can(class, key_type, id) {
             continue;
         }
@@ -275,6 +299,17 @@ fn change(
         }
         changed.set(id, value.into_owned());
     }
+    let closed =
+        [CKA_SENSITIVE, CKA_EXTRACTABLE].iter().any(|id| object.is(*id) != changed.is(*id));
+    if class == rules::SECRET && closed && setting.policy.has(Guard::RolesApart) {
+        roles::stay_apart(&changed)?;
+    }
+    if closed || object.is(CKA_TRUSTED) != changed.is(CKA_TRUSTED) {
+        roles::tools_stay(&changed, setting.policy)?;
+    }
+    if changed != *object {
+        limits_travel(&mut changed, setting.policy);
+    }
     Ok(changed)
 }
 
@@ -282,26 +317,31 @@ fn change(
 fn may_change(
     rule: &Rule,
     value: &[u8],
-    class: Classes,
-    key_type: Option<u64>,
+    object: &Attributes,
     setting: &Setting,
     way: Way,
 ) -> Result<()> {
+    let (class, key_type) = (class_of(object)?, object.ulong(CKA_KEY_TYPE));
     let up = boolean(value) == Some(true);
+    let policy = setting.policy;
     let allowed = match rule.change {
         Change::Never => false,
         Change::Same => {
             return Err(Error::AttributeValueInvalid(rule.id, "it does not belong to the key"));
         }
-        Change::Free => !rule.so_only || setting.so,
-        Change::OnlyToTrue => up,
-        Change::OnlyToFalse => !up,
+        Change::Free if rule.so_only => setting.so && (!up || trusted(class, setting)),
+        Change::Free => date_may_be(rule.id, value, object, setting),
+        Change::OnlyToTrue => up || !policy.has(Guard::OneWay),
+        Change::OnlyToFalse => !up || !policy.has(Guard::OneWay),
         Change::InCopy => way == Way::Copy,
-        Change::InCopyOnlyToFalse if way == Way::Copy && up => {
+        Change::InCopyOnlyToFalse if way == Way::Copy && up && policy.has(Guard::OneWay) => {
             return Err(Error::TemplateInconsistent("a copy permits no more than its original"));
         }
         Change::InCopyOnlyToFalse => way == Way::Copy,
-        Change::Role => !up || class == rules::PUBLIC || !can(class, key_type, rule.id),
+        // P3. What the key cannot be is no change; and no EC key of the chip learns what it was not made for.
+        Change::Role if !can(class, key_type, rule.id) => true,
+        Change::Role if policy.has(Guard::RolesAreFixed) => false,
+        Change::Role => !up || class != rules::PRIVATE || key_type != Some(CKK_EC),
     };
     if allowed { Ok(()) } else { Err(Error::AttributeReadOnly(rule.id)) }
 }
@@ -454,44 +494,78 @@ fn is_date(value: &[u8]) -> bool {
 
 // ---- relations -----------------------------------------------------------------------------------
 
-/// Roles: what is named TRUE and possible is TRUE; where no role is named TRUE, what is not named gets
-/// what such keys are usually for; everything else is FALSE. (Asking for what the token cannot do is
-/// no error, because every tool asks for it; the effective value can be read.)
-fn only_able_roles(class: Classes, key_type: Option<u64>, attributes: &mut Attributes) {
-    let Some(roles) = key_type.and_then(|key_type| rules::roles(class, key_type)) else {
-        return;
-    };
-    let ids = || {
-        rules::rules(class, key_type).filter(|rule| rule.change == Change::Role).map(|rule| rule.id)
-    };
-    let chosen = ids().any(|role| attributes.is(role) && roles.counts(role));
-    for role in ids() {
-        let effective = match attributes.get(role).and_then(boolean) {
-            Some(named) => named && roles.can(role),
-            None => !chosen && roles.usual.contains(&role),
-        };
-        attributes.set_bool(role, effective);
-    }
-}
-
-/// Private keys, and secret keys of the token, are private whatever the template says: their use hangs
-/// on the login. Session secret keys are what the template says; if it is silent, private where
-/// somebody is logged in. Data, certificates and public keys are public unless it says otherwise.
-fn private_where_it_must_be(
+/// Keys of the token are private whatever the template says: their rows are encrypted under the login.
+/// So are private keys of a session, by P13. Session secret keys are what the template says; if it is
+/// silent, private where somebody is logged in. Data, certificates and public keys are public unless
+/// it says otherwise.
+pub(super) fn private_where_it_must_be(
     class: Classes,
     setting: &Setting,
     attributes: &mut Attributes,
 ) -> Result<()> {
     let asked = attributes.get(CKA_PRIVATE).and_then(boolean);
     let private = match class {
-        rules::PRIVATE => true,
-        rules::SECRET => attributes.is(CKA_TOKEN) || asked.unwrap_or(setting.user),
+        rules::PRIVATE | rules::SECRET if attributes.is(CKA_TOKEN) => true,
+        rules::PRIVATE if setting.policy.has(Guard::LoginNeeded) => true,
+        rules::PRIVATE => asked.unwrap_or(true),
+        rules::SECRET => asked.unwrap_or(setting.user),
         _ => asked.unwrap_or(false),
     };
     if private && !setting.user {
         return Err(Error::NotLoggedIn);
     }
     attributes.set_bool(CKA_PRIVATE, private);
+    Ok(())
+}
+
+/// Whether CKA_TRUSTED may become TRUE: by the SO; and by P8 not on secret keys, which a session of the SO
+/// does not see and nobody could judge there.
+fn trusted(class: Classes, setting: &Setting) -> bool {
+    setting.so && (class != rules::SECRET || !setting.policy.has(Guard::LimitsTravel))
+}
+
+/// P8: what is sensitive and may leave, and carries a limit that would be lost on the way, leaves under
+/// trusted keys alone.
+pub(super) fn limits_travel(attributes: &mut Attributes, policy: Policy) {
+    const LIMITS: [u64; 4] =
+        [CKA_ALLOWED_MECHANISMS, CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE, CKA_DERIVE_TEMPLATE];
+    let leaves = attributes.is(CKA_SENSITIVE) && attributes.is(CKA_EXTRACTABLE);
+    let limited = LIMITS.iter().any(|id| attributes.has(*id))
+        || attributes.is(CKA_ALWAYS_AUTHENTICATE)
+        || attributes.get(CKA_END_DATE).is_some_and(|date| !date.is_empty())
+        || !attributes.is(CKA_COPYABLE);
+    if policy.has(Guard::LimitsTravel) && leaves && limited {
+        attributes.set_bool(CKA_WRAP_WITH_TRUSTED, true);
+    }
+}
+
+/// Where dates are enforced, those of private and secret keys move inward alone.
+fn date_may_be(id: u64, value: &[u8], object: &Attributes, setting: &Setting) -> bool {
+    let secret = matches!(object.ulong(CKA_CLASS), Some(CKO_PRIVATE_KEY | CKO_SECRET_KEY));
+    let now = object.get(id).filter(|date| !date.is_empty());
+    match (id, now) {
+        _ if setting.dates == Dates::Inform || !secret => true,
+        (CKA_START_DATE, Some(now)) => value >= now,
+        (CKA_END_DATE, Some(now)) => !value.is_empty() && value <= now,
+        _ => true,
+    }
+}
+
+/// Whether a private or secret key may be used on this day (yyyymmdd).
+///
+/// # Errors
+/// KeyFunctionNotPermitted
+pub fn in_its_time(attributes: &Attributes, today: &[u8; 8]) -> Result<()> {
+    if !matches!(attributes.ulong(CKA_CLASS), Some(CKO_PRIVATE_KEY | CKO_SECRET_KEY)) {
+        return Ok(());
+    }
+    let date = |id| attributes.get(id).filter(|date| !date.is_empty());
+    if date(CKA_START_DATE).is_some_and(|start| today.as_slice() < start) {
+        return Err(Error::KeyFunctionNotPermitted("CKA_START_DATE is yet to come"));
+    }
+    if date(CKA_END_DATE).is_some_and(|end| today.as_slice() > end) {
+        return Err(Error::KeyFunctionNotPermitted("CKA_END_DATE is past"));
+    }
     Ok(())
 }
 
@@ -533,15 +607,4 @@ pub(super) fn private_keys_are_sensitive(attributes: &mut Attributes) -> Result<
     attributes.set_bool(CKA_ALWAYS_SENSITIVE, true);
     attributes.set_bool(CKA_NEVER_EXTRACTABLE, !extractable);
     Ok(())
-}
-
-/// A derived key is as open as the template says (readable if it is silent), and its history is no
-/// better than that of the key it comes from. §6.3.
-pub(super) fn history_of_the_base(attributes: &mut Attributes, base: &Attributes) {
-    let sensitive = attributes.is(CKA_SENSITIVE);
-    let extractable = attributes.get(CKA_EXTRACTABLE).and_then(boolean).unwrap_or(true);
-    attributes.set_bool(CKA_SENSITIVE, sensitive);
-    attributes.set_bool(CKA_EXTRACTABLE, extractable);
-    attributes.set_bool(CKA_ALWAYS_SENSITIVE, sensitive && base.is(CKA_ALWAYS_SENSITIVE));
-    attributes.set_bool(CKA_NEVER_EXTRACTABLE, !extractable && base.is(CKA_NEVER_EXTRACTABLE));
 }

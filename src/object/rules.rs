@@ -11,6 +11,10 @@ use cryptoki_sys::*;
 
 use super::value::Kind;
 
+/// Where the value of a private or secret key lives: text, read-only. Ours ("TPM" and a number), therefore
+/// not in the specification's headers.
+pub const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
+
 /// Classes, as a set.
 pub type Classes = u8;
 /// CKO_DATA
@@ -280,9 +284,9 @@ pub static RULES: &[Rule] = &[
     // Of version 2.11, deprecated since: a second PIN for a key. No key has one.
     rule!(CKA_SECONDARY_AUTH, Bool, PRIVATE).given(NEW).silent(Silent::Bool(false)),
     rule!(CKA_AUTH_PIN_FLAGS, Ulong, PRIVATE).silent(Silent::Ulong(0)),
-    // Optional; "it should ignore it" where the library has none (§4.12). We have none for secret
-    // keys, because three bytes of a short secret's hash are worth more to a thief than to its owner.
+    // Of keys whose value passes through the host, and not of all of those: `keyspec.rs`.
     rule!(CKA_CHECK_VALUE, Bytes, SECRET).given(NEW).silent(Absent),
+    rule!(CKA_TPM11_RESIDENCE, Utf8, PRIVATE | SECRET),
     // ---- §6.1 RSA ----------------------------------------------------------------------------
     rule!(CKA_MODULUS, Bytes, PUBLIC | PRIVATE).types(RSA).given(CREATE).needed(CREATE),
     rule!(CKA_MODULUS_BITS, Ulong, PUBLIC).types(RSA).given(GENERATE).needed(GENERATE),
@@ -306,8 +310,9 @@ pub static RULES: &[Rule] = &[
         .needed(CREATE | GENERATE),
     rule!(CKA_EC_PARAMS, Bytes, PRIVATE).types(EC).given(CREATE).needed(CREATE),
     rule!(CKA_EC_POINT, Bytes, PUBLIC).types(EC).given(CREATE).needed(CREATE),
-    // Not in the specification's table, but clients that hold only the private half ask for it.
-    rule!(CKA_EC_POINT, Bytes, PRIVATE).types(EC),
+    // Not in the specification's table, but clients that hold only the private half ask for it, and
+    // some give it.
+    rule!(CKA_EC_POINT, Bytes, PRIVATE).types(EC).given(CREATE),
     rule!(CKA_VALUE, Bytes, PRIVATE)
         .types(EC)
         .given(CREATE)
@@ -380,8 +385,8 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: SECRET,
         key_type: CKK_GENERIC_SECRET,
-        usual: &[CKA_SIGN, CKA_VERIFY, CKA_DERIVE],
-        able: &[],
+        usual: &[CKA_SIGN, CKA_VERIFY],
+        able: &[CKA_DERIVE],
         unable: &[CKA_WRAP, CKA_UNWRAP],
     },
     Roles {
@@ -391,7 +396,29 @@ pub static ROLES: &[Roles] = &[
         able: &[],
         unable: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
     },
+    hmac(CKK_SHA_1_HMAC),
+    hmac(CKK_SHA224_HMAC),
+    hmac(CKK_SHA256_HMAC),
+    hmac(CKK_SHA384_HMAC),
+    hmac(CKK_SHA512_HMAC),
+    hmac(CKK_SHA512_224_HMAC),
+    hmac(CKK_SHA512_256_HMAC),
+    hmac(CKK_SHA3_224_HMAC),
+    hmac(CKK_SHA3_256_HMAC),
+    hmac(CKK_SHA3_384_HMAC),
+    hmac(CKK_SHA3_512_HMAC),
 ];
+
+/// A key of one hash's HMAC.
+const fn hmac(key_type: u64) -> Roles {
+    Roles {
+        of: SECRET,
+        key_type,
+        usual: &[CKA_SIGN, CKA_VERIFY],
+        able: &[],
+        unable: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
+    }
+}
 
 /// The rule for an attribute of objects of this class and key type.
 pub fn rule(class: Classes, key_type: Option<u64>, id: u64) -> Option<&'static Rule> {

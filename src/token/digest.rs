@@ -1,10 +1,11 @@
 //! Digests. PKCS#11 3.2 §5.12. In the host, without login.
 
-use cryptoki_sys::{CKA_EXTRACTABLE, CKA_SENSITIVE, CKO_SECRET_KEY};
+use cryptoki_sys::{CKA_EXTRACTABLE, CKA_SENSITIVE, CKF_DIGEST};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Params};
+use crate::object::policy::Guard;
 
 use super::operation::{Answer, Kind, Need, Room};
 use super::session::Session;
@@ -61,15 +62,18 @@ impl Session {
             operations.digest.end();
         }
         let object = object?;
-        operations.digest.update(|work| {
-            let readable = object.class() == CKO_SECRET_KEY
-                && !object.is(CKA_SENSITIVE)
-                && object.is(CKA_EXTRACTABLE);
-            match object.value() {
-                Some(value) if readable => work.update(value),
-                _ => Err(Error::KeyIndigestible),
-            }
-        })
+        if !operations.digest.active() {
+            return Err(Error::OperationNotInitialized);
+        }
+        // The digest goes on without such a key: nothing of it was taken.
+        let readable = !object.is(CKA_SENSITIVE) && object.is(CKA_EXTRACTABLE);
+        if self.token.home.policy.has(Guard::Indigestible) && !readable {
+            return Err(Error::KeyIndigestible);
+        }
+        let value = self
+            .with_chip(&self.call(CKF_DIGEST), None, |chip| chip.value(&object))
+            .map_err(|_| Error::KeyIndigestible)?;
+        operations.digest.update(|work| work.update(&value))
     }
 
     /// C_DigestFinal

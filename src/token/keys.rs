@@ -2,30 +2,88 @@
 
 use std::sync::Arc;
 
-use cryptoki_sys::{CKA_TOKEN, CKF_DERIVE, CKF_GENERATE_KEY_PAIR};
+use cryptoki_sys::{
+    CKA_PRIVATE, CKA_TOKEN, CKA_VALUE_LEN, CKF_DERIVE, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
+};
+use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
-use crate::mechanism::Params;
-use crate::object::keyspec::{Pair, Secret};
+use crate::crypto::drbg;
+use crate::error::{Error, Refusal, Result};
+use crate::mechanism::{Params, Value};
+use crate::object::keyspec::{Derivation, Pair, Secret};
 use crate::object::{Material, Object, Template};
-use crate::tpm::KeyBlob;
+use crate::tpm::{Call, KeyBlob};
 
 use super::objects::new_uuid;
 use super::session::Session;
 
 impl Session {
-    /// C_GenerateKey: no mechanism of ours makes secret keys.
+    /// C_GenerateKey
     ///
     /// # Errors
-    /// `MechanismInvalid`
+    /// `MechanismInvalid`, those of the rules (`object/rule.rs`), `SessionReadOnly`, `NotLoggedIn`,
+    /// `TokenWriteProtected`; the TPM's and the store's.
     pub fn generate_key(
         &self,
         mechanism: u64,
-        _params: &Params,
-        _template: &Template,
+        params: &Params,
+        template: &Template,
     ) -> Result<u64> {
         self.alive()?;
-        Err(Error::MechanismInvalid(mechanism))
+        let row = self.row(mechanism, CKF_GENERATE)?;
+        let key_types = row.generates_secrets()?;
+        let setting = self.token.setting()?;
+        if template.bool(CKA_TOKEN) == Some(true) {
+            self.may_write()?;
+        }
+        let plan = Secret::generate(mechanism, key_types, template, &setting)?;
+        let call = self.call(CKF_GENERATE);
+        let made = self
+            .with_chip(&call, None, |chip| row.generate(params, plan.length, chip))
+            .and_then(|value| self.make_secret(&call, plan, value));
+        made.map_err(|error| match error {
+            Error::KeySizeRange(why) => {
+                log::info!("{why}");
+                Error::AttributeValueInvalid(CKA_VALUE_LEN, "no such keys here")
+            }
+            other => other,
+        })
+    }
+
+    /// Puts the value of a planned secret key into the TPM, and the key where its CKA_TOKEN says; its
+    /// handle. What C_GenerateKey, C_CreateObject, C_DeriveKey and C_UnwrapKey end with.
+    ///
+    /// # Errors
+    /// Those of [`Chip::make`](crate::mechanism::Chip::make); `NotLoggedIn`, the store's.
+    pub(super) fn make_secret(&self, call: &Call, plan: Secret, value: Value) -> Result<u64> {
+        let (uuid, authorization) = self.name(call, plan.attributes.is(CKA_PRIVATE))?;
+        let (attributes, material) = self
+            .with_chip(call, None, |chip| chip.make(plan, value, uuid, authorization))
+            .map_err(|error| match error {
+                Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
+                other => other,
+            })?;
+        let object = Object { uuid, attributes: Arc::new(attributes), material };
+        match self.place_all(vec![object])?.as_slice() {
+            [handle] => Ok(*handle),
+            _ => Err(Error::Bug("one object, one handle")),
+        }
+    }
+
+    /// A uuid for a new key, and the authorization that goes with it: derived where a login opened the
+    /// means, else random (a public session key before a login).
+    pub(super) fn name(
+        &self,
+        call: &Call,
+        private: bool,
+    ) -> Result<([u8; 16], Zeroizing<[u8; 32]>)> {
+        let uuid = new_uuid()?;
+        let authorization = match self.token.open(call) {
+            Ok(opened) => opened.sealer.authorization(&uuid),
+            Err(Error::NotLoggedIn) if !private => drbg::os_bytes::<32>()?,
+            Err(error) => return Err(error),
+        };
+        Ok((uuid, authorization))
     }
 
     /// C_GenerateKeyPair: the public key's handle and the private key's. Both templates are checked
@@ -47,7 +105,10 @@ impl Session {
         let (setting, pin) = {
             let state = self.token.state()?;
             // Where the user has no PIN, there is none that the TPM could ask for.
-            (state.setting(), state.gate.user_index_name().filter(|_| !state.row.pinless))
+            (
+                state.setting(&self.token.home),
+                state.gate.user_index_name().filter(|_| !state.row.pinless),
+            )
         };
         if [public, private].iter().any(|template| template.bool(CKA_TOKEN) == Some(true)) {
             self.may_write()?;
@@ -86,18 +147,19 @@ impl Session {
     ) -> Result<u64> {
         self.alive()?;
         let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
-        let setting = self.token.state()?.setting();
+        let setting = self.token.setting()?;
         if template.bool(CKA_TOKEN) == Some(true) {
             self.may_write()?;
         }
-        let plan = Secret::plan(template, &setting, &base.attributes)?;
+        let derivation =
+            Derivation { mechanism, how: row.derives()?, inputs: &[&*base.attributes] };
+        let plan = Secret::derive(template, &setting, &derivation)?;
         if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
             return Err(Error::NotLoggedIn);
         }
         let call = self.call(CKF_DERIVE);
         let value =
             self.with_chip(&call, None, |chip| row.derive(params, &base, plan.length, chip))?;
-        let (attributes, material) = plan.finish(value)?;
-        self.place(attributes, material)
+        self.make_secret(&call, plan, Value::Known(value))
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use cryptoki_sys::{CKF_ASYNC_SESSION, CKF_RW_SESSION, CKF_SERIAL_SESSION};
 
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, ApiAttacks, Config, ConfigError, DatesChoice, PolicyConfig, SecretKeys};
 use crate::error::{Error, Result};
+use crate::mechanism::Sealing;
+use crate::object::policy::{Dates, Guard, Policy};
 use crate::store;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, Rank};
@@ -494,8 +496,35 @@ pub(super) fn home(
         places,
         pin: config.pin.clone(),
         verify_signatures: config.keys.verify_signatures,
+        sealing: Sealing {
+            keys: config.keys.sealed_keys,
+            ciphers: config.keys.secret_keys == SecretKeys::Sealed,
+        },
+        policy: policy(&config.policy),
+        dates: match config.policy.dates {
+            DatesChoice::Inform => Dates::Inform,
+            DatesChoice::Enforce => Dates::Enforce,
+        },
         empty_slot: config.store.empty_slot,
         handles: handles.clone(),
         creating: Mutex::new(Rank::Leaf, None),
     })
+}
+
+/// The rules that hold. That one is left out is said, once: whoever reads the log knows what the token
+/// does not prevent.
+fn policy(config: &PolicyConfig) -> Policy {
+    let whole = match config.api_attacks {
+        ApiAttacks::Prevent => Policy::PREVENT,
+        ApiAttacks::Standard => Policy::standard(),
+    };
+    let missing: Vec<Guard> =
+        config.without.iter().filter_map(|number| Guard::of_number(number)).collect();
+    if !missing.is_empty() {
+        log::warn!(
+            "[policy] without = {:?}: these rules do not protect the keys of any token",
+            config.without
+        );
+    }
+    missing.into_iter().fold(whole, Policy::without)
 }

@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use cryptoki_sys::{
-    CKA_CLASS, CKA_ID, CKA_PRIVATE, CKA_PUBLIC_KEY_INFO, CKA_TOKEN, CKO_CERTIFICATE,
+    CKA_CLASS, CKA_ID, CKA_PRIVATE, CKA_PUBLIC_KEY_INFO, CKA_TOKEN, CKA_VALUE, CKF_GENERATE,
+    CKO_CERTIFICATE,
 };
 use zeroize::Zeroizing;
 
 use crate::crypto::drbg;
-use crate::error::{Error, Result};
-use crate::object::{Attributes, Material, Object, Template, row, rule};
+use crate::error::{Error, Refusal, Result};
+use crate::mechanism::Value;
+use crate::object::keyspec::Secret;
+use crate::object::rule::Creation;
+use crate::object::rules::CKA_TPM11_RESIDENCE;
+use crate::object::{Attributes, Material, Object, Residence, Template, row, rule};
 use crate::store::{Fault, seal};
 
 use super::session::Session;
@@ -125,11 +130,17 @@ impl Session {
     /// `TokenWriteProtected` for token objects.
     pub fn create_object(&self, template: &Template) -> Result<u64> {
         self.alive()?;
-        let setting = self.token.state()?.setting();
+        let setting = self.token.setting()?;
         if template.bool(CKA_TOKEN) == Some(true) {
             self.may_write()?;
         }
-        let mut attributes = rule::create(template, &setting)?;
+        let mut attributes = match rule::create(template, &setting)? {
+            Creation::Object(attributes) => attributes,
+            Creation::Secret(plan, value) => return self.bring_in(plan, value),
+            Creation::Private(_) => {
+                return Err(Error::TemplateInconsistent("private keys cannot be brought in"));
+            }
+        };
         let certificate = attributes.ulong(CKA_CLASS) == Some(CKO_CERTIFICATE);
         if certificate && template.get(CKA_ID).is_none() {
             let info = attributes.get(CKA_PUBLIC_KEY_INFO).filter(|info| !info.is_empty());
@@ -140,6 +151,45 @@ impl Session {
         self.place(attributes, Material::None)
     }
 
+    /// A secret key that the caller knows, for the TPM.
+    fn bring_in(&self, plan: Secret, value: Zeroizing<Vec<u8>>) -> Result<u64> {
+        self.make_secret(&self.call(CKF_GENERATE), plan, Value::Known(value)).map_err(|error| {
+            match error {
+                Error::KeySizeRange(why) => {
+                    log::info!("{why}");
+                    Error::AttributeValueInvalid(CKA_VALUE, "no TPM holds a key of this size")
+                }
+                other => other,
+            }
+        })
+    }
+
+    /// What a key is made of under new attributes. A secret key that was readable and no longer is gets
+    /// an object in the TPM that keeps it, and the host forgets its value; one that moves to the token
+    /// is in the TPM at last.
+    fn material(&self, object: &Object, attributes: &mut Attributes) -> Result<Material> {
+        let Some(key) = object.secret() else { return Ok(object.material.clone()) };
+        let Some(value) = &key.value else { return Ok(object.material.clone()) };
+        let call = self.call(CKF_GENERATE);
+        let size = |error| match error {
+            Error::Refused(Refusal::KeySize, _) | Error::KeySizeRange(_) => {
+                Error::TemplateInconsistent("no TPM holds a key of this size: it stays readable")
+            }
+            other => other,
+        };
+        if !rule::shown(attributes, self.token.home.policy) {
+            attributes.set(CKA_TPM11_RESIDENCE, Residence::Imported.text());
+            let (id, authorization) = self.name(&call, attributes.is(CKA_PRIVATE))?;
+            let closed = self
+                .with_chip(&call, None, |chip| chip.close(attributes, value, id, authorization));
+            return closed.map_err(size);
+        }
+        if attributes.is(CKA_TOKEN) {
+            self.with_chip(&call, None, |chip| chip.settle(key))?;
+        }
+        Ok(object.material.clone())
+    }
+
     /// C_CopyObject: from session to token and back, and within.
     ///
     /// # Errors
@@ -147,12 +197,13 @@ impl Session {
     pub fn copy_object(&self, object: u64, template: &Template) -> Result<u64> {
         self.alive()?;
         let object = self.token.object(object)?;
-        let setting = self.token.state()?.setting();
+        let setting = self.token.setting()?;
         if template.bool(CKA_TOKEN).unwrap_or(object.token()) {
             self.may_write()?;
         }
-        let attributes = rule::copy(&object.attributes, template, &setting)?;
-        self.place(attributes, object.material)
+        let mut attributes = rule::copy(&object.attributes, template, &setting)?;
+        let material = self.material(&object, &mut attributes)?;
+        self.place(attributes, material)
     }
 
     /// C_DestroyObject. The row is gone before the handle is; running operations keep their key.
@@ -197,9 +248,12 @@ impl Session {
     ) -> Result<Vec<Result<Zeroizing<Vec<u8>>>>> {
         self.alive()?;
         let object = self.token.object(object)?;
+        let policy = self.token.home.policy;
         Ok(types
             .iter()
-            .map(|id| rule::get(&object, *id).map(|value| Zeroizing::new(value.into_owned())))
+            .map(|id| {
+                rule::get(&object, *id, policy).map(|value| Zeroizing::new(value.into_owned()))
+            })
             .collect())
     }
 
@@ -211,10 +265,11 @@ impl Session {
     pub fn set_attribute_value(&self, handle: u64, template: &Template) -> Result<()> {
         self.alive()?;
         let object = self.token.object(handle)?;
-        let setting = self.token.state()?.setting();
+        let setting = self.token.setting()?;
         if !object.token() {
-            let attributes = Arc::new(rule::set(&object.attributes, template, &setting)?);
-            let changed = Object { attributes, ..object };
+            let mut attributes = rule::set(&object.attributes, template, &setting)?;
+            let material = self.material(&object, &mut attributes)?;
+            let changed = Object { attributes: Arc::new(attributes), material, ..object };
             self.token.known_state().objects.replace_session_object(handle, changed);
             return Ok(());
         }
@@ -227,11 +282,13 @@ impl Session {
             let unchecked = store.row(serial, id)?.ok_or(Error::ObjectInvalid)?;
             let base = seal::check(unchecked, &opened.sealer)?;
             let stored = row::object(base.clone(), &opened.sealer)?;
-            let attributes = rule::set(&stored.attributes, template, &setting)?;
+            let mut attributes = rule::set(&stored.attributes, template, &setting)?;
             if attributes == *stored.attributes {
                 return Ok(());
             }
-            let changed = row::of(&Object { attributes: Arc::new(attributes), ..stored });
+            let material = self.material(&stored, &mut attributes)?;
+            let changed = Object { attributes: Arc::new(attributes), material, ..stored };
+            let changed = row::of(&changed, &opened.sealer);
             match store.update(serial, &opened.sealer, &base, &changed) {
                 Err(Fault::Changed) => continue,
                 outcome => return Ok(outcome?),
@@ -251,11 +308,12 @@ impl Session {
 
     /// Puts new objects where their CKA_TOKEN says: those of the token in one commit.
     pub(super) fn place_all(&self, objects: Vec<Object>) -> Result<Vec<u64>> {
-        let rows: Vec<_> = objects.iter().filter(|object| object.token()).map(row::of).collect();
         let mut ids = Vec::new();
-        if !rows.is_empty() {
+        if objects.iter().any(Object::token) {
             self.may_write()?;
             let opened = self.token.open(&self.call(0))?;
+            let stored = objects.iter().filter(|object| object.token());
+            let rows: Vec<_> = stored.map(|object| row::of(object, &opened.sealer)).collect();
             ids = self.token.store.insert_all(&self.token.serial, &opened.sealer, &rows)?;
         }
         let mut ids = ids.into_iter();

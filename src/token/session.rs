@@ -19,7 +19,7 @@ use cryptoki_sys::{
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sign, Verify};
+use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Verify};
 use crate::object::{Material, Object};
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
@@ -75,6 +75,9 @@ pub(super) struct Verification {
     pub(super) work: Box<dyn Verify>,
     /// C_VerifySignatureInit gave it already.
     pub(super) signature: Option<Vec<u8>>,
+    pub(super) right: Right,
+    /// With a secret key: the TPM makes the MAC that is compared.
+    pub(super) secret: bool,
 }
 
 /// By what right an operation uses its key.
@@ -249,10 +252,20 @@ impl Session {
         grant: Option<&Grant>,
         job: impl FnOnce(&Chip<'_>) -> Result<T>,
     ) -> Result<T> {
-        let home = &self.token.home;
-        if home.tpm.seems_changed() {
+        if self.token.home.tpm.seems_changed() {
             self.token.learn_facts(call);
         }
+        self.with_known_chip(call, grant, job)
+    }
+
+    /// The same without a look at the TPM first: for work that may turn out not to need it.
+    pub(super) fn with_known_chip<T>(
+        &self,
+        call: &Call,
+        grant: Option<&Grant>,
+        job: impl FnOnce(&Chip<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let home = &self.token.home;
         let Anchor { srk, facts } = self.token.anchor();
         self.told(job(&Chip {
             tpm: &home.tpm,
@@ -261,6 +274,7 @@ impl Session {
             facts: facts.as_deref(),
             grant,
             verify_signatures: home.verify_signatures,
+            sealing: home.sealing,
         }))
     }
 
@@ -288,7 +302,9 @@ impl Session {
     pub(super) fn row(&self, mechanism: u64, flag: u64) -> Result<&'static Mechanism> {
         let row = mechanism::lookup(mechanism)?;
         // What it never does is refused by the row itself.
-        let refused = row.flags(None) & !row.flags(self.token.facts().as_deref()) & flag != 0;
+        let all = Sealing { keys: true, ciphers: true };
+        let can = row.flags(self.token.facts().as_deref(), self.token.home.sealing);
+        let refused = row.flags(None, all) & !can & flag != 0;
         if refused { Err(Error::MechanismInvalid(mechanism)) } else { Ok(row) }
     }
 

@@ -15,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 use crate::config::PinConfig;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
-use crate::mechanism;
+use crate::mechanism::{self, Sealing};
+use crate::object::policy::{Dates, Policy};
 use crate::store::{self, Store};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::pin::{RecoveryCode, Role};
@@ -37,6 +38,12 @@ pub struct Home {
     pub pin: PinConfig,
     /// Check ECDSA signatures before they are returned.
     pub verify_signatures: bool,
+    /// Which keys are sealed.
+    pub sealing: Sealing,
+    /// Which rules against sequences of calls hold.
+    pub policy: Policy,
+    /// What the dates of keys do.
+    pub dates: Dates,
     /// Show the slot that C_InitToken takes.
     pub empty_slot: bool,
     pub(super) handles: Arc<Handles>,
@@ -202,28 +209,29 @@ impl Slot {
         }
     }
 
-    fn facts(&self) -> Result<Option<Arc<Facts>>> {
+    /// What its TPM offers, as far as it is known, and what may be sealed there.
+    fn offer(&self) -> Result<(Option<Arc<Facts>>, Sealing)> {
         match self.holds() {
             Holds::Token(token) => {
                 drop(token.state()?);
-                Ok(token.facts())
+                Ok((token.facts(), token.home.sealing))
             }
-            Holds::Empty { .. } => Ok(None),
+            Holds::Empty { home, .. } => Ok((None, home.sealing)),
             Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
         }
     }
 
     /// C_GetMechanismList
     pub(super) fn mechanism_list(&self) -> Result<Vec<u64>> {
-        let facts = self.facts()?;
-        Ok(mechanism::list(facts.as_deref()).iter().map(|row| row.id).collect())
+        let (facts, sealing) = self.offer()?;
+        Ok(mechanism::list(facts.as_deref(), sealing).iter().map(|row| row.id).collect())
     }
 
     /// C_GetMechanismInfo
     pub(super) fn mechanism_info(&self, mechanism: u64) -> Result<MechanismInfo> {
-        let facts = self.facts()?;
+        let (facts, sealing) = self.offer()?;
         let mechanism::Info { min_key_size, max_key_size, flags } =
-            mechanism::info(mechanism, facts.as_deref())?;
+            mechanism::info(mechanism, facts.as_deref(), sealing)?;
         Ok(MechanismInfo { min_key_size, max_key_size, flags })
     }
 

@@ -216,6 +216,14 @@ impl Token {
         }
     }
 
+    /// Who asks, and which rules hold, for the attributes of objects.
+    ///
+    /// # Errors
+    /// As [`Token::state`].
+    pub(super) fn setting(&self) -> Result<Setting> {
+        Ok(self.state()?.setting(&self.home))
+    }
+
     /// The token's state without looking at the store: for what must also work when it is gone.
     pub(super) fn known_state(&self) -> Guard<'_, State> {
         self.state.lock()
@@ -367,8 +375,13 @@ impl State {
     }
 
     /// Who asks, for the rules of attributes.
-    pub(super) fn setting(&self) -> Setting {
-        Setting { user: self.user(), so: self.who == Who::So }
+    pub(super) fn setting(&self, home: &Home) -> Setting {
+        Setting {
+            user: self.user(),
+            so: self.who == Who::So,
+            policy: home.policy,
+            dates: home.dates,
+        }
     }
 
     /// Whether a read-only session is open.

@@ -1,16 +1,19 @@
-//! Verification. PKCS#11 3.2 §5.15. In the host, without login, never waiting for the TPM.
+//! Verification. PKCS#11 3.2 §5.15. With a public key in the host, without login, never waiting for the
+//! TPM; a MAC's with the key that made it, in the TPM.
 
-use cryptoki_sys::{CKF_VERIFY, CKF_VERIFY_RECOVER};
+use cryptoki_sys::{CKF_VERIFY, CKF_VERIFY_RECOVER, CKO_SECRET_KEY};
 use zeroize::Zeroizing;
 
 use crate::error::Result;
 use crate::mechanism::Params;
+use crate::tpm::Call;
 
 use super::operation::{Answer, Kind, Need, Room};
-use super::session::{Session, Verification};
+use super::session::{Right, Session, Verification};
+use super::token::Token;
 
 impl Session {
-    /// C_VerifyInit. Neither this nor what follows needs a login or the TPM.
+    /// C_VerifyInit. With a public key neither this nor what follows needs a login or the TPM.
     ///
     /// # Errors
     /// As [`Session::encrypt_init`].
@@ -24,10 +27,11 @@ impl Session {
     /// `OperationNotInitialized`, `SignatureInvalid`, `SignatureLenRange`, `DataLenRange`
     pub fn verify(&self, data: &[u8], signature: &[u8]) -> Result<()> {
         self.alive()?;
+        let call = self.call(CKF_VERIFY);
         let mut operations = self.operations.lock();
-        operations.verification(false)?.whole(|Verification { mut work, .. }| {
-            work.update(data)?;
-            work.finish(signature)
+        operations.verification(false)?.whole(|mut verification| {
+            verification.update(&self.token, data)?;
+            self.verdict(&call, verification, signature)
         })
     }
 
@@ -37,7 +41,8 @@ impl Session {
     /// `OperationNotInitialized`; the mechanism's.
     pub fn verify_update(&self, data: &[u8]) -> Result<()> {
         self.alive()?;
-        self.operations.lock().verification(false)?.update(|operation| operation.work.update(data))
+        let mut operations = self.operations.lock();
+        operations.verification(false)?.update(|operation| operation.update(&self.token, data))
     }
 
     /// C_VerifyFinal
@@ -46,8 +51,11 @@ impl Session {
     /// As [`Session::verify`].
     pub fn verify_final(&self, signature: &[u8]) -> Result<()> {
         self.alive()?;
+        let call = self.call(CKF_VERIFY);
         let mut operations = self.operations.lock();
-        operations.verification(false)?.last(|Verification { work, .. }| work.finish(signature))
+        operations
+            .verification(false)?
+            .last(|verification| self.verdict(&call, verification, signature))
     }
 
     /// C_VerifyRecoverInit
@@ -99,10 +107,12 @@ impl Session {
     /// As [`Session::verify`].
     pub fn verify_signature(&self, data: &[u8]) -> Result<()> {
         self.alive()?;
+        let call = self.call(CKF_VERIFY);
         let mut operations = self.operations.lock();
-        operations.verification(true)?.whole(|Verification { mut work, signature }| {
-            work.update(data)?;
-            work.finish(signature.as_deref().unwrap_or_default())
+        operations.verification(true)?.whole(|mut verification| {
+            verification.update(&self.token, data)?;
+            let signature = verification.signature.take().unwrap_or_default();
+            self.verdict(&call, verification, &signature)
         })
     }
 
@@ -112,7 +122,8 @@ impl Session {
     /// As [`Session::verify_update`].
     pub fn verify_signature_update(&self, data: &[u8]) -> Result<()> {
         self.alive()?;
-        self.operations.lock().verification(true)?.update(|operation| operation.work.update(data))
+        let mut operations = self.operations.lock();
+        operations.verification(true)?.update(|operation| operation.update(&self.token, data))
     }
 
     /// C_VerifySignatureFinal
@@ -121,9 +132,11 @@ impl Session {
     /// As [`Session::verify`].
     pub fn verify_signature_final(&self) -> Result<()> {
         self.alive()?;
+        let call = self.call(CKF_VERIFY);
         let mut operations = self.operations.lock();
-        operations.verification(true)?.last(|Verification { work, signature }| {
-            work.finish(signature.as_deref().unwrap_or_default())
+        operations.verification(true)?.last(|mut verification| {
+            let signature = verification.signature.take().unwrap_or_default();
+            self.verdict(&call, verification, &signature)
         })
     }
 
@@ -138,9 +151,31 @@ impl Session {
         let mut operations = self.operations.lock();
         operations.verify.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_VERIFY_RECOVER)?;
-            Ok(Verification { work: row.verify(params, &object)?, signature })
+            Ok(Verification {
+                work: row.verify(params, &object)?,
+                signature,
+                right: Right::to(&object, &self.token),
+                secret: object.class() == CKO_SECRET_KEY,
+            })
         })?;
         operations.last_init = Some(Kind::Verify);
         Ok(())
+    }
+
+    /// Compares, with the TPM's help where the key is a secret one.
+    fn verdict(&self, call: &Call, verification: Verification, signature: &[u8]) -> Result<()> {
+        let Verification { work, right, secret, .. } = verification;
+        right.permits(&self.token)?;
+        if secret {
+            return self.with_chip(call, None, |chip| work.finish(signature, chip));
+        }
+        self.with_known_chip(call, None, |chip| work.finish(signature, chip))
+    }
+}
+
+impl Verification {
+    fn update(&mut self, token: &Token, data: &[u8]) -> Result<()> {
+        self.right.holds(token)?;
+        self.work.update(data)
     }
 }

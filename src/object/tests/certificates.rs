@@ -5,9 +5,9 @@ use cryptoki_sys::*;
 use der::{Decode as _, Encode as _};
 
 use super::super::certificate::Certificate;
-use super::super::rule::create;
+
 use super::super::{Attributes, Template};
-use super::NOBODY;
+use super::{NOBODY, create};
 use crate::error::{Error, Result};
 
 /// RSA-2048; critical extensions, an unknown one among them; a TeletexString; valid beyond 2050.

@@ -2,9 +2,10 @@
 
 use cryptoki_sys::*;
 
+use super::super::Template;
+use super::super::policy::Guard;
 use super::super::rule::{copy, destroy, get, set};
 use super::super::search::Search;
-use super::super::{Template, rule};
 use super::*;
 use crate::error::Error;
 
@@ -48,7 +49,7 @@ fn setting_what_is_there_already_succeeds_even_where_nothing_may_change() {
 fn the_unique_id_is_ours_alone() {
     for (what, object) in one_of_each() {
         assert_eq!(
-            get(&object, CKA_UNIQUE_ID).unwrap().as_ref(),
+            get(&object, CKA_UNIQUE_ID, Policy::PREVENT).unwrap().as_ref(),
             b"abababab-abab-abab-abab-abababababab",
             "{what}"
         );
@@ -99,7 +100,7 @@ fn values_of_keys_never_change() {
 
 #[test]
 fn secrets_only_become_more_secret() {
-    let open = secret(&Template::new()).unwrap().attributes;
+    let open = secret(&flag(CKA_SIGN, true)).unwrap().attributes;
     let sensitive = set(&open, &flag(CKA_SENSITIVE, true), &USER).unwrap();
     assert!(sensitive.is(CKA_SENSITIVE) && !sensitive.is(CKA_ALWAYS_SENSITIVE));
     let stuck = set(&sensitive, &flag(CKA_EXTRACTABLE, false), &USER).unwrap();
@@ -120,18 +121,54 @@ fn secrets_only_become_more_secret() {
 }
 
 #[test]
-fn a_key_loses_roles_and_wins_none() {
+fn a_secret_that_signs_and_derives_stays_readable() {
+    let both = secret(&Template::new()).unwrap().attributes;
+    assert!(both.is(CKA_SIGN) && both.is(CKA_DERIVE));
+    for change in [set, copy] {
+        for closed in [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)] {
+            assert!(matches!(change(&both, &closed, &USER), Err(Error::TemplateInconsistent(_))));
+        }
+    }
+}
+
+#[test]
+fn what_a_key_is_for_is_fixed_when_it_is_made() {
     let (public, private) =
         pair(RSA, &rsa_public(2048).with_bool(CKA_VERIFY, true), &flag(CKA_SIGN, true)).unwrap();
+    let secret = secret(&flag(CKA_SIGN, true)).unwrap().attributes;
     for change in [set, copy] {
-        assert_eq!(
-            change(&private, &flag(CKA_DECRYPT, true), &USER),
-            Err(Error::AttributeReadOnly(CKA_DECRYPT))
-        );
-        assert!(!change(&private, &flag(CKA_SIGN, false), &USER).unwrap().is(CKA_SIGN));
+        for (key, role) in [
+            (&private, CKA_DECRYPT),
+            (&private, CKA_SIGN),
+            (&public, CKA_ENCRYPT),
+            (&public, CKA_VERIFY),
+            (&secret, CKA_DERIVE),
+            (&secret, CKA_VERIFY),
+        ] {
+            assert_eq!(
+                change(key, &flag(role, !key.is(role)), &USER),
+                Err(Error::AttributeReadOnly(role))
+            );
+        }
         // Asking for what the token cannot do changes nothing and is no error, as at creation.
-        assert_eq!(change(&private, &flag(CKA_UNWRAP, true), &USER).unwrap(), private);
-        assert!(change(&public, &flag(CKA_ENCRYPT, true), &USER).unwrap().is(CKA_ENCRYPT));
+        assert_eq!(change(&private, &flag(CKA_DECAPSULATE, true), &USER).unwrap(), private);
+    }
+}
+
+#[test]
+fn without_its_rule_a_key_wins_and_loses_roles_but_no_key_of_the_chip_learns_to_sign() {
+    let free = Setting { policy: Policy::PREVENT.without(Guard::RolesAreFixed), ..USER };
+    let (public, private) =
+        pair(RSA, &rsa_public(2048).with_bool(CKA_VERIFY, true), &flag(CKA_SIGN, true)).unwrap();
+    let (_, ec) = pair(EC, &ec_public(), &flag(CKA_DERIVE, true)).unwrap();
+    for change in [set, copy] {
+        assert!(change(&private, &flag(CKA_DECRYPT, true), &free).unwrap().is(CKA_DECRYPT));
+        assert!(!change(&private, &flag(CKA_SIGN, false), &free).unwrap().is(CKA_SIGN));
+        assert!(change(&public, &flag(CKA_ENCRYPT, true), &free).unwrap().is(CKA_ENCRYPT));
+        assert_eq!(
+            change(&ec, &flag(CKA_SIGN, true), &free),
+            Err(Error::AttributeReadOnly(CKA_SIGN))
+        );
     }
 }
 
@@ -163,36 +200,36 @@ fn a_copy_permits_no_more_than_its_original() {
 
 #[test]
 fn an_object_that_may_not_be_destroyed_says_so_and_stays_so() {
-    let kept = rule::create(&data().with_bool(CKA_DESTROYABLE, false), &USER).unwrap();
+    let kept = create(&data().with_bool(CKA_DESTROYABLE, false), &USER).unwrap();
     assert!(matches!(destroy(&kept), Err(Error::ActionProhibited(_))));
     assert_eq!(
         set(&kept, &flag(CKA_DESTROYABLE, true), &USER),
         Err(Error::AttributeReadOnly(CKA_DESTROYABLE))
     );
-    assert_eq!(destroy(&rule::create(&data(), &USER).unwrap()), Ok(()));
+    assert_eq!(destroy(&create(&data(), &USER).unwrap()), Ok(()));
 }
 
 #[test]
 fn a_private_object_needs_a_login_also_as_a_copy() {
     let hidden = data().with_bool(CKA_PRIVATE, true);
-    assert_eq!(rule::create(&hidden, &NOBODY), Err(Error::NotLoggedIn));
-    let hidden = rule::create(&hidden, &USER).unwrap();
+    assert_eq!(create(&hidden, &NOBODY), Err(Error::NotLoggedIn));
+    let hidden = create(&hidden, &USER).unwrap();
     assert_eq!(copy(&hidden, &Template::new(), &SO), Err(Error::NotLoggedIn));
-    let open = rule::create(&data(), &NOBODY).unwrap();
+    let open = create(&data(), &NOBODY).unwrap();
     assert!(copy(&open, &flag(CKA_PRIVATE, true), &USER).unwrap().is(CKA_PRIVATE));
     assert_eq!(copy(&open, &flag(CKA_PRIVATE, true), &NOBODY), Err(Error::NotLoggedIn));
 }
 
 #[test]
 fn the_value_of_a_data_object_can_be_rewritten() {
-    let old = rule::create(&data().with(CKA_VALUE, "old"), &USER).unwrap();
+    let old = create(&data().with(CKA_VALUE, "old"), &USER).unwrap();
     let new = set(&old, &Template::new().with(CKA_VALUE, "new"), &USER).unwrap();
     assert_eq!(new.get(CKA_VALUE), Some(b"new".as_slice()));
 }
 
 #[test]
 fn a_certificate_keeps_its_value_and_its_type() {
-    let certificate = rule::create(&certificate(), &USER).unwrap();
+    let certificate = create(&certificate(), &USER).unwrap();
     for (id, value) in
         [(CKA_VALUE, vec![0x30, 0x00]), (CKA_CERTIFICATE_CATEGORY, vec![0, 0, 0, 0, 0, 0, 0, 1])]
     {
@@ -246,15 +283,23 @@ fn private_parts_are_sensitive_and_foreign_parts_unknown() {
             _ => &[],
         };
         for id in parts {
-            assert_eq!(get(&object, *id), Err(Error::AttributeSensitive(*id)), "{what}");
+            assert_eq!(
+                get(&object, *id, Policy::PREVENT),
+                Err(Error::AttributeSensitive(*id)),
+                "{what}"
+            );
         }
         for id in [CKA_PRIME, CKA_VENDOR_DEFINED, 0xFFFF_FFFF] {
-            assert_eq!(get(&object, id), Err(Error::AttributeTypeInvalid(id)), "{what}");
+            assert_eq!(
+                get(&object, id, Policy::PREVENT),
+                Err(Error::AttributeTypeInvalid(id)),
+                "{what}"
+            );
         }
     }
     let public = object(plain_ec().0, Material::None);
     assert_eq!(
-        get(&public, CKA_ALWAYS_AUTHENTICATE),
+        get(&public, CKA_ALWAYS_AUTHENTICATE, Policy::PREVENT),
         Err(Error::AttributeTypeInvalid(CKA_ALWAYS_AUTHENTICATE))
     );
 }
@@ -262,9 +307,11 @@ fn private_parts_are_sensitive_and_foreign_parts_unknown() {
 #[test]
 fn the_size_of_a_key_does_not_depend_on_its_value() {
     let size = |byte: u8| {
-        let plan = Secret::plan(&Template::new(), &USER, &plain_ec().1).unwrap();
-        let (attributes, material) = plan.finish(vec![byte; 32].into()).unwrap();
-        object(attributes, material).size()
+        let template = Template::new()
+            .with_ulong(CKA_CLASS, CKO_SECRET_KEY)
+            .with_ulong(CKA_KEY_TYPE, CKK_GENERIC_SECRET)
+            .with(CKA_VALUE, [byte; 32]);
+        created(&template, &USER).unwrap().size()
     };
     assert_eq!(size(0), size(0xFF));
     assert!(size(0) > 32);

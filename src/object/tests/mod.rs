@@ -8,19 +8,24 @@ mod properties;
 mod rows;
 mod table;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::*;
 
-use super::keyspec::{Pair, Secret};
-use super::rule::{self, Setting};
-use super::{Attributes, Material, Object, Template};
+use super::keyspec::{Derivation, Derives, Pair, Secret, secret_spec};
+use super::policy::{Dates, Policy};
+use super::rule::{self, Creation, Setting};
+use super::{Attributes, Material, Object, Residence, SecretKey, Template};
 use crate::error::Result;
-use crate::tpm::NewKey;
+use crate::tpm::{KeyBlob, NewKey};
 
-pub(super) const USER: Setting = Setting { user: true, so: false };
-pub(super) const SO: Setting = Setting { user: false, so: true };
-pub(super) const NOBODY: Setting = Setting { user: false, so: false };
+pub(super) const USER: Setting = setting(true, false);
+pub(super) const SO: Setting = setting(false, true);
+pub(super) const NOBODY: Setting = setting(false, false);
+
+pub(super) const fn setting(user: bool, so: bool) -> Setting {
+    Setting { user, so, policy: Policy::PREVENT, dates: Dates::Inform }
+}
 
 /// CKM_RSA_PKCS_KEY_PAIR_GEN's key type and CKM_EC_KEY_PAIR_GEN's.
 pub(super) const RSA: (u64, u64) = (CKM_RSA_PKCS_KEY_PAIR_GEN, CKK_RSA);
@@ -111,11 +116,58 @@ pub(super) fn plain_rsa() -> (Attributes, Attributes) {
     pair(RSA, &rsa_public(2048), &Template::new()).expect("a plain RSA pair")
 }
 
+/// C_CreateObject up to the finished attributes.
+pub(super) fn create(template: &Template, setting: &Setting) -> Result<Attributes> {
+    created(template, setting).map(|object| (*object.attributes).clone())
+}
+
+/// C_CreateObject, but for the TPM.
+pub(super) fn created(template: &Template, setting: &Setting) -> Result<Object> {
+    match rule::create(template, setting)? {
+        Creation::Object(attributes) => Ok(object(attributes, Material::None)),
+        Creation::Secret(plan, value) => finished(plan, &value),
+        Creation::Private(key) => Ok(object(key.attributes, Material::Key(blob().into()))),
+    }
+}
+
+/// What the chip answers for a secret key; its value where the plan keeps it.
+pub(super) fn finished(plan: Secret, value: &[u8]) -> Result<Object> {
+    let value = plan.cut(value.to_vec().into())?;
+    let keeps = plan.keeps_value();
+    let attributes = plan.finish(value.len(), Residence::Imported, Some(&value))?;
+    let key = SecretKey {
+        id: [1; 16],
+        authorization: [4; 32].into(),
+        spec: secret_spec(&attributes),
+        blob: Arc::new(blob()).into(),
+        value: keeps.then_some(value),
+    };
+    Ok(object(attributes, Material::Secret(key.into())))
+}
+
+fn blob() -> KeyBlob {
+    KeyBlob {
+        id: [1; 16],
+        public: vec![2; 90],
+        private: vec![3; 126],
+        authorization: [4; 32].into(),
+    }
+}
+
 /// A secret of 32 bytes derived from a plain EC key.
 pub(super) fn secret(template: &Template) -> Result<Object> {
-    let plan = Secret::plan(template, &USER, &plain_ec().1)?;
-    let (attributes, material) = plan.finish(vec![0x77; 32].into())?;
-    Ok(object(attributes, material))
+    derived(template, &USER, Derives::Agreement, &[&plain_ec().1])
+}
+
+/// A secret of 32 bytes derived from these keys.
+pub(super) fn derived(
+    template: &Template,
+    setting: &Setting,
+    how: Derives,
+    inputs: &[&Attributes],
+) -> Result<Object> {
+    let derivation = Derivation { mechanism: CKM_ECDH1_DERIVE, how, inputs };
+    finished(Secret::derive(template, setting, &derivation)?, &[0x77; 32])
 }
 
 pub(super) fn object(attributes: Attributes, material: Material) -> Object {
@@ -157,20 +209,10 @@ pub(super) fn one_of_each() -> Vec<(&'static str, Object)> {
 }
 
 fn make_one_of_each() -> Vec<(&'static str, Object)> {
-    let create = |template: &Template| rule::create(template, &USER).expect("a sound template");
+    let create = |template: &Template| create(template, &USER).expect("a sound template");
     let (ec_public_half, ec_private) = plain_ec();
     let (rsa_public_half, rsa_private) = plain_rsa();
-    let blob = || {
-        Material::Key(
-            crate::tpm::KeyBlob {
-                id: [1; 16],
-                public: vec![2; 90],
-                private: vec![3; 126],
-                authorization: [4; 32].into(),
-            }
-            .into(),
-        )
-    };
+    let blob = || Material::Key(blob().into());
     let aes = Template::new().with_ulong(CKA_KEY_TYPE, CKK_AES).with_ulong(CKA_VALUE_LEN, 16);
     vec![
         ("data", object(create(&data()), Material::None)),

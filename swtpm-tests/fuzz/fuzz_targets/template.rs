@@ -6,6 +6,7 @@ use cryptoki_sys::{CKK_EC, CKK_RSA, CKM_EC_KEY_PAIR_GEN, CKM_RSA_PKCS_KEY_PAIR_G
 use libfuzzer_sys::fuzz_target;
 use tpm11::object::keyspec::Pair;
 use tpm11::object::rules::RULES;
+use tpm11::object::rule::Creation;
 use tpm11::object::{Setting, Template, rule};
 
 /// Mostly attributes that exist, sometimes any number.
@@ -26,8 +27,8 @@ fn template(attributes: &[Attribute]) -> Template {
 fuzz_target!(|input: (Vec<Attribute>, Vec<Attribute>, bool, bool)| {
     let (first, second, user, so) = input;
     let (first, second) = (template(&first), template(&second));
-    let setting = Setting { user, so };
-    if let Ok(made) = rule::create(&first, &setting) {
+    let setting = Setting { user, so, ..Setting::default() };
+    if let Ok(Creation::Object(made)) = rule::create(&first, &setting) {
         let _ = rule::copy(&made, &second, &setting);
         if let Ok(changed) = rule::set(&made, &second, &setting) {
             // A second time changes nothing.
