@@ -297,6 +297,11 @@ impl Shim {
         lock(&self.inner.faults).push(Injected::new(fault));
     }
 
+    /// How many commands have met a fault so far.
+    pub fn met(&self) -> usize {
+        lock(&self.inner.faults).iter().map(|injected| injected.met).sum()
+    }
+
     /// Takes all faults away, and says how many commands met one.
     pub fn heal(&self) -> usize {
         lock(&self.inner.faults).drain(..).map(|injected| injected.met).sum()
