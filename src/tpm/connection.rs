@@ -72,6 +72,8 @@ impl Contexts {
 pub(super) struct Connection {
     pub(super) link: Ledger,
     pub(super) opened: Instant,
+    /// When it was put back last.
+    pub(super) used: Instant,
     session: Option<HmacSession>,
     salted: bool,
     root: Option<Pinned>,
@@ -84,6 +86,7 @@ impl Connection {
         Self {
             link: Ledger::new(line),
             opened: Instant::now(),
+            used: Instant::now(),
             session: None,
             salted: false,
             root: None,

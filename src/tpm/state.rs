@@ -107,6 +107,9 @@ struct Gap {
 
 /// How long a context-specific login waits for its use.
 const GRANT_LIFE: Duration = Duration::from_secs(30);
+/// How long a connection of a busy process lies unused, with its session saved. At most some thousand
+/// commands of all programs pass in a second, and 65,535 make the gap.
+const UNUSED: Duration = Duration::from_secs(5);
 /// How often the reaper looks whether the login is still wanted.
 const GRANT_LOOK: Duration = Duration::from_millis(500);
 /// Key connections per process behind a resource manager.
@@ -261,6 +264,7 @@ impl State {
             }
             connection.flush(&strays, &[]);
         }
+        connection.used = Instant::now();
         self.main = Some(connection);
     }
 
@@ -337,6 +341,9 @@ impl State {
     /// At the end of a call: whether the lease goes on.
     pub(super) fn leave(&mut self, inner: &Inner) {
         self.idle_since = Instant::now();
+        if inner.shape == Shape::Managed {
+            self.drop_unused();
+        }
         if thread::panicking() {
             // What was taken out is closed already; the rest is not to be trusted.
             self.abandon(inner.shape);
@@ -360,6 +367,14 @@ impl State {
             log::debug!("tpm: handed over to another program");
             self.close_all(inner);
         }
+    }
+
+    /// Behind a resource manager: closes what this process, busy with other keys, has not used for a
+    /// while. A session that lies saved meanwhile comes nearer to the context gap with each command.
+    fn drop_unused(&mut self) {
+        let unused = |connection: &Connection| connection.used.elapsed() >= UNUSED;
+        self.main.take_if(|main| unused(main));
+        self.keys.retain(|key| !unused(key));
     }
 
     fn drop_old_grants(&mut self, shape: Shape) {
@@ -468,6 +483,7 @@ impl State {
             // A connection without its key is of no use; one with more than that is closed, which flushes.
             let whole = connection.has(&key.blob.id) && connection.strays().is_empty();
             if whole && !connection.link.is_broken() {
+                connection.used = Instant::now();
                 self.keys.push(connection);
             }
         } else {

@@ -80,6 +80,8 @@ pub const TEST_PARMS: u32 = 0x18A;
 /// `TPM_CC_ENCRYPT_DECRYPT_2`
 pub const ENCRYPT_DECRYPT_2: u32 = 0x193;
 
+/// TPM_RH_NULL
+pub const NULL: u32 = 0x4000_0007;
 /// TPM_RH_OWNER
 pub const OWNER: u32 = 0x4000_0001;
 /// TPM_RS_PW
@@ -372,6 +374,15 @@ pub fn get_capability(capability: u32, property: u32, count: u32) -> Vec<u8> {
     let parameters: Vec<u8> =
         [capability, property, count].iter().flat_map(|number| number.to_be_bytes()).collect();
     command(GET_CAPABILITY, &[], None, &parameters)
+}
+
+/// TPM2_StartAuthSession for an HMAC session that is neither salted nor bound and encrypts nothing.
+pub fn start_session() -> Vec<u8> {
+    let mut parameters = sized(&[7; 16]);
+    parameters.extend(sized(&[]));
+    // HMAC; TPM_ALG_NULL; SHA-256
+    parameters.extend([0x00, 0x00, 0x10, 0x00, 0x0B]);
+    command(START_AUTH_SESSION, &[NULL, NULL], None, &parameters)
 }
 
 /// A TPM2B.

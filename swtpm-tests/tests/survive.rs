@@ -319,6 +319,35 @@ fn a_cleared_tpm_is_named_and_gets_no_pin() {
 }
 
 #[test]
+fn beside_the_token_of_a_cleared_tpm_a_new_one_works_in_the_same_store() {
+    let bench = Bench::start();
+    let (app, _, _) = warm(&bench);
+    let slot = app.slot_of(LABEL).expect("the token");
+    let before = app.token_info(slot).expect("C_GetTokenInfo");
+    app.finalize().expect("C_Finalize");
+
+    bench.tpm.clear();
+
+    let app = bench.ready();
+    let slot = app.slot_of(LABEL).expect("the token is still listed");
+    let session = app.open(slot).expect("C_OpenSession");
+    let listed = app.find(session, &[]).expect("C_FindObjects").len();
+    assert_eq!(app.login(session, PIN), Err(Rv(CKR_DEVICE_ERROR)));
+    let after = app.token_info(slot).expect("C_GetTokenInfo");
+    assert_eq!((after.label, after.flags), (before.label, before.flags));
+    assert_eq!(bench.shim.lockout_counter(), 0);
+
+    bench.token_named("new");
+    let new = app.slots(true).map(|_| app.slot_of("new")).expect("C_GetSlotList");
+    let session = app.open(new.expect("the new token")).expect("C_OpenSession");
+    bench.must("C_Login", app.login(session, PIN));
+    let (_, key) = bench.must("C_GenerateKeyPair", app.generate_ec(session, P256, "key"));
+    bench.must("C_Sign", app.sign(session, CKM_ECDSA, key, &DIGEST));
+    let session = app.open(slot).expect("C_OpenSession");
+    assert_eq!(app.find(session, &[]).expect("C_FindObjects").len(), listed, "the old one's");
+}
+
+#[test]
 fn another_tpm_is_not_taken_for_this_one() {
     let bench = Bench::start();
     let (app, _, _) = warm(&bench);
@@ -384,39 +413,6 @@ fn lock_out(bench: &Bench) {
         }
     }
     panic!("no lockout: counter {}", bench.shim.lockout_counter());
-}
-
-#[test]
-fn an_idle_session_of_a_stranger_and_65535_commands_do_not_stop_signing() {
-    use std::io::Write;
-    let bench = Bench::managed();
-    let (app, session, key) = warm(&bench);
-    let mut stranger =
-        std::os::unix::net::UnixStream::connect(bench.shim.socket()).expect("a connection");
-    let mut start = wire::sized(&[7; 16]);
-    start.extend(wire::sized(&[]));
-    start.push(0);
-    start.extend([0x00, 0x10, 0x00, 0x0B]);
-    let start = wire::command(wire::START_AUTH_SESSION, &[0x4000_0007, 0x4000_0007], None, &start);
-    stranger.write_all(&start).expect("sent");
-    swtpm_tests::swtpm::read_message(&mut stranger).expect("an idle session");
-    // Another stranger's commands, each of which saves his own session.
-    let mut busy =
-        std::os::unix::net::UnixStream::connect(bench.shim.socket()).expect("a connection");
-    busy.write_all(&start).expect("sent");
-    swtpm_tests::swtpm::read_message(&mut busy).expect("a session");
-    let random = wire::command(wire::GET_RANDOM, &[], None, &[0, 1]);
-    loop {
-        busy.write_all(&random).expect("sent");
-        let response = swtpm_tests::swtpm::read_message(&mut busy).expect("an answer");
-        if wire::response_code(&response) == 0x901 {
-            break;
-        }
-    }
-
-    let (record, answer) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
-
-    answer.unwrap_or_else(|rv| panic!("{rv:?}\n{}\n{}", record.lines(), bench.log()));
 }
 
 /// A context-specific login is for one use, and what loses it is told: nobody keeps a PIN to repeat it.

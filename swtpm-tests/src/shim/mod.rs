@@ -292,6 +292,32 @@ impl Shim {
         (self.since(mark), result)
     }
 
+    /// Saves a session of its own so many times, as so many commands of another program behind the
+    /// kernel's resource manager would. False if the TPM will not save it any more, because of the gap
+    /// to the oldest saved session.
+    pub fn age(&self, saves: u32) -> bool {
+        // No other client's command is let in between: it could need the slot.
+        let mut upstream = lock(&self.inner.upstream);
+        let mut ask = |command: &[u8]| upstream.transmit(command).expect("swtpm answers");
+        let response = ask(&wire::start_session());
+        assert_eq!(wire::response_code(&response), 0, "a session for the bench");
+        let handle = wire::u32_at(&response, 10);
+        let save = wire::command(wire::CONTEXT_SAVE, &[handle], None, &[]);
+        let mut saved = 0;
+        while saved < saves {
+            let response = ask(&save);
+            if wire::response_code(&response) != 0 {
+                break;
+            }
+            saved += 1;
+            let load = wire::command(wire::CONTEXT_LOAD, &[], None, &response[10..]);
+            assert_eq!(wire::response_code(&ask(&load)), 0, "what was just saved is loaded");
+        }
+        ask(&wire::command(wire::FLUSH_CONTEXT, &[handle], None, &[]));
+        upstream.leave_if_idle();
+        saved == saves
+    }
+
     /// Adds a fault; of several the first one that matches a command meets it.
     pub fn inject(&self, fault: Fault) {
         lock(&self.inner.faults).push(Injected::new(fault));
