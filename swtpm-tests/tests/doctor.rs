@@ -1,17 +1,20 @@
 //! `tpm11 doctor`: what it finds, what it says mends it, and that this does.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN, program, set_mode};
-use swtpm_tests::shim::{Action, Fault};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
+use swtpm_tests::ck::P256;
+use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The exit code and standard output of `tpm11` with these arguments.
 fn tool(bench: &Bench, arguments: &[&str]) -> (i32, String) {
-    let mut command = bench.command(program().with_file_name("tpm11"));
+    let mut command = bench.command(swtpm_tests::bench::tool());
     command.args(arguments);
     let output = bench.run(command, LIMIT);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -81,6 +84,200 @@ fn a_session_that_somebody_left_is_told() {
     assert!(line(&text, "saved sessions of other programs: 1").starts_with("note"), "{text}");
     tpm2(&bench, "tpm2_flushcontext", &["--saved-session"]);
     assert!(!tool(&bench, &["doctor"]).1.contains("saved sessions"));
+}
+
+#[test]
+fn wrong_authorizations_are_counted_up_to_the_lockout_and_told_until_it_ends() {
+    let bench = Bench::start();
+    bench.token();
+    tpm2(&bench, "tpm2_dictionarylockout", &["-s", "-n", "3", "-t", "1000", "-l", "1000"]);
+    // An index of somebody else, which counts wrong passwords in the TPM-wide lockout.
+    let attributes = ["-a", "authread|authwrite", "-p", "secret", "-s", "8"];
+    tpm2(&bench, "tpm2_nvdefine", &[&["0x1500016", "-C", "o"], &attributes[..]].concat());
+    std::fs::write(bench.directory().join("eight"), b"8 bytes.").unwrap();
+    tpm2(&bench, "tpm2_nvwrite", &["0x1500016", "-P", "secret", "-i", "eight"]);
+    let guess = || {
+        let mut command = bench.tpm2("tpm2_nvread");
+        command.args(["0x1500016", "-P", "wrong", "-s", "8"]);
+        assert!(!bench.run(command, LIMIT).status.success());
+    };
+    assert!(line(&tool(&bench, &["doctor"]).1, "no lockout: 0 of 3").starts_with("ok"));
+    guess();
+    let (_, text) = tool(&bench, &["doctor"]);
+    let found = line(&text, "1 of 3 wrong authorizations are counted");
+    assert!(found.starts_with("note") && found.contains("forgets one every 1000 s"), "{text}");
+    guess();
+    guess();
+    let (code, text) = tool(&bench, &["doctor"]);
+    assert_eq!(code, 1, "{text}");
+    let found = line(&text, "the TPM is in lockout after 3 wrong authorizations");
+    assert!(found.starts_with("warn") && found.contains("--clear-lockout"), "{text}");
+    // As it says: a token with PIN indices of its own works all the same.
+    let (app, session) = bench.logged_in();
+    app.random(session, 8).unwrap();
+    app.finalize().unwrap();
+    tpm2(&bench, "tpm2_dictionarylockout", &["-c"]);
+    assert!(line(&tool(&bench, &["doctor"]).1, "no lockout: 0 of 3").starts_with("ok"));
+}
+
+#[test]
+fn a_storage_hierarchy_that_is_switched_off_fails() {
+    let bench = Bench::start();
+    tpm2(&bench, "tpm2_hierarchycontrol", &["-C", "p", "shEnable", "clear"]);
+    let (code, text) = tool(&bench, &["doctor"]);
+    assert_eq!(code, 4, "{text}");
+    let found = line(&text, "the storage hierarchy is switched off");
+    assert!(found.starts_with("FAIL") && found.contains("-> switch the TPM on"), "{text}");
+}
+
+#[test]
+fn what_stands_where_a_storage_key_should_be_is_named_and_not_used() {
+    let bench = Bench::start();
+    let (_, text) = tool(&bench, &["doctor"]);
+    assert!(line(&text, "no storage key stays in the TPM").starts_with("note"), "{text}");
+    let attributes = "sign|fixedtpm|fixedparent|sensitivedataorigin|userwithauth";
+    tpm2(&bench, "tpm2_createprimary", &["-C", "o", "-G", "ecc", "-a", attributes, "-c", "key"]);
+    tpm2(&bench, "tpm2_flushcontext", &["-t"]);
+    tpm2(&bench, "tpm2_evictcontrol", &["-C", "o", "-c", "key", "0x81000001"]);
+    tpm2(&bench, "tpm2_flushcontext", &["-t"]);
+    let (_, text) = tool(&bench, &["doctor"]);
+    let found = line(&text, "the key at 0x81000001 is not used for tokens");
+    assert!(found.starts_with("note") && found.contains("-> nothing"), "{text}");
+    bench.token();
+    let (_, text) = tool(&bench, &["doctor"]);
+    assert!(line(&text, "is sound").starts_with("ok"), "another handle was taken:\n{text}");
+}
+
+#[test]
+fn what_a_tpm_lacks_and_firmware_with_a_known_defect_are_named() {
+    let bench = Bench::start();
+    bench.shim.become_chip(Chip { without_algorithms: vec![0x0001], ..Chip::default() });
+    let (_, text) = tool(&bench, &["doctor"]);
+    assert!(line(&text, "the TPM lacks RSA").starts_with("note"), "{text}");
+    bench.shim.become_chip(Chip::default());
+
+    // TPM_PT_MANUFACTURER, TPM_PT_FIRMWARE_VERSION_1 and TPM_PT_REVISION of an old chip of Infineon's.
+    let rewrite = |_: &[u8], response: &mut Vec<u8>| {
+        for (property, value) in
+            [(0x105_u32, *b"IFX\0"), (0x10B, [0, 7, 0, 61]), (0x102, 116_u32.to_be_bytes())]
+        {
+            let tag = property.to_be_bytes();
+            // Behind the header, "more", the kind and the count: pairs.
+            for at in (19..response.len().saturating_sub(7)).step_by(8) {
+                if response[at..at + 4] == tag {
+                    response[at + 4..at + 8].copy_from_slice(&value);
+                }
+            }
+        }
+    };
+    let fault = Fault::at(wire::GET_CAPABILITY, Action::Rewrite(Arc::new(rewrite)));
+    bench.shim.inject(fault.always());
+    let (code, text) = tool(&bench, &["doctor"]);
+    assert_eq!(code, 1, "{text}");
+    let found = line(&text, "CVE-2017-15361");
+    assert!(found.starts_with("warn") && found.contains("-> update the TPM's firmware"), "{text}");
+    assert!(line(&text, "older than revision 1.38").starts_with("warn"), "{text}");
+}
+
+#[test]
+fn a_token_that_the_lockout_guards_is_named() {
+    let bench = Setup::default().config("[pin]\ngate = \"da\"").start();
+    bench.token();
+    let (_, text) = tool(&bench, &["doctor"]);
+    let found = line(&text, "guarded by the TPM-wide lockout (gate = da)");
+    assert!(found.starts_with("note") && found.contains("-> a new token"), "{text}");
+}
+
+#[test]
+fn a_token_of_another_tpm_says_what_is_lost() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    app.generate_ec(session, P256, "key").unwrap();
+    app.finalize().unwrap();
+    bench.tpm.clear();
+    let (code, text) = tool(&bench, &["doctor"]);
+    assert_eq!(code, 6, "{text}");
+    let found = line(&text, "cleared or replaced");
+    assert!(found.starts_with("FAIL"), "{text}");
+    assert!(found.contains("the keys among its 2 objects are lost for ever"), "{text}");
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+#[test]
+fn objects_of_a_token_without_pin_that_were_changed_are_told_without_a_login() {
+    let bench = Bench::start();
+    bench.token();
+    let app = bench.ready();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    app.login_so(session, SO_PIN).unwrap();
+    app.init_no_pin(session).unwrap();
+    app.logout(session).unwrap();
+    app.generate_ec(session, P256, "key").unwrap();
+    app.finalize().unwrap();
+    let store = rusqlite::Connection::open(bench.store().join("tpm11.sqlite3")).unwrap();
+    assert_eq!(store.execute("UPDATE object SET version = version + 1", []).unwrap(), 2);
+    drop(store);
+    let (code, text) = tool(&bench, &["doctor"]);
+    assert_eq!(code, 6, "{text}");
+    let found = line(&text, "its objects were changed outside of the token");
+    assert!(found.starts_with("FAIL") && found.contains("-> tpm11 restore FILE"), "{text}");
+}
+
+#[test]
+fn what_lies_beside_a_store_whose_it_is_and_that_it_is_read_only_are_told() {
+    let bench = Bench::start();
+    bench.token();
+    std::fs::write(bench.store().join("tpm11.sqlite3.v1"), b"a former state").unwrap();
+    let (_, text) = tool(&bench, &["doctor"]);
+    let found = line(&text, "former states of the store lie beside it: tpm11.sqlite3.v1");
+    assert!(found.starts_with("note") && found.contains("-> remove them"), "{text}");
+
+    // For a user who may read it and no more.
+    bench.open_to_all();
+    set_mode(&bench.store(), 0o755);
+    set_mode(&bench.store().join("tpm11.sqlite3"), 0o644);
+    let mut command = bench.command(swtpm_tests::bench::tool());
+    command.arg("doctor");
+    if !bench.as_nobody(&mut command) {
+        eprintln!("SKIPPED: only root can be another user");
+        return;
+    }
+    let output = bench.run(command, LIMIT);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(line(&text, "sound, and read only").starts_with("ok"), "{text}");
+
+    bench.give_to_nobody(&bench.store().join("tpm11.sqlite3"));
+    let (_, text) = tool(&bench, &["doctor"]);
+    let found = line(&text, "the directory belongs to user");
+    assert!(found.starts_with("warn") && found.contains("-> sudo chown"), "{text}");
+}
+
+#[test]
+fn a_user_without_access_to_the_device_is_told_its_group() {
+    // Any device that nobody may not use shows it.
+    let closed = ["/dev/tpmrm0", "/dev/mem", "/dev/kmsg", "/dev/console", "/dev/tty0", "/dev/vda"];
+    let is_closed = |path: &&str| {
+        std::fs::metadata(path).is_ok_and(|found| {
+            found.file_type().is_char_device() && found.mode() & 0o006 == 0 && found.gid() != 65534
+        })
+    };
+    let bench = Bench::start();
+    bench.open_to_all();
+    let mut command = bench.command(swtpm_tests::bench::tool());
+    command.arg("doctor");
+    let (Some(device), true) = (closed.into_iter().find(is_closed), bench.as_nobody(&mut command))
+    else {
+        eprintln!("SKIPPED: no closed device, or not root");
+        return;
+    };
+    command.env("TPM11_TCTI", format!("device:{device}"));
+    let output = bench.run(command, LIMIT);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let found = line(&text, "this user may not open it");
+    assert!(found.starts_with("warn") && found.contains("-> sudo usermod -aG "), "{text}");
+    assert!(text.contains("EACCES") && text.contains("whose members may be allowed to"), "{text}");
+    assert_eq!(output.status.code(), Some(4), "{text}");
 }
 
 #[test]
@@ -156,7 +353,7 @@ fn a_locked_pin_and_a_missing_tpm_fail_with_their_own_exit_codes() {
     assert!(line(&text, "the user's PIN is locked").contains("-> let the security officer"));
 
     bench.tpm.power_off();
-    let mut command = bench.command(program().with_file_name("tpm11"));
+    let mut command = bench.command(swtpm_tests::bench::tool());
     command.arg("doctor").env("TPM11_TCTI", "device:/nowhere/tpmrm0");
     let output = bench.run(command, LIMIT);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -194,7 +194,7 @@ fn look(config: Config, remove: bool, findings: &mut Findings) -> Result<(), Fai
     let module = Module::new(Ok(config), true)?;
     for home in module.homes() {
         let tcti = home.tpm.settings().tcti.clone();
-        device(&tcti, findings);
+        device(&tcti, Path::new("/sys/class/tpm/tpm0/tpm_version_major"), findings);
         let mut problems = Vec::new();
         let status = status::tpm(home, &mut problems);
         chip(home, &tcti, &status, findings);
@@ -229,8 +229,9 @@ fn look(config: Config, remove: bool, findings: &mut Findings) -> Result<(), Fai
     Ok(())
 }
 
-/// The device node: there, whose, and open to us.
-fn device(tcti: &str, findings: &mut Findings) {
+/// The device node: there, whose, and open to us. `version` is the file in which the kernel says what the
+/// first TPM is.
+fn device(tcti: &str, version: &Path, findings: &mut Findings) {
     let Some(path) = tcti.strip_prefix("device:") else {
         findings.note(
             tcti,
@@ -239,7 +240,7 @@ fn device(tcti: &str, findings: &mut Findings) {
         );
         return;
     };
-    let major = fs::read_to_string("/sys/class/tpm/tpm0/tpm_version_major").unwrap_or_default();
+    let major = fs::read_to_string(version).unwrap_or_default();
     let found = match fs::metadata(path) {
         Ok(found) => found,
         Err(error) => {
@@ -283,16 +284,19 @@ fn device(tcti: &str, findings: &mut Findings) {
             format!("sudo chmod o-rw {path}, and mend the udev rule that opened it"),
         );
     }
-    let is_bare = path
-        .strip_prefix("/dev/tpm")
-        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    if is_bare {
+    if is_bare(path) {
         findings.warn(
             tcti,
             "the bare device serves one program at a time",
             "use the kernel's resource manager: `tcti = \"device:/dev/tpmrm0\"`",
         );
     }
+}
+
+/// Whether it is the device without the kernel's resource manager.
+fn is_bare(path: &str) -> bool {
+    let rest = path.strip_prefix("/dev/tpm");
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn group_name(id: u32) -> String {
@@ -685,6 +689,57 @@ fn of_other_users(home: &Home) -> Vec<(PathBuf, Vec<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is said of a device, on a host whose first TPM is of this version.
+    fn of_device(tcti: &str, major: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let version = directory.path().join("tpm_version_major");
+        fs::write(&version, major).unwrap();
+        let mut findings = Findings::default();
+        device(tcti, &version, &mut findings);
+        findings.lines().join("\n")
+    }
+
+    #[test]
+    fn a_device_is_looked_at_before_it_is_opened() {
+        let nowhere = of_device("device:/nowhere/tpmrm0", "2\n");
+        assert!(nowhere.starts_with("note") && nowhere.contains("No such file"), "{nowhere}");
+        assert_eq!(nowhere.lines().count(), 1, "{nowhere}");
+        let old = of_device("device:/nowhere/tpmrm0", "1\n");
+        assert!(old.contains("FAIL") && old.contains("TPM 1.2"), "{old}");
+        let file = of_device("device:/etc/passwd", "2\n");
+        assert!(file.starts_with("warn") && file.contains("no character device"), "{file}");
+        assert!(file.contains("-> name the TPM's device"), "{file}");
+        let open = of_device("device:/dev/null", "2\n");
+        assert!(open.contains("ok    device:/dev/null: /dev/null, mode 0666, group "), "{open}");
+        assert!(
+            open.contains("everybody may use") && open.contains("-> sudo chmod o-rw"),
+            "{open}"
+        );
+        let other = of_device("swtpm:port=1", "2\n");
+        assert!(other.starts_with("note") && other.contains("not a device"), "{other}");
+        assert!(is_bare("/dev/tpm0") && is_bare("/dev/tpm1"));
+        assert!(!is_bare("/dev/tpmrm0") && !is_bare("/tmp/tpm0"));
+    }
+
+    #[test]
+    fn a_tpm_without_what_tokens_need_fails_and_one_that_is_old_warns() {
+        let said = |lacks: &[u16], pin_indices: bool| {
+            let all = [0x0001, 0x0005, 0x0006, 0x0008, 0x000B, 0x0018, 0x0019, 0x0023, 0x0043];
+            let algorithms = all.into_iter().filter(|id| !lacks.contains(id)).collect();
+            let facts = Facts { algorithms, pin_indices, ..Facts::default() };
+            let mut findings = Findings::default();
+            super::algorithms(&facts, "tpm", &mut findings);
+            findings.lines().join("\n")
+        };
+        assert!(said(&[], true).starts_with("ok"));
+        let old = said(&[], false);
+        assert!(old.contains("warn") && old.contains("1.38"), "{old}");
+        let less = said(&[0x0019], true);
+        assert!(less.starts_with("note") && less.contains("lacks ECDH"), "{less}");
+        let useless = said(&[0x0006, 0x0043], true);
+        assert!(useless.starts_with("FAIL") && useless.contains("lacks AES, CFB"), "{useless}");
+    }
 
     #[test]
     fn a_store_that_may_not_be_looked_at_is_not_called_missing() {

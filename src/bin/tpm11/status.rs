@@ -414,8 +414,11 @@ fn token(
         Err(error @ Error::ForeignTpm) => {
             wrong(
                 &error.to_string(),
-                "use the TPM that made it; if that was cleared, its keys are lost for ever: make a \
-                 new token with `tpm11 init`",
+                &format!(
+                    "use the TPM that made it; if that was cleared, the keys among its {} objects are \
+                     lost for ever: make a new token with `tpm11 init`",
+                    status.objects
+                ),
             );
             return status;
         }
