@@ -179,7 +179,7 @@ pub(super) enum Root {
 /// An EC P-256 storage key, as the provisioning guidance has it.
 pub(super) const P256: Root = Root::Ec(EccCurve::NistP256, HashingAlgorithm::Sha256);
 
-fn template(root: Root) -> Vec<u8> {
+pub(super) fn template(root: Root) -> Vec<u8> {
     let attributes = ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)

@@ -13,8 +13,8 @@ use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::{AesKeyBits, RsaKeyBits};
 use tss_esapi::structures::{
-    Digest, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme, Public,
-    PublicBuilder, PublicEccParameters, PublicKeyRsa, PublicKeyedHashParameters,
+    Digest, EccParameter, EccPoint, EccScheme, KeyDerivationFunctionScheme, KeyedHashScheme,
+    Public, PublicBuilder, PublicEccParameters, PublicKeyRsa, PublicKeyedHashParameters,
     PublicRsaParameters, RsaExponent, RsaScheme, SymmetricCipherParameters,
     SymmetricDefinitionObject,
 };
@@ -128,6 +128,8 @@ pub enum KeyUse {
 /// object have at least (MAX_SYM_DATA), and the largest block of a hash that we know. libtpms takes
 /// exactly this. More than 64 bytes need a TPM with SHA-512; one byte is the least.
 pub const KEYED_LIMIT: usize = 128;
+/// Up to here a generic secret can be given to TPM2_Create under the nameAlg SHA-256, in bytes.
+pub(super) const SHA256_BLOCK: usize = 64;
 /// The most bytes of a [`KeyUse::Sealed`] (MAX_SYM_DATA); one byte is the least.
 pub const SEALED_LIMIT: usize = 128;
 
@@ -249,6 +251,56 @@ pub fn public_key(public: &[u8]) -> Result<(HashAlgorithm, PublicKey), Fault> {
     Ok((hash, key))
 }
 
+/// What kind of key this marshalled TPMT_PUBLIC is of, if it is that of a key that may move to another
+/// TPM, as it is made here: userWithAuth, no scheme, the policy that lets its authorization alone
+/// duplicate it. (Who made the secret, sensitiveDataOrigin, is not looked at.)
+///
+/// # Errors
+/// [`Trouble::Policy`] if it is anything else.
+pub fn movable(public: &[u8]) -> Result<KeyUse, Fault> {
+    let other = || Fault::new(Trouble::Policy);
+    let parsed = parse(public).map_err(|_| other())?;
+    let attributes = parsed.object_attributes();
+    let digest =
+        |digest: &Digest| digest.value().try_into().map(Unique::Digest).map_err(|_| other());
+    let (usage, unique) = match &parsed {
+        Public::Rsa { parameters, unique, .. } => {
+            let exponent = match parameters.exponent().value() {
+                0 => 65537,
+                exponent => exponent,
+            };
+            let usage = KeyUse::Rsa { bits: parameters.key_bits().into(), exponent };
+            (usage, Unique::Rsa(unique.value()))
+        }
+        Public::Ecc { unique, .. } => {
+            let PublicKey::Ec { curve, .. } = public_key(public).map_err(|_| other())?.1 else {
+                return Err(other());
+            };
+            let (sign, derive) = (attributes.sign_encrypt(), attributes.decrypt());
+            let unique = Unique::Ec(unique.x().value(), unique.y().value());
+            (KeyUse::Ec { curve, sign, derive }, unique)
+        }
+        Public::SymCipher { parameters, unique, .. } => {
+            let SymmetricDefinitionObject::Aes { key_bits, .. } =
+                parameters.symmetric_definition_object()
+            else {
+                return Err(other());
+            };
+            (KeyUse::Aes { bits: key_bits.into() }, digest(unique)?)
+        }
+        Public::KeyedHash { unique, .. } => (KeyUse::Keyed, digest(unique)?),
+    };
+    let ours = KeySpec { usage, extractable: true, always_authenticate: None };
+    let mut ours = ours.import_template(&unique).map_err(|_| other())?;
+    if attributes.sensitive_data_origin() {
+        // TPMA_OBJECT stands after type and nameAlg; bit 5 of its last byte.
+        if let Some(last) = ours.get_mut(7) {
+            *last |= 1 << 5;
+        }
+    }
+    if ours == public { Ok(usage) } else { Err(other()) }
+}
+
 /// A coordinate as long as the field: some TPMs cut leading zeros.
 fn padded(coordinate: &[u8], curve: Curve) -> Result<Vec<u8>, Fault> {
     let bytes = field_bytes(curve);
@@ -283,12 +335,24 @@ pub fn name_of(public: &[u8]) -> Result<Name, Fault> {
 }
 
 /// Where the secret part of a new object comes from.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
+#[derive(Clone, Copy)]
+enum Origin<'a> {
     /// The TPM makes it.
     Made,
-    /// We do; and which nameAlg the object has.
+    /// It is given to TPM2_Create; and which nameAlg the object has.
     Given(HashingAlgorithm),
+    /// It is given to TPM2_Import.
+    Imported(&'a Unique<'a>),
+}
+
+/// What tells the public area of a key from that of any other. TPMU_PUBLIC_ID, Part 2 §12.2.3.
+pub(super) enum Unique<'a> {
+    /// The modulus.
+    Rsa(&'a [u8]),
+    /// x and y, as long as the field.
+    Ec(&'a [u8], &'a [u8]),
+    /// The digest of seed and secret.
+    Digest([u8; 32]),
 }
 
 fn impossible<E>(_: E) -> Fault {
@@ -310,6 +374,20 @@ impl KeySpec {
     /// [`Trouble::KeySize`] for a value of another length than the key has, or can have;
     /// [`Trouble::Bug`] for a key pair: those are imported.
     pub(super) fn template_for(&self, value: &[u8]) -> Result<Vec<u8>, Fault> {
+        self.takes(value)?;
+        // Where the key names no hash, the block of its nameAlg's is the limit.
+        let hash = match self.usage {
+            KeyUse::Keyed if value.len() > SHA256_BLOCK => HashingAlgorithm::Sha512,
+            _ => HashingAlgorithm::Sha256,
+        };
+        self.public_area(Origin::Given(hash))
+    }
+
+    /// Whether the value has a length that the key has, or can have.
+    ///
+    /// # Errors
+    /// As [`KeySpec::template_for`].
+    pub(super) fn takes(&self, value: &[u8]) -> Result<(), Fault> {
         let length = value.len();
         let fits = match self.usage {
             KeyUse::Aes { bits } => length * 8 == usize::from(bits),
@@ -319,19 +397,21 @@ impl KeySpec {
                 return Err(Fault::bug("a key pair given to TPM2_Create"));
             }
         };
-        if !fits {
-            return Err(Fault::new(Trouble::KeySize));
-        }
-        // Where the key names no hash, the block of its nameAlg's is the limit (SHA-256: 64 bytes).
-        let hash = match self.usage {
-            KeyUse::Keyed if length > 64 => HashingAlgorithm::Sha512,
-            _ => HashingAlgorithm::Sha256,
-        };
-        self.public_area(Origin::Given(hash))
+        if fits { Ok(()) } else { Err(Fault::new(Trouble::KeySize)) }
+    }
+
+    /// The marshalled TPMT_PUBLIC for TPM2_Import of a key with this public part. Neither fixedTPM nor
+    /// fixedParent, which an imported key cannot have: what holds a key that may not be extracted is
+    /// that no policy of its own can be met for TPM2_Duplicate.
+    ///
+    /// # Errors
+    /// [`Trouble::KeySize`] for a key of another size or kind than `usage` says.
+    pub(super) fn import_template(&self, unique: &Unique<'_>) -> Result<Vec<u8>, Fault> {
+        self.public_area(Origin::Imported(unique))
     }
 
     /// The marshalled TPMT_PUBLIC of an object as described.
-    fn public_area(&self, origin: Origin) -> Result<Vec<u8>, Fault> {
+    fn public_area(&self, origin: Origin<'_>) -> Result<Vec<u8>, Fault> {
         let (sign, decrypt) = match self.usage {
             KeyUse::Rsa { .. } | KeyUse::Aes { .. } | KeyUse::Keyed => (true, true),
             KeyUse::Ec { sign, derive, .. } => (sign, derive),
@@ -342,10 +422,15 @@ impl KeySpec {
                 });
             }
         };
+        let unique = match origin {
+            Origin::Imported(unique) => Some(unique),
+            Origin::Made | Origin::Given(_) => None,
+        };
+        let fixed = !self.extractable && unique.is_none();
         let attributes = ObjectAttributesBuilder::new()
-            .with_fixed_tpm(!self.extractable)
-            .with_fixed_parent(!self.extractable)
-            .with_sensitive_data_origin(origin == Origin::Made)
+            .with_fixed_tpm(fixed)
+            .with_fixed_parent(fixed)
+            .with_sensitive_data_origin(matches!(origin, Origin::Made))
             .with_user_with_auth(self.always_authenticate.is_none())
             .with_no_da(true)
             .with_sign_encrypt(sign)
@@ -353,15 +438,31 @@ impl KeySpec {
             .build()
             .map_err(impossible)?;
         let name_hash = match origin {
-            Origin::Made => HashingAlgorithm::Sha256,
+            Origin::Made | Origin::Imported(_) => HashingAlgorithm::Sha256,
             Origin::Given(hash) => hash,
         };
         let builder = PublicBuilder::new()
             .with_name_hashing_algorithm(name_hash)
             .with_object_attributes(attributes)
             .with_auth_policy(policy_digest(&self.policy())?);
+        let misfit = |_| Fault::new(Trouble::KeySize);
+        let digest = match unique {
+            None => Digest::default(),
+            Some(Unique::Digest(digest)) => policy_digest(&digest[..])?,
+            Some(_) if matches!(self.usage, KeyUse::Aes { .. } | KeyUse::Keyed) => {
+                return Err(Fault::new(Trouble::KeySize));
+            }
+            Some(_) => Digest::default(),
+        };
         let builder = match self.usage {
             KeyUse::Rsa { bits, exponent } => {
+                let modulus = match unique {
+                    None => PublicKeyRsa::default(),
+                    Some(Unique::Rsa(modulus)) if modulus.len() * 8 == usize::from(bits) => {
+                        PublicKeyRsa::try_from(*modulus).map_err(misfit)?
+                    }
+                    Some(_) => return Err(Fault::new(Trouble::KeySize)),
+                };
                 let bits = RsaKeyBits::try_from(bits).map_err(|_| Fault::new(Trouble::KeySize))?;
                 // 0 is how every TPM understands 65537.
                 let exponent = if exponent == 65537 { 0 } else { exponent };
@@ -373,9 +474,17 @@ impl KeySpec {
                         bits,
                         RsaExponent::create(exponent).map_err(impossible)?,
                     ))
-                    .with_rsa_unique_identifier(PublicKeyRsa::default())
+                    .with_rsa_unique_identifier(modulus)
             }
             KeyUse::Ec { curve, .. } => {
+                let point = match unique {
+                    None => EccPoint::default(),
+                    Some(Unique::Ec(x, y)) if x.len().max(y.len()) <= curve.len() => {
+                        let coordinate = |bytes| EccParameter::try_from(bytes).map_err(misfit);
+                        EccPoint::new(coordinate(*x)?, coordinate(*y)?)
+                    }
+                    Some(_) => return Err(Fault::new(Trouble::KeySize)),
+                };
                 let curve = match curve {
                     Curve::P256 => EccCurve::NistP256,
                     Curve::P384 => EccCurve::NistP384,
@@ -389,7 +498,7 @@ impl KeySpec {
                         curve,
                         KeyDerivationFunctionScheme::Null,
                     ))
-                    .with_ecc_unique_identifier(EccPoint::default())
+                    .with_ecc_unique_identifier(point)
             }
             KeyUse::Aes { bits } => {
                 let key_bits =
@@ -400,12 +509,12 @@ impl KeySpec {
                     .with_symmetric_cipher_parameters(SymmetricCipherParameters::new(
                         SymmetricDefinitionObject::Aes { key_bits, mode },
                     ))
-                    .with_symmetric_cipher_unique_identifier(Digest::default())
+                    .with_symmetric_cipher_unique_identifier(digest)
             }
             KeyUse::Keyed | KeyUse::Sealed => builder
                 .with_public_algorithm(PublicAlgorithm::KeyedHash)
                 .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
-                .with_keyed_hash_unique_identifier(Digest::default()),
+                .with_keyed_hash_unique_identifier(digest),
         };
         builder.build().map_err(impossible)?.marshall().map_err(impossible)
     }
@@ -562,6 +671,49 @@ mod tests {
         let public = parse(&rsa(3072).template().expect("a template")).expect("public");
         assert!(public.object_attributes().sign_encrypt() && public.object_attributes().decrypt());
         assert_eq!(rsa(1000).template(), Err(Fault::new(Trouble::KeySize)));
+    }
+
+    #[test]
+    fn a_secret_key_names_neither_mode_nor_hash_and_does_everything() {
+        let spec = |usage| KeySpec { usage, extractable: false, always_authenticate: None };
+        for usage in [KeyUse::Aes { bits: 128 }, KeyUse::Aes { bits: 256 }, KeyUse::Keyed] {
+            let value = vec![1; if usage == (KeyUse::Aes { bits: 128 }) { 16 } else { 32 }];
+            let made = parse(&spec(usage).template().expect("a template")).expect("public");
+            let given = spec(usage).template_for(&value).expect("a template");
+            let given = parse(&given).expect("public");
+            assert!(made.object_attributes().sensitive_data_origin());
+            assert!(!given.object_attributes().sensitive_data_origin());
+            for public in [made, given] {
+                let attributes = public.object_attributes();
+                assert!(attributes.sign_encrypt() && attributes.decrypt());
+                assert!(attributes.fixed_tpm() && attributes.fixed_parent());
+                assert!(!attributes.restricted());
+            }
+        }
+        assert_eq!(spec(KeyUse::Aes { bits: 100 }).template(), Err(Fault::new(Trouble::KeySize)));
+        let sealed = sealed(Seal::Value).expect("a template");
+        assert_eq!(spec(KeyUse::Sealed).template_for(b"value").expect("a template"), sealed);
+        assert!(ec(false, None).template_for(b"value").is_err());
+    }
+
+    #[test]
+    fn only_our_own_extractable_keys_are_movable() {
+        let template = |usage, extractable, unique: &Unique<'_>| {
+            let spec = KeySpec { usage, extractable, always_authenticate: None };
+            spec.import_template(unique).expect("a template")
+        };
+        let digest = Unique::Digest([7; 32]);
+        for usage in [KeyUse::Keyed, KeyUse::Aes { bits: 192 }] {
+            assert_eq!(movable(&template(usage, true, &digest)), Ok(usage));
+            assert!(movable(&template(usage, false, &digest)).is_err());
+            let mut restricted = template(usage, true, &digest);
+            restricted[5] |= 1;
+            assert!(movable(&restricted).is_err());
+        }
+        let usage = KeyUse::Ec { curve: Curve::P256, sign: false, derive: true };
+        assert_eq!(movable(&template(usage, true, &Unique::Ec(&[1; 32], &[2; 32]))), Ok(usage));
+        assert!(movable(&sealed(Seal::Value).expect("a template")).is_err());
+        assert!(movable(&[]).is_err());
     }
 
     #[test]

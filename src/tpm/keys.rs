@@ -8,18 +8,31 @@ mod tests;
 use zeroize::Zeroizing;
 
 use super::command::{
-    CipherMode, Create, Direction, EcdhZGen, EncryptDecrypt2, Hmac, HmacStart, RsaDecrypt,
+    Chaining, Create, Direction, EcdhZGen, EncryptDecrypt2, Hmac, HmacStart, RsaDecrypt,
     SequenceComplete, SequenceUpdate, SignEcdsa, Unseal,
 };
 use super::execute::{Auth, Entity, execute};
 use super::fault::{Fault, Trouble};
-use super::key::{PublicKey, public_key};
+use super::key::{PublicKey, SHA256_BLOCK, public_key};
 use super::lease::{Key, KeyLease, Tpm};
-use super::{Call, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey};
+use super::{Call, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey, PlainKey};
 use crate::crypto::drbg::os_bytes;
 
 /// After so many buffers of one long input other threads get their turn.
 const TURN: usize = 16;
+
+/// How blocks of AES are chained. SP 800-38A §6. Counter modes are made of ECB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CipherMode {
+    /// Whole blocks, no IV.
+    Ecb,
+    /// Whole blocks.
+    Cbc,
+    /// With feedback of whole blocks (CFB-128); any length.
+    Cfb,
+    /// Any length.
+    Ofb,
+}
 
 impl Tpm {
     /// TPM2_Create under the storage root key, through a salted session: the TPM makes the key.
@@ -47,8 +60,15 @@ impl Tpm {
         authorization: &[u8; 32],
         value: &[u8],
     ) -> Result<NewKey, Fault> {
-        let public = spec.template_for(value)?;
-        let made = self.create_from(call, srk, &public, authorization, value);
+        let made = if spec.extractable && spec.usage == KeyUse::Keyed && value.len() > SHA256_BLOCK
+        {
+            // TPM2_Create would need another nameAlg, whose policies are not the ones that we speak.
+            let key = PlainKey::Secret(Zeroizing::new(value.to_vec()));
+            self.import(call, srk, spec, authorization, &key)
+        } else {
+            let public = spec.template_for(value)?;
+            self.create_from(call, srk, &public, authorization, value)
+        };
         made.map_err(|fault| match fault.kind() {
             // SIZE, or HASH where the TPM does not have the larger hash.
             Trouble::Parameter if spec.usage != KeyUse::Sealed => {
@@ -122,13 +142,16 @@ impl Tpm {
         padded(&answer, length)
     }
 
-    /// TPM2_EncryptDecrypt2: as many bytes as `input` has, one command for each
-    /// TPM_PT_INPUT_BUFFER (1,024) of them on a warm key; a long input lets other threads in between.
+    /// AES: as many bytes as `input` has. One TPM2_EncryptDecrypt2 for each TPM_PT_INPUT_BUFFER (1,024) of
+    /// them on a warm key, with OFB for each 16 bytes less; a long input lets other threads in between.
     ///
     /// ECB and CBC take whole blocks of 16 bytes, CFB (128 bits of feedback) and OFB any length. `iv` is
     /// not used with ECB; else it becomes what the next call goes on with, if the input was whole
     /// blocks (after a part of a block the stream is at its end, after an error its state is unknown).
     /// It is computed here from input and output.
+    ///
+    /// Nothing crosses the bus in clear but IVs and, with CBC and CFB, the last block of ciphertext of
+    /// each command: where that is a secret, [`Tpm::chain`] is what to use.
     ///
     /// # Errors
     /// [`Trouble::Bug`] for a part of a block in ECB or CBC; those of [`Tpm::with_key`].
@@ -141,26 +164,92 @@ impl Tpm {
         iv: &mut [u8; BLOCK],
         input: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        if matches!(mode, CipherMode::Ecb | CipherMode::Cbc) && input.len() % BLOCK != 0 {
-            return Err(Fault::bug("a part of a block where only whole ones can be"));
+        let chaining = match mode {
+            CipherMode::Ecb => Chaining::Ecb,
+            CipherMode::Cbc => Chaining::Cbc,
+            CipherMode::Cfb => Chaining::Cfb,
+            CipherMode::Ofb => {
+                // The key stream is what CBC makes of zeros.
+                let zeros = vec![0; input.len().next_multiple_of(BLOCK)];
+                let mut stream = self.chain(call, key, iv, &zeros)?;
+                stream.truncate(input.len());
+                stream.iter_mut().zip(input).for_each(|(byte, other)| *byte ^= other);
+                return Ok(stream);
+            }
+        };
+        if chaining != Chaining::Cfb {
+            whole_blocks(input)?;
         }
-        let buffer = self.input_buffer();
+        self.in_turns(call, key, iv, input, self.input_buffer(), |lease, iv, input| {
+            let key = lease.key();
+            let command = EncryptDecrypt2 { key: &key, mode: chaining, direction, iv, input };
+            let output = lease.execute(&command)?;
+            let ciphertext = match direction {
+                Direction::Encrypt => &output,
+                Direction::Decrypt => input,
+            };
+            if let Some(last) = last_block(ciphertext).filter(|_| chaining != Chaining::Ecb) {
+                *iv = last;
+            }
+            Ok(output)
+        })
+    }
+
+    /// CBC encryption of whole blocks whose output is a secret, as a MAC or a derived key is: as
+    /// [`Tpm::cipher`], but no block of it crosses the bus in clear. One command for each
+    /// TPM_PT_INPUT_BUFFER less 16 bytes (1,008).
+    ///
+    /// # Errors
+    /// As [`Tpm::cipher`].
+    pub fn chain(
+        &self,
+        call: &Call,
+        key: &Key,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        whole_blocks(input)?;
+        self.in_turns(call, key, iv, input, self.input_buffer() - BLOCK, |lease, iv, input| {
+            // The IV goes with the first block, and a block of random bytes is the last: so ivIn is
+            // always zero, and ivOut is what nobody wants to know.
+            let mut whole = Zeroizing::new(Vec::with_capacity(input.len() + BLOCK));
+            whole.extend_from_slice(input);
+            whole.iter_mut().zip(*iv).for_each(|(byte, other)| *byte ^= other);
+            whole.extend_from_slice(&*os_bytes::<BLOCK>().map_err(no_random)?);
+            let key = lease.key();
+            let mut output = lease.execute(&EncryptDecrypt2 {
+                key: &key,
+                mode: Chaining::Cbc,
+                direction: Direction::Encrypt,
+                iv: &[0; BLOCK],
+                input: &whole,
+            })?;
+            output.truncate(input.len());
+            *iv = last_block(&output).unwrap_or(*iv);
+            Ok(output)
+        })
+    }
+
+    /// Runs `one` for each `buffer` bytes of the input, a bounded number of them in one turn.
+    fn in_turns(
+        &self,
+        call: &Call,
+        key: &Key,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+        buffer: usize,
+        mut one: impl FnMut(&mut KeyLease, &mut [u8; BLOCK], &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>,
+    ) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let mut output = Zeroizing::new(Vec::with_capacity(input.len()));
         for turn in input.chunks(buffer * TURN) {
-            let (next, part) = self.with_key(call, key, |lease| {
-                let key = lease.key();
+            let (next, parts) = self.with_key(call, key, |lease| {
                 let mut iv = *iv;
-                let mut output = Zeroizing::new(Vec::with_capacity(turn.len()));
-                for input in turn.chunks(buffer) {
-                    let command = EncryptDecrypt2 { key: &key, mode, direction, iv: &iv, input };
-                    let answer = lease.execute(&command)?;
-                    iv = next_iv(mode, direction, input, &answer).unwrap_or(iv);
-                    output.extend_from_slice(&answer);
-                }
-                Ok((iv, output))
+                let parts: Result<Vec<_>, Fault> =
+                    turn.chunks(buffer).map(|input| one(lease, &mut iv, input)).collect();
+                Ok((iv, parts?))
             })?;
             *iv = next;
-            output.extend_from_slice(&part);
+            parts.iter().for_each(|part| output.extend_from_slice(part));
         }
         Ok(output)
     }
@@ -185,17 +274,13 @@ impl Tpm {
                 lease.execute(&Hmac { key: &key, message, hash })
             });
         }
-        let authorization = os_bytes::<32>()
-            .map_err(|_| Fault::bug("the operating system gave no random bytes"))?;
+        let authorization = os_bytes::<32>().map_err(no_random)?;
         self.with_key(call, key, |lease| {
             let key = lease.key();
             let start = HmacStart { key: &key, authorization: authorization.as_slice(), hash };
+            // What stays of it after an error is flushed with the job.
             let sequence = lease.execute(&start)?;
-            let outcome = sequenced(lease, &sequence, &authorization, hash, message, buffer);
-            if outcome.is_err() {
-                lease.flush(sequence.handle);
-            }
-            outcome
+            sequenced(lease, &sequence, &authorization, hash, message, buffer)
         })
     }
 
@@ -211,30 +296,21 @@ impl Tpm {
     }
 }
 
+pub(super) fn no_random(_: crate::crypto::Fault) -> Fault {
+    Fault::bug("the operating system gave no random bytes")
+}
+
 /// The block of AES, in bytes.
 const BLOCK: usize = 16;
 
-/// What the block after these is chained to: the last block of ciphertext, or with OFB of the key
-/// stream. `None` if nothing is, or the last block is not whole.
-fn next_iv(
-    mode: CipherMode,
-    direction: Direction,
-    input: &[u8],
-    output: &[u8],
-) -> Option<[u8; BLOCK]> {
-    let (input, output) = (last_block(input)?, last_block(output)?);
-    match (mode, direction) {
-        (CipherMode::Ecb, _) => None,
-        (CipherMode::Cbc | CipherMode::Cfb, Direction::Encrypt) => Some(output),
-        (CipherMode::Cbc | CipherMode::Cfb, Direction::Decrypt) => Some(input),
-        (CipherMode::Ofb, _) => {
-            let mut stream = input;
-            stream.iter_mut().zip(output).for_each(|(byte, other)| *byte ^= other);
-            Some(stream)
-        }
+fn whole_blocks(input: &[u8]) -> Result<(), Fault> {
+    match input.len() % BLOCK {
+        0 => Ok(()),
+        _ => Err(Fault::bug("a part of a block where only whole ones can be")),
     }
 }
 
+/// What the next block is chained to; none if it is not whole.
 fn last_block(bytes: &[u8]) -> Option<[u8; BLOCK]> {
     if bytes.len() % BLOCK == 0 { bytes.last_chunk().copied() } else { None }
 }

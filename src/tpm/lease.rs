@@ -252,11 +252,6 @@ impl KeyLease {
             }
         }
     }
-
-    /// Flushes something that the job made, unless it is gone.
-    pub(super) fn flush(&mut self, handle: u32) {
-        self.connection.flush(&[handle], &[]);
-    }
 }
 
 impl Tpm {

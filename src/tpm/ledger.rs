@@ -166,9 +166,10 @@ fn ended_sessions(code: u32, command: &[u8]) -> Vec<u32> {
 fn handle_count(code: u32) -> usize {
     match code {
         // EvictControl, NV_UndefineSpace, NV_Increment, NV_Write, Certify, CertifyCreation,
-        // Duplicate, NV_Read, ObjectChangeAuth, PolicySecret, PolicySigned, NV locks, StartAuthSession
-        0x120 | 0x122 | 0x134 | 0x135 | 0x136 | 0x137 | 0x138 | 0x148 | 0x14A | 0x14B | 0x14E
-        | 0x14F | 0x150 | 0x151 | 0x160 | 0x176 => 2,
+        // ActivateCredential, Duplicate, NV_Read, ObjectChangeAuth, PolicySecret, PolicySigned, NV locks,
+        // StartAuthSession
+        0x120 | 0x122 | 0x134 | 0x135 | 0x136 | 0x137 | 0x138 | 0x147 | 0x148 | 0x14A | 0x14B
+        | 0x14E | 0x14F | 0x150 | 0x151 | 0x160 | 0x176 => 2,
         // StirRandom, ContextLoad, LoadExternal, GetCapability, GetRandom, GetTestResult, Hash,
         // ReadClock, TestParms
         0x146 | 0x161 | 0x167 | 0x17A | 0x17B | 0x17C | 0x17D | 0x181 | 0x18A => 0,

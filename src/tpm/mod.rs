@@ -26,6 +26,7 @@ mod state;
 pub mod tcti;
 #[cfg(test)]
 mod testing;
+pub mod transfer;
 pub mod transport;
 pub mod wire;
 
@@ -35,11 +36,13 @@ use std::time::Duration;
 use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::AtomicBool;
 
-pub use command::{CipherMode, Class, Direction};
+pub use command::{Class, Direction};
 pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
+pub use keys::CipherMode;
 pub use lease::{Grant, Key, Settings, Tpm};
+pub use transfer::{Parcel, PlainKey};
 
 /// A TPM Name: the algorithm number and digest of an object's public area (34 bytes for SHA-256).
 /// TPM 2.0 Part 1 §16.

@@ -7,8 +7,9 @@
 
 use aes::Aes128;
 use cfb_mode::cipher::{AsyncStreamCipher, KeyIvInit};
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, Mac, SimpleHmac};
 use sha1::Sha1;
+use sha2::digest::core_api::BlockSizeUser;
 use sha2::digest::{Digest, FixedOutputReset};
 use sha2::{Sha256, Sha384, Sha512};
 use zeroize::{Zeroize, Zeroizing};
@@ -28,6 +29,9 @@ use crate::crypto::{hash::Hash, rsa};
 
 /// Bytes in our nonces, and so in the TPM's. Part 1 §19.6.2 asks for at least 16.
 pub const NONCE_BYTES: usize = 16;
+
+/// The session hash.
+const SHA256: HashAlgorithm = HashAlgorithm::Sha256;
 
 /// The session hash is always SHA-256: nonces, HMACs, policies. (Part 1 §19.6.4)
 pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
@@ -54,8 +58,30 @@ pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
-/// KDFa with HMAC-SHA256: SP 800-108 in counter mode. `bytes` at most 64. Part 1 §11.4.10.2.
+fn hmac_with<D: Digest + BlockSizeUser>(key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    // A key of any length is taken.
+    let Ok(mut mac) = <SimpleHmac<D> as Mac>::new_from_slice(key) else {
+        return Zeroizing::default();
+    };
+    for part in parts {
+        Mac::update(&mut mac, part);
+    }
+    Zeroizing::new(mac.finalize().into_bytes().to_vec())
+}
+
+/// HMAC of the parts with this hash.
+pub(super) fn hmac(hash: HashAlgorithm, key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    match hash {
+        HashAlgorithm::Sha1 => hmac_with::<Sha1>(key, parts),
+        HashAlgorithm::Sha256 => hmac_with::<Sha256>(key, parts),
+        HashAlgorithm::Sha384 => hmac_with::<Sha384>(key, parts),
+        HashAlgorithm::Sha512 => hmac_with::<Sha512>(key, parts),
+    }
+}
+
+/// KDFa: SP 800-108 in counter mode with HMAC. `bytes` at most 64. Part 1 §11.4.10.2.
 pub(super) fn kdfa(
+    hash: HashAlgorithm,
     key: &[u8],
     label: &str,
     u: &[u8],
@@ -63,12 +89,16 @@ pub(super) fn kdfa(
     bytes: usize,
 ) -> Zeroizing<Vec<u8>> {
     let bits = (bytes as u32 * 8).to_be_bytes();
-    let mut out = Zeroizing::new(Vec::with_capacity(bytes + 32));
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes + 64));
     let mut counter = 0u32;
     while out.len() < bytes {
         counter += 1;
         let parts: [&[u8]; 6] = [&counter.to_be_bytes(), label.as_bytes(), &[0], u, v, &bits];
-        out.extend_from_slice(&*hmac_sha256(key, &parts));
+        match hash {
+            // The session hash: in the hot path.
+            HashAlgorithm::Sha256 => out.extend_from_slice(&*hmac_sha256(key, &parts)),
+            _ => out.extend_from_slice(&hmac(hash, key, &parts)),
+        }
     }
     out.as_mut_slice()[bytes..].zeroize();
     out.truncate(bytes);
@@ -140,17 +170,18 @@ pub(super) struct Session {
     pub(super) ended: bool,
 }
 
-/// A shared secret for the TPM's eyes, and how it travels.
-struct Salt {
-    value: Zeroizing<Vec<u8>>,
-    encrypted: Vec<u8>,
+/// A secret for the eyes of one TPM, and how it travels.
+pub(super) struct Shared {
+    pub(super) value: Zeroizing<Vec<u8>>,
+    /// Content of TPM2B_ENCRYPTED_SECRET.
+    pub(super) encrypted: Vec<u8>,
 }
 
-/// Makes a salt for the storage root key: ECDH with a one-time key and KDFe, or RSA OAEP; both with the
-/// key's nameAlg and the label SECRET.
-fn salt_for(root: &Pinned) -> Result<Salt, Fault> {
-    const LABEL: &str = "SECRET";
-    let (hash, key) = public_key(root.public())?;
+/// Makes a secret that only the TPM with this storage key (a marshalled TPMT_PUBLIC) can read, as long
+/// as a digest of the key's nameAlg: ECDH with a one-time key and KDFe, or RSA OAEP. The label says
+/// what it is for. Part 1 Annexes B.10, C.6.
+pub(super) fn shared_with(storage: &[u8], label: &str) -> Result<Shared, Fault> {
+    let (hash, key) = public_key(storage)?;
     match key {
         PublicKey::Rsa { modulus, exponent } => {
             let mut value = Zeroizing::new(vec![0; hash.bytes()]);
@@ -158,25 +189,25 @@ fn salt_for(root: &Pinned) -> Result<Salt, Fault> {
                 .map_err(|_| Fault::bug("the operating system gave no random bytes"))?;
             let hash = Hash::from(hash);
             let key = rsa::PublicKey::new(&modulus, &exponent).map_err(|_| bad_root())?;
-            let encrypted =
-                key.encrypt_oaep(hash, hash, b"SECRET\0", &value).map_err(|_| bad_root())?;
-            Ok(Salt { value, encrypted })
+            let label = [label.as_bytes(), &[0]].concat();
+            let encrypted = key.encrypt_oaep(hash, hash, &label, &value).map_err(|_| bad_root())?;
+            Ok(Shared { value, encrypted })
         }
         PublicKey::Ec { curve, x, y } => {
             let (z, our_x, our_y) = agree(curve, &x, &y).ok_or_else(bad_root)?;
-            let value = kdfe(hash, &z, LABEL, &our_x, &x);
+            let value = kdfe(hash, &z, label, &our_x, &x);
             let mut encrypted = Vec::with_capacity(4 + our_x.len() + our_y.len());
             for coordinate in [&our_x, &our_y] {
                 encrypted.extend_from_slice(&(coordinate.len() as u16).to_be_bytes());
                 encrypted.extend_from_slice(coordinate);
             }
-            Ok(Salt { value, encrypted })
+            Ok(Shared { value, encrypted })
         }
     }
 }
 
 fn bad_root() -> Fault {
-    Fault::new(Trouble::Unsound("the storage root key is no usable public key".to_owned()))
+    Fault::new(Trouble::Unsound("the storage key is no usable public key".to_owned()))
 }
 
 /// The shared x coordinate, and our point's two; all as long as the field.
@@ -222,7 +253,7 @@ impl Session {
         encrypts: bool,
         call: &Call,
     ) -> Result<Self, Fault> {
-        let salt = root.map(salt_for).transpose()?;
+        let salt = root.map(|root| shared_with(root.public(), "SECRET")).transpose()?;
         let nonce_caller = random()?;
         let command = StartAuthSession {
             salt_key: root.map(Pinned::handle),
@@ -233,7 +264,7 @@ impl Session {
         };
         let started = execute(link, &command, &mut [], call)?;
         let key = match &salt {
-            Some(salt) => kdfa(&salt.value, "ATH", &started.nonce_tpm, &nonce_caller, 32),
+            Some(salt) => kdfa(SHA256, &salt.value, "ATH", &started.nonce_tpm, &nonce_caller, 32),
             None => Zeroizing::default(),
         };
         Ok(Self {
@@ -262,7 +293,7 @@ impl Session {
     }
 
     fn cfb(key: &[u8], newer: &[u8], older: &[u8]) -> Zeroizing<Vec<u8>> {
-        kdfa(key, "CFB", newer, older, 32)
+        kdfa(SHA256, key, "CFB", newer, older, 32)
     }
 
     /// Encrypts the first parameter of a command in place. Part 1 §21.3.
@@ -332,6 +363,12 @@ impl PolicySession {
     /// so that what is seen on the bus gives nothing to guess a PIN with.
     pub fn salted(link: &mut dyn Transport, root: &Pinned, call: &Call) -> Result<Self, Fault> {
         Session::start(link, SESSION_POLICY, Some(root), true, call).map(Self)
+    }
+
+    /// Starts a session for PolicyAuthValue that is keyed by the authorization value alone, which is no
+    /// PIN but random.
+    pub(super) fn keyed(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
+        Session::start(link, SESSION_POLICY, None, true, call).map(Self)
     }
 
     /// Its handle in the TPM.
@@ -407,9 +444,9 @@ mod tests {
     #[test]
     fn kdfa_is_sp_800_108_in_counter_mode() {
         let key: Vec<u8> = (0..32).collect();
-        let out = kdfa(&key, "ATH", &[0x11; 16], &[0x22; 16], 32);
+        let out = kdfa(SHA256, &key, "ATH", &[0x11; 16], &[0x22; 16], 32);
         assert_eq!(hex(&out), "b93102ad8d3b1dd43bce22e7dee81abcf358306ce73947449b4f21bca783af41");
-        let out = kdfa(&[], "CFB", &[0x11; 16], &[0x22; 16], 48);
+        let out = kdfa(SHA256, &[], "CFB", &[0x11; 16], &[0x22; 16], 48);
         assert_eq!(
             hex(&out),
             "471594aa8eaa05f95ad5521a7725e1772b5f7488878992d60b1fda2fa1328957\

@@ -166,7 +166,7 @@ const SIGN: u32 = 1 << 18;
 ///
 /// noDA, because one without it answers TPM_RC_RETRY first, counts power cuts as wrong tries and is
 /// refused while the TPM is in lockout for somebody else's sake.
-fn unsoundness(public: &[u8]) -> Option<&'static str> {
+pub(super) fn unsoundness(public: &[u8]) -> Option<&'static str> {
     let mut reader = Reader::new(public);
     let Ok(attributes) = reader.u16().and_then(|_| reader.u16()).and_then(|_| reader.u32()) else {
         return Some("its public area cannot be read");
@@ -313,7 +313,7 @@ impl Pinned {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::lease::tests::{key, sign};
     use super::super::testing::Swtpm;
     use super::*;
@@ -448,9 +448,8 @@ mod tests {
         works(&tpm, &srk);
     }
 
-    #[test]
-    fn where_the_tpm_has_no_room_for_a_persistent_root_a_transient_one_serves() {
-        let swtpm = Swtpm::start();
+    /// A TPM without room for anything persistent, its storage root key included.
+    pub(in crate::tpm) fn filled(swtpm: &Swtpm) -> Arc<Tpm> {
         let tpm = swtpm.tpm();
         let call = tpm.call();
         let owner = Entity::permanent(OWNER);
@@ -469,6 +468,13 @@ mod tests {
             panic!("the TPM is never full");
         })
         .unwrap();
+        tpm
+    }
+
+    #[test]
+    fn where_the_tpm_has_no_room_for_a_persistent_root_a_transient_one_serves() {
+        let swtpm = Swtpm::start();
+        let tpm = filled(&swtpm);
         let srk = Arc::new(tpm.srk_name(&tpm.call()).unwrap());
         let keys: Vec<_> = (0..4).map(|id| key(&tpm, &srk, id)).collect();
         for key in keys.iter().chain(&keys) {

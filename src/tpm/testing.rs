@@ -8,12 +8,34 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::lease::{Settings, Tpm};
+use zeroize::Zeroizing;
+
+use super::lease::{Key, Settings, Tpm};
+use super::{CipherMode, Direction, Fault, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey};
 
 pub(super) struct Swtpm {
     directory: tempfile::TempDir,
     child: Option<Child>,
     record: Arc<Mutex<Vec<u32>>>,
+    wire: Arc<Mutex<Wire>>,
+}
+
+/// What passed the relay, and what it shall do.
+#[derive(Default)]
+struct Wire {
+    /// Commands and responses.
+    passed: Vec<u8>,
+    /// Once, at the next command with this TPM_CC.
+    meddling: Option<(u32, Meddling)>,
+}
+
+/// What can befall a command.
+#[derive(Clone, Copy)]
+pub(super) enum Meddling {
+    /// The line is cut before it arrives.
+    Cut,
+    /// It is answered with this code, and not executed.
+    Answer(u32),
 }
 
 impl Swtpm {
@@ -26,20 +48,22 @@ impl Swtpm {
     pub(super) fn start_managed() -> Self {
         let swtpm = Self::start();
         let listener = UnixListener::bind(swtpm.path("manager")).unwrap();
-        let upstream = Arc::new(Mutex::new(UnixStream::connect(swtpm.path("swtpm")).unwrap()));
-        let record = swtpm.record.clone();
+        let upstream = Arc::new(Mutex::new(connected(&swtpm.path("swtpm"))));
+        let (record, wire) = (swtpm.record.clone(), swtpm.wire.clone());
         std::thread::spawn(move || {
             for mut client in listener.incoming().flatten() {
-                let (upstream, record) = (upstream.clone(), record.clone());
+                let (upstream, record, wire) = (upstream.clone(), record.clone(), wire.clone());
                 std::thread::spawn(move || {
                     let mut held = Vec::new();
                     while let Ok(command) = message(&mut client) {
                         let code = u32::from_be_bytes(command[6..10].try_into().unwrap());
-                        record.lock().unwrap().push(code);
                         let mut upstream = upstream.lock().unwrap();
-                        upstream.write_all(&command).unwrap();
-                        let response = message(&mut upstream).unwrap();
-                        if [0x157, 0x176].contains(&code) && response[6..10] == [0; 4] {
+                        let Some(response) = pass(&command, &mut upstream, &record, &wire) else {
+                            break;
+                        };
+                        drop(upstream);
+                        if [0x157, 0x15B, 0x167, 0x176].contains(&code) && response[6..10] == [0; 4]
+                        {
                             held.extend(response[10..14].try_into().map(u32::from_be_bytes));
                         }
                         if client.write_all(&response).is_err() {
@@ -80,16 +104,18 @@ impl Swtpm {
 
     pub(super) fn start_with(flags: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut swtpm = Self { directory, child: None, record: Arc::default() };
+        let mut swtpm =
+            Self { directory, child: None, record: Arc::default(), wire: Arc::default() };
         swtpm.power_on(flags);
         let listener = UnixListener::bind(swtpm.path("relay")).unwrap();
         let (behind, record) = (swtpm.path("swtpm"), swtpm.record.clone());
+        let wire = swtpm.wire.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if behind.parent().is_none_or(|directory| !directory.exists()) {
                     return;
                 }
-                relay(client, &behind, &record);
+                relay(client, &behind, &record, &wire);
             }
         });
         swtpm
@@ -148,6 +174,16 @@ impl Swtpm {
         std::mem::take(&mut self.record.lock().unwrap())
     }
 
+    /// Whether these bytes passed the relay in clear, in a command or a response.
+    pub(super) fn showed(&self, secret: &[u8]) -> bool {
+        self.wire.lock().unwrap().passed.windows(secret.len()).any(|window| window == secret)
+    }
+
+    /// Lets this befall the next command with this TPM_CC.
+    pub(super) fn meddle(&self, code: u32, with: Meddling) {
+        self.wire.lock().unwrap().meddling = Some((code, with));
+    }
+
     /// One command on a connection of its own, past the relay.
     pub(super) fn send(&self, command: &[u8]) -> Vec<u8> {
         let mut stream = UnixStream::connect(self.path("swtpm")).unwrap();
@@ -186,17 +222,53 @@ impl Drop for Swtpm {
     }
 }
 
-fn relay(mut client: UnixStream, behind: &Path, record: &Mutex<Vec<u32>>) {
+fn relay(mut client: UnixStream, behind: &Path, record: &Mutex<Vec<u32>>, wire: &Mutex<Wire>) {
     let Ok(mut swtpm) = UnixStream::connect(behind) else { return };
     while let Ok(command) = message(&mut client) {
-        record.lock().unwrap().push(u32::from_be_bytes(command[6..10].try_into().unwrap()));
-        if swtpm.write_all(&command).is_err() {
-            return;
-        }
-        let Ok(response) = message(&mut swtpm) else { return };
+        let Some(response) = pass(&command, &mut swtpm, record, wire) else { return };
         if client.write_all(&response).is_err() {
             return;
         }
+    }
+}
+
+/// One command and its response; none if the line is cut.
+fn pass(
+    command: &[u8],
+    swtpm: &mut UnixStream,
+    record: &Mutex<Vec<u32>>,
+    wire: &Mutex<Wire>,
+) -> Option<Vec<u8>> {
+    let code = u32::from_be_bytes(command[6..10].try_into().unwrap());
+    record.lock().unwrap().push(code);
+    let meddling = {
+        let mut wire = wire.lock().unwrap();
+        wire.passed.extend(command);
+        wire.meddling.take_if(|(at, _)| *at == code)
+    };
+    let response = match meddling {
+        Some((_, Meddling::Cut)) => return None,
+        Some((_, Meddling::Answer(code))) => {
+            [&[0x80, 1, 0, 0, 0, 10][..], &code.to_be_bytes()].concat()
+        }
+        None => {
+            swtpm.write_all(command).ok()?;
+            message(swtpm).ok()?
+        }
+    };
+    wire.lock().unwrap().passed.extend(&response);
+    Some(response)
+}
+
+/// A connection to a socket that is there, but may not be listened on yet.
+fn connected(path: &Path) -> UnixStream {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < until, "swtpm does not listen: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -207,4 +279,108 @@ fn message(stream: &mut UnixStream) -> std::io::Result<Vec<u8>> {
     message.resize(size, 0);
     stream.read_exact(&mut message[10..])?;
     Ok(message)
+}
+
+// ---- a TPM with its storage root key, and keys in it --------------------------------------------
+
+pub(super) fn spec(usage: KeyUse) -> KeySpec {
+    KeySpec { usage, extractable: false, always_authenticate: None }
+}
+
+/// A TPM with its storage root key.
+pub(super) struct Bench {
+    pub(super) swtpm: Swtpm,
+    pub(super) tpm: Arc<Tpm>,
+    pub(super) srk: Arc<Name>,
+}
+
+impl Bench {
+    pub(super) fn start() -> Self {
+        let swtpm = Swtpm::start();
+        let tpm = swtpm.tpm();
+        Self::with(swtpm, tpm)
+    }
+
+    pub(super) fn managed() -> Self {
+        let swtpm = Swtpm::start_managed();
+        let tpm = swtpm.tpm_with(swtpm.managed_settings());
+        Self::with(swtpm, tpm)
+    }
+
+    /// A bare TPM whose storage root key is transient: it takes one of the three slots.
+    pub(super) fn narrow() -> Self {
+        let swtpm = Swtpm::start();
+        let tpm = super::srk::tests::filled(&swtpm);
+        Self::with(swtpm, tpm)
+    }
+
+    fn with(swtpm: Swtpm, tpm: Arc<Tpm>) -> Self {
+        let srk = Arc::new(tpm.srk_name(&tpm.call()).unwrap());
+        Self { swtpm, tpm, srk }
+    }
+
+    /// What a job costs when it was done a moment ago. A lease that was handed over or ended in
+    /// between (it begins with TPM2_ReadPublic) does not count.
+    pub(super) fn warm(&self, job: impl Fn()) -> Vec<u32> {
+        const READ_PUBLIC: u32 = 0x173;
+        let mut record = Vec::new();
+        for _ in 0..50 {
+            job();
+            self.swtpm.take_record();
+            job();
+            record = self.swtpm.take_record();
+            if !record.contains(&READ_PUBLIC) {
+                break;
+            }
+        }
+        record
+    }
+
+    pub(super) fn key(&self, new: NewKey, authorization: [u8; 32]) -> Key {
+        let NewKey { public, private } = new;
+        let mut id = [0; 16];
+        id.copy_from_slice(&private[..16]);
+        let authorization = Zeroizing::new(authorization);
+        let blob = Arc::new(KeyBlob { id, public, private, authorization });
+        Key { blob, srk: self.srk.clone(), grant: None }
+    }
+
+    pub(super) fn made(&self, usage: KeyUse) -> Key {
+        let new = self.tpm.create(&self.tpm.call(), &self.srk, &spec(usage), &AUTH).unwrap();
+        self.key(new, AUTH)
+    }
+
+    pub(super) fn given(&self, usage: KeyUse, value: &[u8]) -> Result<Key, Fault> {
+        let (call, spec) = (self.tpm.call(), spec(usage));
+        let new = self.tpm.create_with(&call, &self.srk, &spec, &AUTH, value)?;
+        Ok(self.key(new, AUTH))
+    }
+
+    pub(super) fn cipher(
+        &self,
+        key: &Key,
+        (mode, direction): (CipherMode, Direction),
+        iv: &mut [u8; 16],
+        input: &[u8],
+    ) -> Vec<u8> {
+        let call = self.tpm.call();
+        self.tpm.cipher(&call, key, mode, direction, iv, input).unwrap().to_vec()
+    }
+
+    pub(super) fn mac(&self, key: &Key, hash: HashAlgorithm, message: &[u8]) -> Vec<u8> {
+        self.tpm.mac(&self.tpm.call(), key, hash, message).unwrap().to_vec()
+    }
+}
+
+/// Ends with zeros, which a TPM cuts.
+pub(super) const AUTH: [u8; 32] = {
+    let mut auth = [9; 32];
+    auth[30] = 0;
+    auth[31] = 0;
+    auth
+};
+
+/// Bytes that look like nothing.
+pub(super) fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7 + at / 256 * 13 + 5) as u8).collect()
 }

@@ -4,6 +4,7 @@
 //! TPM 2.0 Part 3; the files follow its chapters.
 
 mod context;
+mod duplication;
 mod key;
 mod nv;
 mod object;
@@ -12,17 +13,21 @@ mod symmetric;
 mod system;
 
 pub use context::{ContextLoad, ContextSave, EvictControl, FlushContext};
+pub use duplication::{Duplicate, Duplicated, Import};
 pub use key::{EcdhZGen, RsaDecrypt, SignEcdsa};
 pub use nv::{
     NvChangeAuth, NvDefineSpace, NvPublic, NvRead, NvReadPublic, NvUndefineSpace, NvWrite,
 };
-pub use object::{Create, CreatePrimary, Created, Load, ReadPublic, Unseal};
+pub use object::{
+    ActivateCredential, Create, CreatePrimary, Created, Load, LoadExternal, ObjectChangeAuth,
+    ReadPublic, Unseal,
+};
 pub use policy::{
     PolicyAuthValue, PolicyCommandCode, PolicyGetDigest, PolicyOr, PolicySecret, StartAuthSession,
     StartedSession,
 };
 pub use symmetric::{
-    CipherMode, Direction, EncryptDecrypt2, Hmac, HmacStart, SequenceComplete, SequenceUpdate,
+    Chaining, Direction, EncryptDecrypt2, Hmac, HmacStart, SequenceComplete, SequenceUpdate,
 };
 pub use system::{
     Capability, GetCapability, GetRandom, GetTestResult, Listed, Startup, StirRandom, TestParms,

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Class, Command};
+use super::{Class, Command, NULL};
 use crate::tpm::Name;
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
@@ -197,6 +197,99 @@ impl Command for Unseal<'_> {
     }
 
     fn write(&self, _: &mut Writer) {}
+
+    fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Self::Response, Fault> {
+        Ok(Zeroizing::new(input.sized()?.to_vec()))
+    }
+}
+
+/// TPM2_LoadExternal of a public key alone, for this connection.
+pub struct LoadExternal<'a> {
+    /// Marshalled TPMT_PUBLIC.
+    pub public: &'a [u8],
+}
+
+impl Command for LoadExternal<'_> {
+    const CODE: u32 = 0x0167;
+    const NAME: &'static str = "TPM2_LoadExternal";
+    const ANSWERS_HANDLE: bool = true;
+    const SECRET_IN: bool = true;
+    const SECRET_OUT: bool = true;
+    const CLASS: Class = Class::Normal;
+    type Response = Entity;
+
+    fn write(&self, out: &mut Writer) {
+        out.sized(&[]).sized(self.public).u32(NULL);
+    }
+
+    fn read(&self, handle: Option<u32>, input: &mut Reader<'_>) -> Result<Entity, Fault> {
+        let name = checked_name(self.public, input.sized()?)?;
+        let handle = handle.ok_or(Fault::bug("TPM2_LoadExternal without a handle"))?;
+        Ok(Entity { handle, name })
+    }
+}
+
+/// TPM2_ObjectChangeAuth: the private part of a loaded object with another authorization value. The
+/// loaded one keeps its own.
+pub struct ObjectChangeAuth<'a> {
+    /// The loaded object.
+    pub object: &'a Entity,
+    /// Its storage key.
+    pub parent: &'a Entity,
+    /// The new value.
+    pub authorization: &'a [u8],
+}
+
+impl Command for ObjectChangeAuth<'_> {
+    const CODE: u32 = 0x0150;
+    const NAME: &'static str = "TPM2_ObjectChangeAuth";
+    const AUTH_HANDLES: usize = 1;
+    const SECRET_IN: bool = true;
+    const SECRET_OUT: bool = true;
+    const CLASS: Class = Class::Normal;
+    type Response = Vec<u8>;
+
+    fn handles(&self) -> Vec<&Entity> {
+        vec![self.object, self.parent]
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.sized(self.authorization);
+    }
+
+    fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Vec<u8>, Fault> {
+        Ok(input.sized()?.to_vec())
+    }
+}
+
+/// TPM2_ActivateCredential: what somebody encrypted to a storage key, for an object of this Name.
+pub struct ActivateCredential<'a> {
+    /// The object (ADMIN role).
+    pub object: &'a Entity,
+    /// The storage key.
+    pub key: &'a Entity,
+    /// Content of TPM2B_ID_OBJECT.
+    pub credential: &'a [u8],
+    /// Content of TPM2B_ENCRYPTED_SECRET.
+    pub seed: &'a [u8],
+}
+
+impl Command for ActivateCredential<'_> {
+    const CODE: u32 = 0x0147;
+    const NAME: &'static str = "TPM2_ActivateCredential";
+    const AUTH_HANDLES: usize = 2;
+    const SECRET_IN: bool = true;
+    const SECRET_OUT: bool = true;
+    const CLASS: Class = Class::Normal;
+    type Response = Zeroizing<Vec<u8>>;
+
+    fn handles(&self) -> Vec<&Entity> {
+        vec![self.object, self.key]
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.sized(self.credential).sized(self.seed);
+    }
 
     fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Self::Response, Fault> {
         Ok(Zeroizing::new(input.sized()?.to_vec()))

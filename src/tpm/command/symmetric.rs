@@ -1,8 +1,6 @@
 //! What a loaded secret key does: Part 3 §15 (symmetric primitives) and §17 (HMAC sequences).
 
-use tss_esapi::constants::tss::{
-    TPM2_ALG_CBC, TPM2_ALG_CFB, TPM2_ALG_ECB, TPM2_ALG_OFB, TPM2_ST_HASHCHECK,
-};
+use tss_esapi::constants::tss::{TPM2_ALG_CBC, TPM2_ALG_CFB, TPM2_ALG_ECB, TPM2_ST_HASHCHECK};
 use zeroize::Zeroizing;
 
 use super::{Class, Command, NULL};
@@ -11,27 +9,25 @@ use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::key::HashAlgorithm;
 use crate::tpm::wire::{Reader, Writer};
 
-/// How blocks are chained, of what the TPM knows. Counter modes are made of ECB.
+/// How the TPM chains blocks, of what we let it. (Its OFB and CTR show a block of the key stream on the
+/// bus, as ivIn and ivOut.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CipherMode {
+pub enum Chaining {
     /// Whole blocks, no IV.
     Ecb,
     /// Whole blocks.
     Cbc,
-    /// With feedback of whole blocks (CFB-128); any length.
+    /// With feedback of whole blocks; any length.
     Cfb,
-    /// Any length.
-    Ofb,
 }
 
-impl CipherMode {
+impl Chaining {
     /// TPM_ALG_ID
     fn id(self) -> u16 {
         match self {
-            CipherMode::Ecb => TPM2_ALG_ECB,
-            CipherMode::Cbc => TPM2_ALG_CBC,
-            CipherMode::Cfb => TPM2_ALG_CFB,
-            CipherMode::Ofb => TPM2_ALG_OFB,
+            Chaining::Ecb => TPM2_ALG_ECB,
+            Chaining::Cbc => TPM2_ALG_CBC,
+            Chaining::Cfb => TPM2_ALG_CFB,
         }
     }
 }
@@ -46,13 +42,13 @@ pub enum Direction {
 }
 
 /// TPM2_EncryptDecrypt2 with an AES key that is bound to no mode. Unlike TPM2_EncryptDecrypt it has the
-/// data as its first parameter, so that a session encrypts it. Its ivOut is not looked at: not every
-/// TPM gives the right one.
+/// data as its first parameter, so that a session encrypts it; both IVs cross the bus in clear, and ivOut
+/// is the last block of ciphertext. It is not looked at: not every TPM gives the right one.
 pub struct EncryptDecrypt2<'a> {
     /// The loaded key.
     pub key: &'a Entity,
     /// Chaining.
-    pub mode: CipherMode,
+    pub mode: Chaining,
     /// Which way.
     pub direction: Direction,
     /// 16 bytes; not used with ECB.
@@ -75,7 +71,7 @@ impl Command for EncryptDecrypt2<'_> {
     }
 
     fn write(&self, out: &mut Writer) {
-        let iv: &[u8] = if self.mode == CipherMode::Ecb { &[] } else { self.iv };
+        let iv: &[u8] = if self.mode == Chaining::Ecb { &[] } else { self.iv };
         let decrypt = self.direction == Direction::Decrypt;
         out.sized(self.input).u8(decrypt.into()).u16(self.mode.id()).sized(iv);
     }

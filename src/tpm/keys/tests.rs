@@ -1,82 +1,12 @@
 //! Keys against a real TPM, with RustCrypto as the second opinion.
 
-use std::sync::Arc;
-
 use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use hmac::{Mac, SimpleHmac};
 
-use super::super::testing::Swtpm;
+use super::super::testing::{AUTH, Bench, Meddling, bytes};
 use super::*;
 use crate::tpm::key::{KEYED_LIMIT, SEALED_LIMIT};
-
-fn spec(usage: KeyUse) -> KeySpec {
-    KeySpec { usage, extractable: false, always_authenticate: None }
-}
-
-/// A TPM with its storage root key.
-struct Bench {
-    swtpm: Swtpm,
-    tpm: Arc<Tpm>,
-    srk: Arc<Name>,
-}
-
-impl Bench {
-    fn start() -> Self {
-        let swtpm = Swtpm::start();
-        let tpm = swtpm.tpm();
-        let srk = Arc::new(tpm.srk_name(&tpm.call()).unwrap());
-        Self { swtpm, tpm, srk }
-    }
-
-    fn key(&self, new: NewKey, authorization: [u8; 32]) -> Key {
-        let NewKey { public, private } = new;
-        let mut id = [0; 16];
-        id.copy_from_slice(&private[..16]);
-        let authorization = Zeroizing::new(authorization);
-        let blob = Arc::new(KeyBlob { id, public, private, authorization });
-        Key { blob, srk: self.srk.clone(), grant: None }
-    }
-
-    fn made(&self, usage: KeyUse) -> Key {
-        let new = self.tpm.create(&self.tpm.call(), &self.srk, &spec(usage), &AUTH).unwrap();
-        self.key(new, AUTH)
-    }
-
-    fn given(&self, usage: KeyUse, value: &[u8]) -> Result<Key, Fault> {
-        let (call, spec) = (self.tpm.call(), spec(usage));
-        let new = self.tpm.create_with(&call, &self.srk, &spec, &AUTH, value)?;
-        Ok(self.key(new, AUTH))
-    }
-
-    fn cipher(
-        &self,
-        key: &Key,
-        (mode, direction): (CipherMode, Direction),
-        iv: &mut [u8; 16],
-        input: &[u8],
-    ) -> Vec<u8> {
-        let call = self.tpm.call();
-        self.tpm.cipher(&call, key, mode, direction, iv, input).unwrap().to_vec()
-    }
-
-    fn mac(&self, key: &Key, hash: HashAlgorithm, message: &[u8]) -> Vec<u8> {
-        self.tpm.mac(&self.tpm.call(), key, hash, message).unwrap().to_vec()
-    }
-}
-
-/// Ends with zeros, which a TPM cuts.
-const AUTH: [u8; 32] = {
-    let mut auth = [9; 32];
-    auth[30] = 0;
-    auth[31] = 0;
-    auth
-};
-
-/// Bytes that look like nothing.
-fn bytes(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 7 + at / 256 * 13 + 5) as u8).collect()
-}
 
 enum Aes {
     A(Aes128),
@@ -249,19 +179,14 @@ const COMPLETE: u32 = 0x13E;
 #[test]
 fn warm_keys_cost_one_command_a_buffer_and_a_sequence_one_more() {
     let bench = Bench::start();
-    let (call, iv) = (bench.tpm.call(), [0; 16]);
+    assert_eq!(bench.warm(|| drop(bench.made(KeyUse::Keyed))), [CREATE]);
     let aes = bench.made(KeyUse::Aes { bits: 128 });
-    bench.swtpm.take_record();
-    let hmac = bench.made(KeyUse::Keyed);
-    assert_eq!(bench.swtpm.take_record(), [CREATE], "in a warm salted session");
-    bench.cipher(&aes, (CipherMode::Ecb, Direction::Encrypt), &mut iv.clone(), &[0; 16]);
-    bench.mac(&hmac, HashAlgorithm::Sha256, b"");
-    bench.swtpm.take_record();
     for (length, commands) in [(0, 0), (16, 1), (1024, 1), (1040, 2), (20 * 1024, 20)] {
-        let mut iv = iv;
-        bench.cipher(&aes, (CipherMode::Cbc, Direction::Encrypt), &mut iv, &bytes(length));
-        assert_eq!(bench.swtpm.take_record(), vec![ENCRYPT_DECRYPT_2; commands], "{length}");
+        let cbc = (CipherMode::Cbc, Direction::Encrypt);
+        let cost = bench.warm(|| drop(bench.cipher(&aes, cbc, &mut [0; 16], &bytes(length))));
+        assert_eq!(cost, vec![ENCRYPT_DECRYPT_2; commands], "{length}");
     }
+    let hmac = bench.made(KeyUse::Keyed);
     for (length, commands) in [
         (0, vec![HMAC]),
         (1024, vec![HMAC]),
@@ -269,16 +194,190 @@ fn warm_keys_cost_one_command_a_buffer_and_a_sequence_one_more() {
         (2048, vec![HMAC_START, UPDATE, COMPLETE]),
         (3000, vec![HMAC_START, UPDATE, UPDATE, COMPLETE]),
     ] {
-        bench.mac(&hmac, HashAlgorithm::Sha256, &bytes(length));
-        assert_eq!(bench.swtpm.take_record(), commands, "{length}");
+        let cost = bench.warm(|| drop(bench.mac(&hmac, HashAlgorithm::Sha256, &bytes(length))));
+        assert_eq!(cost, commands, "{length}");
     }
     let sealed = bench.given(KeyUse::Sealed, b"value").unwrap();
-    bench.tpm.unseal(&call, &sealed).unwrap();
-    bench.swtpm.take_record();
-    bench.tpm.unseal(&call, &sealed).unwrap();
-    assert_eq!(bench.swtpm.take_record(), [0x15E]);
+    let unseal = || drop(bench.tpm.unseal(&bench.tpm.call(), &sealed).unwrap());
+    assert_eq!(bench.warm(unseal), [0x15E]);
     bench.tpm.end();
     assert!(bench.swtpm.handles().is_empty());
+}
+
+#[test]
+fn three_keys_in_turn_share_a_bare_tpm_with_their_sequences() {
+    let bench = Bench::start();
+    let values = [bytes(20), bytes(32), bytes(100)];
+    let keys = values.clone().map(|value| bench.given(KeyUse::Keyed, &value).unwrap());
+    let aes = bench.given(KeyUse::Aes { bits: 256 }, &bytes(32)).unwrap();
+    let message = bytes(5000);
+    for _ in 0..3 {
+        for (key, value) in keys.iter().zip(&values) {
+            let there = bench.mac(key, HashAlgorithm::Sha384, &message);
+            assert_eq!(there, hmac(HashAlgorithm::Sha384, value, &message));
+            let cbc = (CipherMode::Cbc, Direction::Encrypt);
+            let there = bench.cipher(&aes, cbc, &mut [3; 16], &message[..4096]);
+            let ours = Aes::new(&bytes(32)).encrypt(CipherMode::Cbc, [3; 16], &message[..4096]);
+            assert!(there == ours);
+        }
+    }
+    bench.tpm.end();
+    assert!(bench.swtpm.handles().is_empty());
+}
+
+#[test]
+fn a_sequence_that_is_cut_anywhere_is_made_again_whole() {
+    let bench = Bench::start();
+    let value = bytes(32);
+    let key = bench.given(KeyUse::Keyed, &value).unwrap();
+    let message = bytes(5000);
+    for code in [HMAC_START, UPDATE, COMPLETE] {
+        bench.swtpm.meddle(code, Meddling::Cut);
+        let there = bench.mac(&key, HashAlgorithm::Sha256, &message);
+        assert_eq!(there, hmac(HashAlgorithm::Sha256, &value, &message), "{code:#x}");
+    }
+    bench.tpm.end();
+    assert!(bench.swtpm.handles().is_empty());
+}
+
+#[test]
+fn a_sequence_that_the_tpm_refuses_leaves_nothing_behind() {
+    const FLUSH: u32 = 0x165;
+    const VALUE: u32 = 0x1C4;
+    for bench in [Bench::start(), Bench::managed()] {
+        let (call, message) = (bench.tpm.call(), bytes(3000));
+        let key = bench.made(KeyUse::Keyed);
+        bench.mac(&key, HashAlgorithm::Sha256, &message);
+        for code in [UPDATE, COMPLETE] {
+            bench.swtpm.meddle(code, Meddling::Answer(VALUE));
+            bench.swtpm.take_record();
+            let fault = bench.tpm.mac(&call, &key, HashAlgorithm::Sha256, &message).unwrap_err();
+            assert_eq!(fault.code(), Some(VALUE));
+            if !bench.tpm.is_managed() {
+                assert_eq!(bench.swtpm.take_record().last(), Some(&FLUSH), "{code:#x}");
+            }
+            bench.mac(&key, HashAlgorithm::Sha256, &message);
+        }
+        bench.tpm.end();
+    }
+}
+
+#[test]
+fn sequences_that_a_killed_process_left_are_flushed() {
+    let bench = Bench::start();
+    let key = bench.made(KeyUse::Keyed);
+    bench.tpm.end();
+    let dying = bench.swtpm.tpm();
+    dying
+        .with_key(&dying.call(), &key, |lease| {
+            let loaded = lease.key();
+            let hash = HashAlgorithm::Sha256;
+            let start = HmacStart { key: &loaded, authorization: &[1; 32], hash };
+            for _ in 0..2 {
+                let sequence = lease.execute(&start)?;
+                lease.connection.link.forget(sequence.handle);
+            }
+            Ok(())
+        })
+        .unwrap();
+    dying.end();
+    assert_eq!(bench.swtpm.handles().len(), 2);
+    bench.mac(&key, HashAlgorithm::Sha256, &bytes(3000));
+    bench.tpm.end();
+    assert!(bench.swtpm.handles().is_empty());
+}
+
+#[test]
+fn other_threads_get_their_turn_amid_a_long_input() {
+    let bench = Bench::start();
+    let (aes, keyed) = (bench.made(KeyUse::Aes { bits: 128 }), bench.made(KeyUse::Keyed));
+    bench.swtpm.take_record();
+    std::thread::scope(|scope| {
+        let long = scope.spawn(|| {
+            let cfb = (CipherMode::Cfb, Direction::Encrypt);
+            bench.cipher(&aes, cfb, &mut [0; 16], &vec![0; 1 << 20])
+        });
+        while !long.is_finished() {
+            bench.mac(&keyed, HashAlgorithm::Sha1, b"short");
+        }
+        assert_eq!(long.join().unwrap().len(), 1 << 20);
+    });
+    let record = bench.swtpm.take_record();
+    let mut longest = 0;
+    let mut run = 0;
+    for code in record.into_iter().filter(|code| [ENCRYPT_DECRYPT_2, HMAC].contains(code)) {
+        run = if code == ENCRYPT_DECRYPT_2 { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    // At the ends the other thread may not be there.
+    assert!(longest < 1024 / 2, "{longest} buffers without a break");
+}
+
+#[test]
+fn plaintexts_messages_and_values_never_cross_the_bus_in_clear() {
+    let bench = Bench::start();
+    let secret = *b"nobody on the bus may read this!";
+    let aes = bench.given(KeyUse::Aes { bits: 256 }, &secret).unwrap();
+    let cbc = |direction| (CipherMode::Cbc, direction);
+    let there = bench.cipher(&aes, cbc(Direction::Encrypt), &mut [0; 16], &secret);
+    bench.cipher(&aes, cbc(Direction::Decrypt), &mut [0; 16], &there);
+    let keyed = bench.given(KeyUse::Keyed, &secret).unwrap();
+    let mac = bench.mac(&keyed, HashAlgorithm::Sha256, &secret);
+    let long = secret.repeat(100);
+    let long_mac = bench.mac(&keyed, HashAlgorithm::Sha256, &long);
+    let sealed = bench.given(KeyUse::Sealed, &secret).unwrap();
+    let opened = bench.tpm.unseal(&bench.tpm.call(), &sealed).unwrap();
+    assert_eq!(opened.as_slice(), secret);
+    // CBC shows its last block.
+    let there = &there[..16];
+    for hidden in [&secret[..], there, &mac, &long_mac, &AUTH[..30]] {
+        for part in hidden.chunks_exact(8) {
+            assert!(!bench.swtpm.showed(part), "{part:x?}");
+        }
+    }
+    // The look itself can find something: a public area crosses in clear.
+    assert!(bench.swtpm.showed(&aes.blob.public));
+}
+
+#[test]
+fn no_block_of_a_key_stream_or_of_a_chain_for_secrets_crosses_the_bus_in_clear() {
+    let bench = Bench::start();
+    let (call, value) = (bench.tpm.call(), bytes(16));
+    let key = bench.given(KeyUse::Aes { bits: 128 }, &value).unwrap();
+    let ours = Aes::new(&value);
+    for length in [16, 1008, 1024, 5008] {
+        let (input, iv) = (bytes(length), [0xC3; 16]);
+        let mut next = iv;
+        let chained = bench.tpm.chain(&call, &key, &mut next, &input).unwrap();
+        assert!(*chained == ours.encrypt(CipherMode::Cbc, iv, &input), "{length}");
+        assert_eq!(next, chained[length - 16..]);
+        let stream = ours.encrypt(CipherMode::Ofb, iv, &vec![0; length]);
+        for direction in [Direction::Encrypt, Direction::Decrypt] {
+            bench.cipher(&key, (CipherMode::Ofb, direction), &mut iv.clone(), &input);
+        }
+        for block in chained.chunks_exact(16).chain(stream.chunks_exact(16)) {
+            assert!(!bench.swtpm.showed(block), "of {length}");
+        }
+    }
+    let chain = || drop(bench.tpm.chain(&call, &key, &mut [0; 16], &bytes(1008)).unwrap());
+    assert_eq!(bench.warm(chain), [ENCRYPT_DECRYPT_2]);
+    assert!(bench.tpm.chain(&call, &key, &mut [0; 16], &bytes(17)).is_err());
+}
+
+#[test]
+fn behind_a_resource_manager_secret_keys_work_as_on_a_bare_tpm() {
+    let bench = Bench::managed();
+    let value = bytes(32);
+    let keyed = bench.given(KeyUse::Keyed, &value).unwrap();
+    for length in [10, 5000] {
+        let there = bench.mac(&keyed, HashAlgorithm::Sha512, &bytes(length));
+        assert_eq!(there, hmac(HashAlgorithm::Sha512, &value, &bytes(length)));
+    }
+    bench.tpm.end();
+    let aes = bench.given(KeyUse::Aes { bits: 128 }, &bytes(16)).unwrap();
+    let ofb = (CipherMode::Ofb, Direction::Encrypt);
+    let there = bench.cipher(&aes, ofb, &mut [0; 16], &bytes(20_000));
+    assert!(there == Aes::new(&bytes(16)).encrypt(CipherMode::Ofb, [0; 16], &bytes(20_000)));
 }
 
 #[test]
