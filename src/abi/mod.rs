@@ -243,7 +243,12 @@ impl State {
     fn run(&'static self, body: impl FnOnce(&Module) -> Result<()>) -> Result<()> {
         let visit = self.arrive()?;
         let Some(module) = &visit.module else { return Err(Error::NotInitialized) };
-        catch_unwind(AssertUnwindSafe(|| body(module))).unwrap_or_else(|_| {
+        let body = || {
+            #[cfg(test)]
+            tests::panic_if_told();
+            body(module)
+        };
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
             self.poisoned.store(true, Ordering::Relaxed);
             self.leave_nothing();
             Err(Error::Bug("a panic stopped at the door"))
@@ -341,6 +346,11 @@ impl State {
 
 /// Runs `body` and makes a panic an error.
 fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let body = || {
+        #[cfg(test)]
+        tests::panic_if_told();
+        body()
+    };
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(Error::Bug("a panic stopped at the door")))
 }
 
@@ -487,6 +497,72 @@ mod tests {
         let state = outside();
         state.initialize(|_| module()).unwrap();
         state
+    }
+
+    std::thread_local! {
+        /// This thread's next body of a call panics.
+        static PANIC: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    pub(super) fn panic_if_told() {
+        if PANIC.with(|told| told.replace(false)) {
+            panic!("on purpose");
+        }
+    }
+
+    /// Through the doors that C uses, all of them.
+    #[test]
+    fn a_panic_in_any_function_is_its_return_value_and_the_next_life_is_whole() {
+        use cryptoki_sys::{CK_FUNCTION_LIST_3_2, CKR_GENERAL_ERROR, CKR_OK};
+        type Any = unsafe extern "C" fn(
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+            usize,
+        ) -> CK_RV;
+        let mut found = std::ptr::null_mut();
+        let (null, none) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: NULL is allowed, and the last place is writable.
+        assert_eq!(unsafe { interface::C_GetInterface(null, none, &mut found, 0) }, CKR_OK);
+        // SAFETY: the newest interface is a table of this version: a version and functions alone.
+        let functions = unsafe {
+            let table = (*found).pFunctionList.cast::<CK_FUNCTION_LIST_3_2>();
+            let first = (&raw const (*table).C_Initialize).cast::<Any>();
+            let bytes = size_of::<CK_FUNCTION_LIST_3_2>()
+                - std::mem::offset_of!(CK_FUNCTION_LIST_3_2, C_Initialize);
+            std::slice::from_raw_parts(first, bytes / size_of::<Any>())
+        };
+        let is = |function: Any, this: *const ()| std::ptr::eq(function as *const (), this);
+        let mut seen = 0;
+        for function in functions {
+            let initialize = is(*function, general::C_Initialize as *const ());
+            if !initialize {
+                state().initialize(|_| module()).unwrap();
+            }
+            PANIC.with(|told| told.set(true));
+            // SAFETY: all parameters are numbers or pointers, for which zero is allowed; more than there
+            // are do no harm in the calling conventions of Linux.
+            let rv = unsafe { function(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0) };
+            let panicked = !PANIC.with(|told| told.replace(false));
+            assert!(panicked, "function {seen} has no guard");
+            assert_eq!(rv, CKR_GENERAL_ERROR, "function {seen}");
+            seen += 1;
+            if !initialize && !is(*function, general::C_Finalize as *const ()) {
+                state().finalize().unwrap();
+            }
+        }
+        assert_eq!(seen, 104);
+        state().initialize(|_| module()).unwrap();
+        assert_eq!(state().run(|_| Ok(())), Ok(()));
+        state().finalize().unwrap();
     }
 
     #[test]

@@ -28,6 +28,9 @@ const EXIT: u8 = 2;
 const WAIT: u8 = 3;
 const RUN: u8 = 4;
 
+/// The lane that waits for children.
+const REAPER: u32 = u32::MAX;
+
 /// How a process ends by itself, without C_Finalize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -383,8 +386,7 @@ impl App {
 
     /// Waits for the end of a child that [`App::fork`] made: 0 if it ended well, else as waitpid(2) says.
     pub fn reap(&self, child: u32) -> u64 {
-        let lane = self.wire.lanes.fetch_add(1, Ordering::SeqCst);
-        self.wire.ask(WAIT, lane, &child.to_le_bytes()).expect("the parent lives").0
+        self.wire.ask(WAIT, REAPER, &child.to_le_bytes()).expect("the parent lives").0
     }
 
     /// What a shell script prints that the application runs: after fork(2), or by posix_spawn(3).
