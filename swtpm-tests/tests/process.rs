@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
-use swtpm_tests::bench::{LABEL, PIN, module, program, wait_until};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module, program, wait_until};
 use swtpm_tests::ck::number;
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::shim::{Action, Fault};
@@ -172,6 +172,25 @@ fn without_a_home_and_in_a_deleted_directory_everything_works() {
     app.initialize().unwrap();
     work(&app);
     app.finalize().unwrap();
+}
+
+#[test]
+fn the_directory_that_a_program_happens_to_be_in_stays_as_it_is() {
+    let bench = Bench::start();
+    let here = bench.directory().join("here");
+    fs::create_dir(&here).unwrap();
+    let app = bench.app_with(|command| {
+        command.env_remove("HOME").current_dir(&here);
+    });
+    app.initialize().unwrap();
+    app.init_token(app.empty_slot().unwrap(), SO_PIN, LABEL).unwrap();
+    let session = app.open(app.slot_of(LABEL).unwrap()).unwrap();
+    app.login_so(session, SO_PIN).unwrap();
+    app.init_pin(session, PIN).unwrap();
+    app.logout(session).unwrap();
+    work(&app);
+    app.finalize().unwrap();
+    assert_eq!(fs::read_dir(&here).unwrap().count(), 0);
 }
 
 #[test]

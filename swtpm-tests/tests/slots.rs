@@ -1,9 +1,10 @@
 //! Slots: what is wrong shows in them and never fails C_Initialize; interrupted initialisations.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use cryptoki_sys::*;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
 use swtpm_tests::ck::{P256, Rv, bytes};
 use swtpm_tests::shim::{Action, Fault};
 use swtpm_tests::{App, Bench, Setup};
@@ -217,4 +218,57 @@ fn a_transport_that_is_not_installed_is_told_in_the_log_and_nowhere_else() {
     app.finalize().unwrap();
     assert_eq!(app.noise(), "", "tpm2-tss's loader was not asked");
     assert!(bench.log().contains("\"nosuch:really=not\": no TCTI library"), "{}", bench.log());
+}
+
+#[test]
+fn whatever_is_broken_c_initialize_and_the_list_of_slots_do_not_fail() {
+    #[derive(Debug, Clone, Copy)]
+    enum Broken {
+        NoTpm,
+        ForbiddenTpm,
+        BusyTpm,
+        ClearedTpm,
+        NoStore,
+        DamagedStore,
+        NewerStore,
+        Configuration,
+    }
+    use Broken::*;
+    for broken in
+        [NoTpm, ForbiddenTpm, BusyTpm, ClearedTpm, NoStore, DamagedStore, NewerStore, Configuration]
+    {
+        let mut bench = Bench::start();
+        bench.token();
+        let file = bench.store().join("tpm11.sqlite3");
+        let mut holder = None;
+        match broken {
+            NoTpm => bench.tpm.power_off(),
+            ForbiddenTpm => set_mode(bench.shim.socket(), 0),
+            // It serves one program at a time.
+            BusyTpm => holder = Some(UnixStream::connect(bench.shim.socket()).expect("the TPM")),
+            ClearedTpm => bench.tpm.clear(),
+            NoStore => std::fs::remove_dir_all(bench.store()).expect("the store"),
+            DamagedStore => std::fs::write(&file, [0x5A; 4096]).expect("garbage"),
+            NewerStore => rusqlite::Connection::open(&file)
+                .and_then(|store| store.pragma_update(None, "user_version", 999))
+                .expect("a version of the future"),
+            Configuration => {
+                std::fs::write(bench.config(), "[pin]\nlimmit = 3").expect("a mistake")
+            }
+        }
+        let app = bench.app();
+        assert_eq!(app.initialize(), Ok(()), "{broken:?}");
+        let slots = app.slots(true).unwrap_or_else(|rv| panic!("{broken:?}: {rv:?}"));
+        assert!(!slots.is_empty(), "{broken:?}: at least one slot that says what is wrong");
+        for slot in &slots {
+            app.slot_info(*slot).unwrap_or_else(|rv| panic!("{broken:?}: {rv:?}"));
+        }
+        let has_token = app.slot_of(LABEL).is_some();
+        let expected = !matches!(broken, NoStore | DamagedStore | Configuration);
+        // (Of a store of the future, its tokens may be readable or not.)
+        assert!(has_token == expected || matches!(broken, NewerStore), "{broken:?}");
+        assert_eq!(app.finalize(), Ok(()), "{broken:?}");
+        assert_eq!(app.noise(), "", "{broken:?}");
+        drop(holder);
+    }
 }
