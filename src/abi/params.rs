@@ -68,6 +68,17 @@ unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params
         CKM_RSA_PKCS_OAEP => unsafe { oaep(bytes) },
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(bytes) },
+        CKM_SHA_1_HMAC_GENERAL
+        | CKM_SHA224_HMAC_GENERAL
+        | CKM_SHA256_HMAC_GENERAL
+        | CKM_SHA384_HMAC_GENERAL
+        | CKM_SHA512_HMAC_GENERAL
+        | CKM_SHA512_224_HMAC_GENERAL
+        | CKM_SHA512_256_HMAC_GENERAL
+        | CKM_SHA3_224_HMAC_GENERAL
+        | CKM_SHA3_256_HMAC_GENERAL
+        | CKM_SHA3_384_HMAC_GENERAL
+        | CKM_SHA3_512_HMAC_GENERAL => length(bytes),
         _ => Ok(Params::Bytes(bytes.to_vec())),
     }
 }
@@ -96,6 +107,13 @@ fn pss(bytes: &[u8]) -> Result<Params> {
             .filter(|length| *length <= PARAMETER_LIMIT)
             .ok_or(Error::MechanismParamInvalid("sLen is longer than any key"))?,
     })
+}
+
+/// CK_MAC_GENERAL_PARAMS. PKCS#11 3.2 §6.18.
+fn length(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: one number.
+    let given: CK_MAC_GENERAL_PARAMS = unsafe { structure(bytes)? };
+    Ok(Params::Length(wide(given)))
 }
 
 /// CK_RSA_PKCS_OAEP_PARAMS. PKCS#11 3.2 §6.1.7.

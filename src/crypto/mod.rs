@@ -7,6 +7,7 @@ pub mod drbg;
 pub mod ec;
 pub mod hash;
 pub mod kdf;
+pub mod mac;
 mod modulus;
 #[cfg(test)]
 mod nist;

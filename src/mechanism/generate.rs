@@ -1,14 +1,15 @@
-//! Key pair generation: the TPM makes the key, and what came back is looked at before it is kept.
-//! PKCS#11 3.2 §6.1.4, §6.3.9.
+//! Generation of key pairs and of secret keys: the TPM makes the key, and what came back of a pair is
+//! looked at before it is kept. PKCS#11 3.2 §6.1.4, §6.3.9, §6.8.3.
 
-use cryptoki_sys::{CKK_EC, CKK_RSA, CKM_EC_KEY_PAIR_GEN, CKM_RSA_PKCS_KEY_PAIR_GEN};
+use cryptoki_sys::*;
 
-use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size};
+use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size, Value};
 use crate::crypto::ec::Point;
+use crate::crypto::hash::Hash;
 use crate::crypto::{roca, rsa};
 use crate::error::{Error, Result};
-use crate::tpm::command::{Command as _, Create};
-use crate::tpm::key::{self, PublicKey};
+use crate::tpm::command::{Command as _, Create, Hmac, Unseal};
+use crate::tpm::key::{self, KEYED_LIMIT, PublicKey};
 use crate::tpm::{Facts, KeySpec, KeyUse, NewKey};
 
 pub(super) static ROWS: &[Mechanism] = &[
@@ -26,6 +27,95 @@ const fn row(id: u64, name: &'static str, key_type: u64, size: Size) -> Mechanis
         chip: &[Create::CODE],
         does: Does { generate_pair: Some(generate), ..NOTHING },
     }
+}
+
+/// Secret keys. Generic ones are counted in bits (§6.8.3), the others in bytes.
+pub(super) static SECRETS: &[Mechanism] = &[
+    secret(
+        CKM_GENERIC_SECRET_KEY_GEN,
+        "CKM_GENERIC_SECRET_KEY_GEN",
+        Keys::Secret(&[CKK_GENERIC_SECRET]),
+        Size::Bits(8, 8 * KEYED_LIMIT as u64),
+        None,
+    ),
+    mac(CKM_SHA_1_KEY_GEN, "CKM_SHA_1_KEY_GEN", Keys::Secret(&[CKK_SHA_1_HMAC]), Hash::Sha1),
+    mac(CKM_SHA224_KEY_GEN, "CKM_SHA224_KEY_GEN", Keys::Sealed(&[CKK_SHA224_HMAC]), Hash::Sha224),
+    mac(CKM_SHA256_KEY_GEN, "CKM_SHA256_KEY_GEN", Keys::Secret(&[CKK_SHA256_HMAC]), Hash::Sha256),
+    mac(CKM_SHA384_KEY_GEN, "CKM_SHA384_KEY_GEN", Keys::Secret(&[CKK_SHA384_HMAC]), Hash::Sha384),
+    mac(CKM_SHA512_KEY_GEN, "CKM_SHA512_KEY_GEN", Keys::Secret(&[CKK_SHA512_HMAC]), Hash::Sha512),
+    mac(
+        CKM_SHA512_224_KEY_GEN,
+        "CKM_SHA512_224_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA512_224_HMAC]),
+        Hash::Sha512_224,
+    ),
+    mac(
+        CKM_SHA512_256_KEY_GEN,
+        "CKM_SHA512_256_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA512_256_HMAC]),
+        Hash::Sha512_256,
+    ),
+    mac(
+        CKM_SHA3_224_KEY_GEN,
+        "CKM_SHA3_224_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA3_224_HMAC]),
+        Hash::Sha3_224,
+    ),
+    mac(
+        CKM_SHA3_256_KEY_GEN,
+        "CKM_SHA3_256_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA3_256_HMAC]),
+        Hash::Sha3_256,
+    ),
+    mac(
+        CKM_SHA3_384_KEY_GEN,
+        "CKM_SHA3_384_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA3_384_HMAC]),
+        Hash::Sha3_384,
+    ),
+    mac(
+        CKM_SHA3_512_KEY_GEN,
+        "CKM_SHA3_512_KEY_GEN",
+        Keys::Sealed(&[CKK_SHA3_512_HMAC]),
+        Hash::Sha3_512,
+    ),
+];
+
+/// What makes keys that the TPM works with needs the command of their work, too.
+const fn secret(
+    id: u64,
+    name: &'static str,
+    keys: Keys,
+    size: Size,
+    hash: Option<Hash>,
+) -> Mechanism {
+    let chip: &[u32] = match keys {
+        Keys::Sealed(_) => &[Create::CODE, Unseal::CODE],
+        _ => &[Create::CODE, Hmac::CODE],
+    };
+    let does = Does { generate: Some(draw), ..NOTHING };
+    Mechanism { id, name, keys, size, hash, chip, does }
+}
+
+const fn mac(id: u64, name: &'static str, keys: Keys, hash: Hash) -> Mechanism {
+    secret(id, name, keys, super::hmac::SIZE, Some(hash))
+}
+
+/// Any bytes are such a key.
+fn draw(
+    _row: &'static Mechanism,
+    params: &Params,
+    length: Option<usize>,
+    _chip: &Chip<'_>,
+) -> Result<Value> {
+    params.none()?;
+    let length = length.ok_or(Error::TemplateIncomplete(CKA_VALUE_LEN))?;
+    if length > KEYED_LIMIT {
+        return Err(Error::KeySizeRange(format!(
+            "secret keys have at most {KEYED_LIMIT} bytes, {length} were asked"
+        )));
+    }
+    Ok(Value::Fresh(length))
 }
 
 fn generate(

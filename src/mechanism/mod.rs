@@ -7,6 +7,7 @@ mod ecdh;
 mod ecdsa;
 mod generate;
 mod hashing;
+mod hmac;
 pub mod params;
 pub mod random;
 mod rsa;
@@ -255,14 +256,16 @@ pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
 }
 
 /// Every family.
-static FAMILIES: [&[Mechanism]; 8] = [
+static FAMILIES: [&[Mechanism]; 10] = [
     generate::ROWS,
+    generate::SECRETS,
     rsa_pkcs1::ROWS,
     rsa_pss::ROWS,
     rsa_oaep::ROWS,
     rsa_raw::ROWS,
     ecdsa::ROWS,
     ecdh::ROWS,
+    hmac::ROWS,
     digest::ROWS,
 ];
 
@@ -362,6 +365,11 @@ impl Mechanism {
         let keys = match self.keys {
             Keys::Pair(CKK_RSA) => !facts.rsa_bits.is_empty(),
             Keys::Pair(CKK_EC) => !facts.curves.is_empty(),
+            // What works with a secret key in the chip hashes there.
+            Keys::Secret(_) => self
+                .hash
+                .and_then(hmac::of_the_chip)
+                .is_none_or(|hash| facts.hashes.contains(&hash)),
             _ => true,
         };
         keys && self.chip.iter().all(|command| facts.has_command(*command))

