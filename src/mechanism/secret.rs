@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 
 use super::{Chip, random};
 use crate::error::{Error, Refusal, Result};
-use crate::object::keyspec::{Secret, secret_spec};
+use crate::object::keyspec::{Private, PrivateValue, Secret, secret_spec};
 use crate::object::{Attributes, Material, Object, Residence, SecretKey};
 use crate::tpm::command::{Command as _, EncryptDecrypt2};
-use crate::tpm::{Key, KeyBlob, KeySpec, KeyUse, NewKey};
+use crate::tpm::{Key, KeyBlob, KeySpec, KeyUse, NewKey, PlainKey};
 
 /// What the value of a new secret key is to be.
 pub enum Value {
@@ -100,6 +100,33 @@ impl Chip<'_> {
         let SecretKey { id, authorization, spec, .. } = key;
         let key = SecretKey { id, authorization, spec, blob, value };
         Ok((attributes, Material::Secret(Arc::new(key))))
+    }
+
+    /// A private key that is brought in, in the TPM; its finished attributes. Nothing of it stays here.
+    ///
+    /// # Errors
+    /// [`Error::KeySizeRange`], [`Error::CurveNotSupported`] for what the TPM does not have; the TPM's.
+    pub fn bring_in(
+        &self,
+        key: Private,
+        id: [u8; 16],
+        authorization: Zeroizing<[u8; 32]>,
+    ) -> Result<(Attributes, Material)> {
+        let Private { attributes, value, spec } = key;
+        self.offers(&spec)?;
+        let plain = match (value, spec.usage) {
+            (PrivateValue::Rsa(key), KeyUse::Rsa { exponent, .. }) => {
+                PlainKey::Rsa { modulus: key.modulus, exponent, prime: key.prime_1 }
+            }
+            (PrivateValue::Ec { d, point, .. }, _) => {
+                PlainKey::Ec { x: point.x().to_vec(), y: point.y().to_vec(), scalar: d }
+            }
+            _ => return Err(Error::Bug("a private key planned as another")),
+        };
+        let made = self.tpm.import(self.call, self.srk, &spec, &authorization, &plain)?;
+        let NewKey { public, private } = made;
+        let blob = KeyBlob { id, public, private, authorization };
+        Ok((attributes, Material::Key(Arc::new(blob))))
     }
 
     /// The same key under changed attributes: one that was readable and no longer is gets an object in
@@ -219,6 +246,15 @@ impl Chip<'_> {
                     "this TPM has AES keys of {:?} bits, none of {bits}",
                     facts.aes_bits
                 )))
+            }
+            (KeyUse::Rsa { bits, .. }, Some(facts)) if !facts.rsa_bits.contains(&bits) => {
+                Err(Error::KeySizeRange(format!(
+                    "this TPM has RSA keys of {:?} bits, none of {bits}",
+                    facts.rsa_bits
+                )))
+            }
+            (KeyUse::Ec { curve, .. }, Some(facts)) if !facts.curves.contains(&curve) => {
+                Err(Error::CurveNotSupported)
             }
             _ => Ok(()),
         }

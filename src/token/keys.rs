@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::crypto::drbg;
 use crate::error::{Error, Refusal, Result};
 use crate::mechanism::{Params, Value};
-use crate::object::keyspec::{Derivation, Pair, Secret};
+use crate::object::keyspec::{Derivation, Pair, Private, Secret};
 use crate::object::{Material, Object, Template};
 use crate::tpm::{Call, KeyBlob};
 
@@ -59,6 +59,26 @@ impl Session {
         let (uuid, authorization) = self.name(call, plan.attributes.is(CKA_PRIVATE))?;
         let (attributes, material) = self
             .with_chip(call, None, |chip| chip.make(plan, value, uuid, authorization))
+            .map_err(|error| match error {
+                Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
+                other => other,
+            })?;
+        let object = Object { uuid, attributes: Arc::new(attributes), material };
+        match self.place_all(vec![object])?.as_slice() {
+            [handle] => Ok(*handle),
+            _ => Err(Error::Bug("one object, one handle")),
+        }
+    }
+
+    /// Puts a checked private key that was outside into the TPM, and the key where its CKA_TOKEN says; its
+    /// handle. What C_CreateObject and C_UnwrapKey end with.
+    ///
+    /// # Errors
+    /// Those of [`Chip::bring_in`](crate::mechanism::Chip::bring_in); `NotLoggedIn`, the store's.
+    pub(super) fn make_private(&self, call: &Call, key: Private) -> Result<u64> {
+        let (uuid, authorization) = self.name(call, key.attributes.is(CKA_PRIVATE))?;
+        let (attributes, material) = self
+            .with_chip(call, None, |chip| chip.bring_in(key, uuid, authorization))
             .map_err(|error| match error {
                 Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
                 other => other,

@@ -137,8 +137,8 @@ impl Session {
         let mut attributes = match rule::create(template, &setting)? {
             Creation::Object(attributes) => attributes,
             Creation::Secret(plan, value) => return self.bring_in(plan, value),
-            Creation::Private(_) => {
-                return Err(Error::TemplateInconsistent("private keys cannot be brought in"));
+            Creation::Private(key) => {
+                return self.make_private(&self.call(CKF_GENERATE), key).map_err(size);
             }
         };
         let certificate = attributes.ulong(CKA_CLASS) == Some(CKO_CERTIFICATE);
@@ -153,15 +153,7 @@ impl Session {
 
     /// A secret key that the caller knows, for the TPM.
     fn bring_in(&self, plan: Secret, value: Zeroizing<Vec<u8>>) -> Result<u64> {
-        self.make_secret(&self.call(CKF_GENERATE), plan, Value::Known(value)).map_err(|error| {
-            match error {
-                Error::KeySizeRange(why) => {
-                    log::info!("{why}");
-                    Error::AttributeValueInvalid(CKA_VALUE, "no TPM holds a key of this size")
-                }
-                other => other,
-            }
-        })
+        self.make_secret(&self.call(CKF_GENERATE), plan, Value::Known(value)).map_err(size)
     }
 
     /// What a key is made of under new attributes. A secret key that was readable and no longer is gets
@@ -336,6 +328,17 @@ impl Session {
             Some(Place::Stored { id, .. }) => Ok(*id),
             _ => Err(Error::ObjectInvalid),
         }
+    }
+}
+
+/// C_CreateObject has no code for a key that the TPM cannot hold.
+fn size(error: Error) -> Error {
+    match error {
+        Error::KeySizeRange(why) => {
+            log::info!("{why}");
+            Error::AttributeValueInvalid(CKA_VALUE, "the TPM holds no key of this size")
+        }
+        other => other,
     }
 }
 

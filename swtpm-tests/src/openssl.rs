@@ -57,6 +57,10 @@ functions! {
     EVP_PKEY_derive_set_peer: fn(Pointer, Pointer) -> c_int;
     EVP_PKEY_derive: fn(Pointer, *mut u8, *mut usize) -> c_int;
     EVP_get_digestbyname: fn(*const c_char) -> *const c_void;
+    EVP_PKEY_get_bn_param: fn(Pointer, *const c_char, *mut Pointer) -> c_int;
+    BN_num_bits: fn(Pointer) -> c_int;
+    BN_bn2bin: fn(Pointer, *mut u8) -> c_int;
+    BN_clear_free: fn(Pointer);
     AES_set_encrypt_key: fn(*const u8, c_int, *mut u8) -> c_int;
     AES_encrypt: fn(*const u8, *mut u8, *const u8);
     HMAC: fn(*const c_void, *const c_void, c_int, *const u8, usize, *mut u8, *mut u32) -> *mut u8;
@@ -122,6 +126,25 @@ impl Context {
 }
 
 impl Key {
+    /// A number of the pair by OpenSSL's name for it ("n", "d", "rsa-factor1", "priv", …), big-endian,
+    /// without leading zeros.
+    ///
+    /// # Panics
+    /// If it has no such number.
+    pub fn number(&self, name: &str) -> Vec<u8> {
+        let called = CString::new(name).expect("no zero");
+        let mut number = null_mut();
+        // SAFETY: a key and a string; the number is ours, and freed once.
+        unsafe {
+            let got = (crypto().EVP_PKEY_get_bn_param)(self.0, called.as_ptr(), &raw mut number);
+            assert_eq!(got, 1, "{name}");
+            let mut out = vec![0; ((crypto().BN_num_bits)(number) as usize).div_ceil(8)];
+            (crypto().BN_bn2bin)(number, out.as_mut_ptr());
+            (crypto().BN_clear_free)(number);
+            out
+        }
+    }
+
     /// From a SubjectPublicKeyInfo in DER. `None` if OpenSSL does not take it.
     pub fn from_info(info: &[u8]) -> Option<Key> {
         let mut at = info.as_ptr();

@@ -445,3 +445,111 @@ fn dates_are_enforced_where_the_configuration_says_so() {
     let past = informs.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &until("20200101"));
     informs.mac(past.expect("a key"), b"data").expect("a date that only says something");
 }
+
+// ---- private keys ----------------------------------------------------------------------------------
+
+fn ec_private(key: &openssl::Key, more: &[Attribute]) -> Vec<Attribute> {
+    let own = [
+        number(CKA_CLASS, CKO_PRIVATE_KEY),
+        number(CKA_KEY_TYPE, CKK_EC),
+        bytes(CKA_EC_PARAMS, P256),
+        bytes(CKA_VALUE, key.number("priv")),
+    ];
+    [&own[..], more].concat()
+}
+
+/// CKA_x and OpenSSL's name.
+const RSA_PARTS: [(u64, &str); 8] = [
+    (CKA_MODULUS, "n"),
+    (CKA_PUBLIC_EXPONENT, "e"),
+    (CKA_PRIVATE_EXPONENT, "d"),
+    (CKA_PRIME_1, "rsa-factor1"),
+    (CKA_PRIME_2, "rsa-factor2"),
+    (CKA_EXPONENT_1, "rsa-exponent1"),
+    (CKA_EXPONENT_2, "rsa-exponent2"),
+    (CKA_COEFFICIENT, "rsa-coefficient1"),
+];
+
+fn rsa_private(key: &openssl::Key, parts: &[(u64, &str)], more: &[Attribute]) -> Vec<Attribute> {
+    let own = [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_RSA)];
+    let parts = parts.iter().map(|(kind, name)| bytes(*kind, key.number(name)));
+    own.into_iter().chain(parts).chain(more.iter().cloned()).collect()
+}
+
+#[test]
+fn private_keys_are_brought_in_and_nothing_of_them_is_on_a_bus_or_comes_back() {
+    let scene = Scene::start();
+    let (ck, session) = (&scene.app, scene.session);
+    let ec = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let rsa = openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]);
+    let token = [flag(CKA_TOKEN, true)];
+    let (record, (ec_key, rsa_key)) = scene.bench.shim.watch(|| {
+        let ec_key = ck.create_object(session, &ec_private(&ec, &token)).expect("an EC key");
+        let rsa_key = rsa_private(&rsa, &RSA_PARTS, &token);
+        (ec_key, ck.create_object(session, &rsa_key).expect("an RSA key"))
+    });
+    for secret in [ec.number("priv"), rsa.number("rsa-factor1"), rsa.number("rsa-factor2")] {
+        assert_unseen(&record, &secret);
+    }
+    let digest = openssl::digest("sha256", b"data");
+    let signature = ck.sign(session, CKM_ECDSA_SHA256, ec_key, b"data").expect("C_Sign");
+    assert!(ec.verifies(&digest, &openssl::ecdsa_der(&signature), &[]));
+    let signature = ck.sign(session, CKM_SHA256_RSA_PKCS, rsa_key, b"data").expect("C_Sign");
+    let options = ["rsa_padding_mode:pkcs1", "digest:sha256"];
+    assert!(rsa.verifies(&digest, &signature, &options));
+    for key in [ec_key, rsa_key] {
+        assert_eq!(scene.residence(key), "tpm-imported");
+        assert!(scene.is(key, CKA_SENSITIVE) && !scene.is(key, CKA_EXTRACTABLE));
+        for kind in [CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE] {
+            assert!(!scene.is(key, kind), "{kind:#x}");
+        }
+    }
+    for (kind, _) in &RSA_PARTS[2..] {
+        let part = ck.attribute(session, rsa_key, *kind);
+        assert_eq!(part.unwrap_err().0, CKR_ATTRIBUTE_SENSITIVE, "{kind:#x}");
+    }
+    assert_eq!(
+        ck.attribute(session, rsa_key, CKA_PUBLIC_KEY_INFO),
+        Ok(rsa.info()),
+        "what the certificate carries"
+    );
+
+    // The exponents alone say which primes they are.
+    let bare = ck.create_object(session, &rsa_private(&rsa, &RSA_PARTS[..3], &[]));
+    let signature = ck.sign(session, CKM_SHA256_RSA_PKCS, bare.expect("an RSA key"), b"data");
+    assert!(rsa.verifies(&digest, &signature.expect("C_Sign"), &options));
+}
+
+#[test]
+fn inconsistent_private_keys_are_refused_before_the_tpm_sees_them() {
+    let scene = Scene::start();
+    let (ck, session) = (&scene.app, scene.session);
+    let ec = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let rsa = openssl::Key::generate("RSA", &["rsa_keygen_bits:1024"]);
+    let (record, ()) = scene.bench.shim.watch(|| {
+        for at in 0..RSA_PARTS.len() {
+            let mut template = rsa_private(&rsa, &RSA_PARTS, &[]);
+            let (kind, name) = RSA_PARTS[at];
+            let mut part = rsa.number(name);
+            *part.last_mut().expect("a number") ^= 2;
+            template[2 + at] = bytes(kind, part);
+            let made = ck.create_object(session, &template);
+            assert_eq!(made.unwrap_err().0, CKR_ATTRIBUTE_VALUE_INVALID, "{name}");
+        }
+        for value in [vec![], vec![0; 32], vec![0xFF; 32], vec![1; 33]] {
+            let mut template = ec_private(&ec, &[]);
+            template[3] = bytes(CKA_VALUE, value);
+            let made = ck.create_object(session, &template);
+            assert_eq!(made.unwrap_err().0, CKR_ATTRIBUTE_VALUE_INVALID);
+        }
+        let other = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+        let info = other.info();
+        let point = [&[0x04, 65], &info[info.len() - 65..]].concat();
+        let made = ck.create_object(session, &ec_private(&ec, &[bytes(CKA_EC_POINT, point)]));
+        assert_eq!(made.unwrap_err().0, CKR_ATTRIBUTE_VALUE_INVALID, "another key's point");
+        let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
+        let made = ck.create_object(session, &ec_private(&ec, &open));
+        assert_eq!(made.unwrap_err().0, CKR_TEMPLATE_INCONSISTENT, "a readable private key");
+    });
+    assert!(record.names().is_empty(), "{}", record.lines());
+}
