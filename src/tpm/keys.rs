@@ -71,9 +71,7 @@ impl Tpm {
         };
         made.map_err(|fault| match fault.kind() {
             // SIZE, or HASH where the TPM does not have the larger hash.
-            Trouble::Parameter if spec.usage != KeyUse::Sealed => {
-                Fault { trouble: Trouble::KeySize, ..fault }
-            }
+            Trouble::Parameter => Fault { trouble: Trouble::KeySize, ..fault },
             _ => fault,
         })
     }

@@ -84,21 +84,21 @@ fn inside() {
         extractable: false,
         always_authenticate: None,
     };
+    let key = |spec: &KeySpec, id: u8| {
+        let made = tpm.create(&tpm.call(), &srk, spec, &[id; 32]).expect("TPM2_Create");
+        let (public, private) = (made.public, made.private);
+        let blob = KeyBlob { id: [id; 16], public, private, authorization: [id; 32].into() };
+        Key { blob: Arc::new(blob), srk: srk.clone(), grant: None }
+    };
     // More than its limit of loaded objects per connection.
-    let keys: Vec<Key> = (0..30)
-        .map(|id| {
-            let made = tpm.create(&tpm.call(), &srk, &spec, &[id; 32]).expect("TPM2_Create");
-            let blob = KeyBlob {
-                id: [id; 16],
-                public: made.public,
-                private: made.private,
-                authorization: [id; 32].into(),
-            };
-            Key { blob: Arc::new(blob), srk: srk.clone(), grant: None }
-        })
-        .collect();
+    let keys: Vec<Key> = (0..30).map(|id| key(&spec, id)).collect();
     for key in keys.iter().chain(&keys) {
         tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &[1; 32]).expect("TPM2_Sign");
+    }
+    // More sequences, too.
+    let keyed = key(&KeySpec { usage: KeyUse::Keyed, ..spec }, 100);
+    for _ in 0..40 {
+        tpm.mac(&tpm.call(), &keyed, HashAlgorithm::Sha256, &[1; 3000]).expect("a sequence");
     }
     tpm.end();
     let first = keys.first().expect("thirty keys");
