@@ -30,6 +30,8 @@ mod params;
 mod ptr;
 mod random;
 mod rv;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod session;
 mod sign;
 mod slot;

@@ -293,6 +293,12 @@ fn manage(lease: &mut Lease) -> Result<(), Fault> {
     PolicySession::unsalted(lease.link(), &call).map(drop)
 }
 
+/// A call of management and one with a key.
+pub(crate) fn job(tpm: &Tpm, call: &Call) -> Result<(), Fault> {
+    tpm.with(call, Some(&srk()), manage)?;
+    tpm.with_key(call, &key(1), sign)
+}
+
 /// What a call may say when lines break and others end the lease.
 fn is_fair(outcome: &Result<(), Fault>, canceled: bool, faults: u32) {
     let Err(fault) = outcome else { return };
