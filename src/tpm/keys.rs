@@ -34,6 +34,17 @@ pub enum CipherMode {
     Ofb,
 }
 
+/// An ECDSA signature as the TPM gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// As long as the curve's order, big-endian.
+    pub r: Vec<u8>,
+    /// As `r`.
+    pub s: Vec<u8>,
+    /// An HMAC proves that this is what the TPM answered. Without a session nothing does.
+    pub proven: bool,
+}
+
 impl Tpm {
     /// TPM2_Create under the storage root key, through a salted session: the TPM makes the key.
     pub fn create(
@@ -92,7 +103,7 @@ impl Tpm {
         })
     }
 
-    /// TPM2_Sign with ECDSA: (r, s), each as long as the curve's order, big-endian.
+    /// TPM2_Sign with ECDSA.
     /// `digest` is exactly as long as `hash` says. One command on a warm key.
     pub fn sign(
         &self,
@@ -100,13 +111,14 @@ impl Tpm {
         key: &Key,
         hash: HashAlgorithm,
         digest: &[u8],
-    ) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    ) -> Result<Signed, Fault> {
         let length = coordinate_length(&key.blob)?;
-        let (r, s) = self.with_key(call, key, |lease| {
+        let ((r, s), proven) = self.with_key(call, key, |lease| {
             let key = lease.key();
-            lease.execute(&SignEcdsa { key: &key, hash, digest })
+            let signature = lease.execute(&SignEcdsa { key: &key, hash, digest })?;
+            Ok((signature, lease.proves()))
         })?;
-        Ok((padded(&r, length)?.to_vec(), padded(&s, length)?.to_vec()))
+        Ok(Signed { r: padded(&r, length)?.to_vec(), s: padded(&s, length)?.to_vec(), proven })
     }
 
     /// TPM2_RSA_Decrypt with scheme NULL: the raw private operation on `input`, which is exactly as

@@ -221,6 +221,11 @@ impl KeyLease {
         self.key.clone()
     }
 
+    /// Whether answers are proven by the HMAC of a session.
+    pub(super) fn proves(&self) -> bool {
+        !matches!(self.how, How::Password)
+    }
+
     /// One command whose first handle is the key.
     pub fn execute<C: Command>(&mut self, command: &C) -> Result<C::Response, Fault> {
         if let Self { connection, call, how: How::Grant { policy, root }, .. } = self {

@@ -261,6 +261,28 @@ fn an_altered_response_is_never_believed() {
 }
 
 #[test]
+fn without_a_session_that_proves_it_a_signature_is_checked_before_it_is_given() {
+    // Another program's idle session closes the context gap: keys are used with passwords, and no HMAC
+    // shows what somebody changed on the way. TPMT_SIGNATURE's last byte is 6 from the end.
+    let bench = Bench::managed();
+    let (app, session, key) = warm(&bench);
+    bench.shim.settled(Duration::from_secs(3));
+    bench.shim.inject(Fault::at(wire::START_AUTH_SESSION, Action::Answer(0x901)).always());
+    app.sign(session, CKM_ECDSA, key, &DIGEST).expect("by password");
+    bench.shim.heal();
+    for at in [-6, -20, -45] {
+        bench.shim.inject(Fault::at(wire::SIGN, Action::Garble { at, xor: 0x10 }));
+
+        let (record, answer) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
+
+        assert!(!record.of(wire::SIGN)[0].is_hmac_protected(), "{}", record.lines());
+        assert_eq!(answer, Err(Rv(CKR_DEVICE_ERROR)), "byte {at}");
+        app.sign(session, CKM_ECDSA, key, &DIGEST).expect("the next one");
+        bench.shim.heal();
+    }
+}
+
+#[test]
 fn an_altered_response_every_time_is_an_error_and_the_operation_ends() {
     let bench = Bench::start();
     let (app, session, key) = warm(&bench);

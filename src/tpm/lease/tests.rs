@@ -4,6 +4,7 @@ use super::super::testing::Swtpm;
 use super::*;
 use crate::crypto::ec::Curve;
 use crate::tpm::key::{PublicKey, public_key};
+use crate::tpm::keys::Signed;
 use crate::tpm::{HashAlgorithm, KeySpec, KeyUse};
 
 fn spec() -> KeySpec {
@@ -29,7 +30,7 @@ pub(in crate::tpm) fn key(tpm: &Tpm, srk: &Arc<Name>, id: u8) -> Key {
 pub(in crate::tpm) fn sign(tpm: &Tpm, key: &Key) -> Result<(), Fault> {
     use p256::ecdsa::signature::hazmat::PrehashVerifier;
     let digest = [7; 32];
-    let (r, s) = tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &digest)?;
+    let Signed { r, s, .. } = tpm.sign(&tpm.call(), key, HashAlgorithm::Sha256, &digest)?;
     let Ok((_, PublicKey::Ec { x, y, .. })) = public_key(&key.blob.public) else {
         panic!("an EC key");
     };

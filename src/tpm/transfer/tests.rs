@@ -113,7 +113,8 @@ impl Bench {
             (PlainKey::Ec { x, y, .. }, Ok(PublicKey::Ec { curve, .. })) => {
                 use crate::crypto::ec;
                 let hash = HashAlgorithm::Sha256;
-                let (r, s) = self.tpm.sign(&call, key, hash, &[0x44; 32]).unwrap();
+                let crate::tpm::keys::Signed { r, s, .. } =
+                    self.tpm.sign(&call, key, hash, &[0x44; 32]).unwrap();
                 let point = ec::Point::from_coordinates(curve, x, y).unwrap();
                 ec::verify(&point, &[0x44; 32], &[r, s].concat()).unwrap();
             }

@@ -114,8 +114,9 @@ const COMMANDS: &[u32] = &[
     wire::READ_PUBLIC,
 ];
 
-/// Commands whose answers an HMAC proves, so that a changed byte is found.
-const PROVEN: &[u32] = &[wire::SIGN, wire::RSA_DECRYPT, wire::ECDH_ZGEN, wire::UNSEAL];
+/// Commands whose answers an HMAC proves, or where the context gap leaves no session, the public key.
+/// A shared secret has no such second proof, and is not here.
+const PROVEN: &[u32] = &[wire::SIGN, wire::RSA_DECRYPT, wire::UNSEAL];
 
 impl Gust {
     /// Any of them.
