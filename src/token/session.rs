@@ -196,6 +196,10 @@ impl Session {
         };
         let call = tpm.call_within(limit, Arc::default());
         self.running.lock().push((flags, call.cancel.clone()));
+        // Closed by another thread since it was found: that one has looked through the list already.
+        if self.closed.load(Ordering::Acquire) {
+            call.cancel.store(true, Ordering::Release);
+        }
         Running { session: self, call }
     }
 
