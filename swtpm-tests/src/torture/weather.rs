@@ -175,7 +175,20 @@ const OF_THE_TPM: &[&str] = &[
     "C_SignRecover",
     "C_Decrypt",
     "C_DeriveKey",
+    "C_GenerateKey",
     "C_GenerateKeyPair",
+    // Of secret keys, which are in the TPM, too.
+    "C_Verify",
+    "C_VerifyFinal",
+    "C_Encrypt",
+    "C_EncryptUpdate",
+    "C_EncryptFinal",
+    "C_DecryptUpdate",
+    "C_DecryptFinal",
+    "C_SignUpdate",
+    "C_VerifyUpdate",
+    "C_WrapKey",
+    "C_UnwrapKey",
     "C_GenerateRandom",
 ];
 

@@ -233,6 +233,8 @@ impl<'a> Thread<'a> {
     fn note(&self, failure: &Failure) {
         let wrong = match failure {
             Failure::Wrong(_) => true,
+            // Of what the model holds nothing is sensitive.
+            Failure::Refused("C_GetAttributeValue", rv) if *rv == CKR_ATTRIBUTE_SENSITIVE => true,
             // Of a signature that OpenSSL made.
             Failure::Refused(function, rv) => {
                 *function == "C_Verify" && *rv == CKR_SIGNATURE_INVALID
