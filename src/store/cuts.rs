@@ -153,7 +153,16 @@ fn broken_write(directory: &Path, write: &str, call: &str, what: &str, n: u32) -
 
 /// Breaks every single call of a kind in every kind of write.
 fn break_every(call: &str, what: &str, expect: impl Fn(&str) -> bool) {
-    break_each(&["insert", "update", "delete", "retire"], call, what, expect);
+    let writes = ["insert", "pair", "update", "delete", "hint", "retire", "restore"];
+    break_each(&writes, call, what, expect);
+}
+
+/// A copy of the scene's store with one object, in a file beside the store's directory.
+fn beside(place: &Path) {
+    let directory = tempfile::tempdir().unwrap();
+    let other = store(&directory.path().join("other"));
+    other.insert(&SERIAL, &sealer(), &object("restored", true)).unwrap();
+    other.backup(&place.with_file_name("backup")).unwrap();
 }
 
 fn break_each(writes: &[&str], call: &str, what: &str, expect: impl Fn(&str) -> bool) {
@@ -171,6 +180,9 @@ fn break_each(writes: &[&str], call: &str, what: &str, expect: impl Fn(&str) -> 
             let place = directory.path().join("store");
             std::fs::DirBuilder::new().mode(0o700).create(&place).unwrap();
             copy(original.path(), &place);
+            if *write == "restore" {
+                beside(&place);
+            }
             let Some(said) = broken_write(directory.path(), write, call, what, n) else { break };
             cuts += 1;
             let after = state(&place);
@@ -196,6 +208,15 @@ fn was_done(place: &Path, write: &str) {
     let find = |name| store.find(&SERIAL, Some(&sealer()), &label(name)).unwrap().len();
     match write {
         "insert" => assert_eq!((find("new"), find("old")), (1, 1)),
+        "pair" => assert_eq!((find("new"), find("old")), (2, 1)),
+        "hint" => {
+            let token = store.token(&SERIAL).unwrap().unwrap();
+            assert_eq!(token.user_hint, Hint { count: 5, limit: 8 });
+        }
+        "restore" => {
+            assert_eq!((find("restored"), find("old")), (1, 0));
+            assert_eq!(store.tokens().unwrap().len(), 1);
+        }
         "update" => assert_eq!((find("newer"), find("old")), (1, 0)),
         "delete" => assert_eq!((find("old"), find("a")), (0, 1)),
         "retire" => {

@@ -191,6 +191,19 @@ fn another_process() {
                     let row = check(store.row(&SERIAL, id).unwrap().unwrap(), &sealer()).unwrap();
                     store.update(&SERIAL, &sealer(), &row, &object("newer", true)).map(|()| true)
                 }
+                "pair" => {
+                    let pair = [object("new", false), object("new", true)];
+                    store.insert_all(&SERIAL, &sealer(), &pair).map(|ids| ids.len() == 2)
+                }
+                "hint" => {
+                    let hint = super::Hint { count: 5, limit: 8 };
+                    store.keep_hint(&SERIAL, super::Role::User, hint).map(|()| true)
+                }
+                // Beside the store's directory lies what to restore.
+                "restore" => super::backup::Backup::open(&place.with_file_name("backup"))
+                    .and_then(|backup| store.restore(&backup, true))
+                    .map(|done| matches!(done, super::backup::Restored::Done { .. })),
+                "backup" => store.backup(&place.with_file_name("copy")).map(|()| true),
                 "retire" => store.activate(b"fedcba9876543210", Some(&SERIAL)).map(|()| true),
                 "migrate" => {
                     Store::open_with(place, &options(), super::places::LONGER).map(|_| true)
