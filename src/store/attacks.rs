@@ -448,7 +448,7 @@ fn garbage_and_cut_files_are_refused_or_harmless() {
     let original = std::fs::read(&path).unwrap();
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(2);
     let quick = Options { busy_timeout: Duration::from_millis(50), ..options() };
-    for round in 0..samples(200) {
+    for round in 0..samples(1000) {
         let mut bytes = original.clone();
         if round % 4 == 0 {
             bytes.truncate(random.next_u32() as usize % bytes.len());

@@ -137,7 +137,7 @@ fn a_file_that_is_no_whole_backup_is_refused() {
 fn a_backup_made_while_others_write_is_one_committed_state() {
     let directory = tempfile::tempdir().unwrap();
     let live = store(&directory.path().join("live"));
-    let mut writers: Vec<_> = (0..4).map(|_| Helper::start(live.directory(), "churn")).collect();
+    let mut writers: Vec<_> = (0..16).map(|_| Helper::start(live.directory(), "churn")).collect();
     for writer in &mut writers {
         writer.says();
     }
@@ -166,7 +166,7 @@ fn a_restore_while_others_write_is_whole_before_and_after() {
     let (directory, live, copy) = scene();
     for round in 0..3 {
         let mut writers: Vec<_> =
-            (0..3).map(|_| Helper::start(live.directory(), "churn")).collect();
+            (0..16).map(|_| Helper::start(live.directory(), "churn")).collect();
         for writer in &mut writers {
             writer.says();
             writer.says();

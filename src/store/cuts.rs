@@ -266,12 +266,12 @@ fn a_journal_that_cannot_be_removed_is_told() {
 }
 
 #[test]
-fn a_kill_at_any_moment_of_a_migration_leaves_a_store_that_opens() {
+fn a_kill_at_any_moment_of_the_migration_of_a_golden_store_leaves_one_that_opens() {
     if !strace() {
         return;
     }
     let original = tempfile::tempdir().unwrap();
-    scene(original.path());
+    std::fs::write(original.path().join(FILE), include_bytes!("golden/v1.sqlite3")).unwrap();
     let mut cuts = 0;
     for call in ["pwrite64", "fsync", "rename", "unlink"] {
         for n in 1.. {
@@ -288,7 +288,7 @@ fn a_kill_at_any_moment_of_a_migration_leaves_a_store_that_opens() {
             let store = Store::open_with(&place, &options(), ladder).unwrap();
             assert_eq!(store.writable(), Ok(()));
             assert!(store.verify_set(&SERIAL, &sealer()).unwrap().intact);
-            assert_eq!(store.find(&SERIAL, Some(&sealer()), &[]).unwrap().len(), 3);
+            assert_eq!(store.find(&SERIAL, Some(&sealer()), &[]).unwrap().len(), 2);
             assert!(place.join(format!("{FILE}.v1")).exists());
         }
     }

@@ -151,6 +151,60 @@ fn another_process() {
             }
             say(longest.as_millis());
         }
+        // Says how many bytes it reads to open the store, to list its tokens, and to find one object.
+        "look" => {
+            let read = || {
+                let counts = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+                let count =
+                    counts.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok());
+                count.unwrap_or(0_u64)
+            };
+            let (before, start) = (read(), std::time::Instant::now());
+            let store = Store::open(place, &options()).unwrap();
+            assert_eq!(store.tokens().unwrap().len(), 1);
+            let opened = start.elapsed();
+            let found = store.find(&SERIAL, Some(&sealer()), &label(argument)).unwrap();
+            let row = store.row(&SERIAL, found[0]).unwrap().unwrap();
+            check(row, &sealer()).unwrap();
+            let took = start.elapsed();
+            say(format_args!("{} {} {}", read() - before, opened.as_micros(), took.as_micros()));
+        }
+        // Takes permissions away under its own open store, and gives them back.
+        "permissions" => {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = |path: &Path, mode| {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+            };
+            let store = Store::open(place, &options()).unwrap();
+            store.insert_token(&new_token(SERIAL), &sealer()).unwrap();
+            let id = store.insert(&SERIAL, &sealer(), &object("x", true)).unwrap();
+            let refused = |what: &str| {
+                let refused = store.insert(&SERIAL, &sealer(), &object("no", true));
+                assert!(matches!(refused, Err(Fault::WriteProtected(_))), "{what}: {refused:?}");
+                let refused = store.delete(&SERIAL, &sealer(), id);
+                assert!(matches!(refused, Err(Fault::WriteProtected(_))), "{what}: {refused:?}");
+                assert!(matches!(store.writable(), Err(Fault::WriteProtected(_))), "{what}");
+            };
+            let reads = || store.find(&SERIAL, Some(&sealer()), &label("x")) == Ok(vec![id]);
+            for round in 0..3 {
+                mode(place, 0o500);
+                refused("the directory");
+                assert!(reads(), "round {round}");
+                mode(place, 0o700);
+                mode(&place.join(FILE), 0o400);
+                refused("the file");
+                assert!(reads(), "round {round}");
+                mode(place, 0o000);
+                let closed = store.tokens();
+                assert!(matches!(closed, Err(Fault::Unreadable(_))), "{closed:?}");
+                mode(place, 0o700);
+                mode(&place.join(FILE), 0o600);
+                assert!(reads(), "round {round}");
+                let new = store.insert(&SERIAL, &sealer(), &object("y", true)).unwrap();
+                assert_eq!(store.delete(&SERIAL, &sealer(), new), Ok(true));
+            }
+            say("lived");
+        }
         // Reads everything and tries to write.
         "read" => {
             let store = match Store::open(place, &options()) {

@@ -127,6 +127,180 @@ fn a_writer_takes_back_what_a_dead_writer_left_half_done() {
     assert!(!directory.path().join(format!("{FILE}-journal")).exists());
 }
 
+#[test]
+fn permissions_that_change_while_the_store_is_open_are_told_and_come_back() {
+    let directory = tempfile::Builder::new().prefix("tpm11-store").tempdir().unwrap();
+    let said = if rustix::process::geteuid().is_root() {
+        // Nothing stops root: as somebody else, whom the test binary's place may not admit.
+        std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534)).unwrap();
+        let stage = tempfile::Builder::new().prefix("tpm11-stage").tempdir().unwrap();
+        set_mode(stage.path(), 0o755);
+        let binary = stage.path().join("tests");
+        fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        Helper::start_binary(&user, &binary, directory.path(), "permissions").rest()
+    } else {
+        Helper::start(directory.path(), "permissions").rest()
+    };
+    assert_eq!(said, ["lived"]);
+}
+
+// ---- what happens to the file while it is open ------------------------------------------------------------
+
+#[test]
+fn a_directory_that_is_removed_is_no_store_and_can_be_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("store");
+    let store = store(&place);
+    store.insert(&SERIAL, &sealer(), &object("x", true)).unwrap();
+    for _ in 0..2 {
+        fs::remove_dir_all(&place).unwrap();
+        assert_eq!(store.tokens(), Ok(vec![]));
+        assert!(!store.exists());
+        let lost = store.insert(&SERIAL, &sealer(), &object("y", true));
+        assert_eq!(lost, Err(Fault::NoToken), "nothing is written into a file that has no name");
+        store.insert_token(&new_token(SERIAL), &sealer()).unwrap();
+        store.insert(&SERIAL, &sealer(), &object("y", true)).unwrap();
+        assert_eq!(all(&store).len(), 1);
+        assert_eq!(mode(&place), 0o700);
+    }
+}
+
+#[test]
+fn a_file_that_another_one_replaces_is_left_and_the_new_one_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+    let (first, second) = (store(&one), store(&two));
+    first.insert(&SERIAL, &sealer(), &object("first", true)).unwrap();
+    second.insert(&SERIAL, &sealer(), &object("second", true)).unwrap();
+    drop(second);
+    fs::rename(two.join(FILE), one.join(FILE)).unwrap();
+    let new = first.insert(&SERIAL, &sealer(), &object("third", true)).unwrap();
+    let names = |name| first.find(&SERIAL, Some(&sealer()), &label(name)).unwrap().len();
+    assert_eq!(["first", "second", "third"].map(names), [0, 1, 1]);
+    assert_eq!(first.delete(&SERIAL, &sealer(), new), Ok(true));
+    assert!(first.verify_set(&SERIAL, &sealer()).unwrap().intact);
+}
+
+/// Shut and open: what a crashed file system or a careless copy leaves. No signal, no panic, no object
+/// that is not the owner's, and no loss that goes unnoticed.
+#[test]
+fn a_file_cut_off_at_any_page_is_refused_or_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let names: Vec<_> = (0..30).map(|number| format!("n{number}")).collect();
+    {
+        let store = store(directory.path());
+        for name in &names {
+            store.insert(&SERIAL, &sealer(), &object(name, name.len() % 2 == 0)).unwrap();
+        }
+    }
+    let path = directory.path().join(FILE);
+    let whole = fs::read(&path).unwrap();
+    let quick = Options { busy_timeout: Duration::from_millis(50), ..options() };
+    let look = |store: &Store| -> Result<bool, Fault> {
+        let report = store.verify_set(&SERIAL, &sealer())?;
+        let mut good = 0;
+        for id in store.find(&SERIAL, Some(&sealer()), &[])? {
+            let row = store.row(&SERIAL, id)?.ok_or(Fault::NoObject)?;
+            good += usize::from(check(row, &sealer()).is_ok());
+        }
+        Ok(report.intact && good == names.len())
+    };
+    let mut cuts = 0;
+    for open_before in [false, true] {
+        for end in (0..whole.len()).step_by(4096).flat_map(|page| [page, page + 1, page + 2048]) {
+            fs::write(&path, &whole).unwrap();
+            let before = open_before.then(|| Store::open(directory.path(), &quick).unwrap());
+            fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(end as u64).unwrap();
+            let store = match before {
+                Some(store) => Ok(store),
+                None => Store::open(directory.path(), &quick),
+            };
+            // A last page that is there in part counts as a page whose rest is zero: its objects fail
+            // their check. If none was in the lost part, nothing is lost.
+            let at_page = end % 4096 == 0;
+            let looked = store.and_then(|store| {
+                let looked = look(&store);
+                let written = store.insert(&SERIAL, &sealer(), &object("more", true));
+                assert!(written.is_err() || !at_page, "cut at {end}: {written:?}");
+                looked
+            });
+            assert!(looked != Ok(true) || !at_page, "cut at {end}, open before: {open_before}");
+            cuts += 1;
+        }
+    }
+    println!("{cuts} cuts");
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(look(&Store::open(directory.path(), &quick).unwrap()), Ok(true));
+}
+
+#[test]
+fn a_file_of_ten_years_ago_or_of_the_future_is_a_file_like_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let now = std::time::SystemTime::now();
+    let years = Duration::from_secs(10 * 365 * 24 * 3600);
+    let mut ids = Vec::new();
+    for time in [now - years, now + years, std::time::UNIX_EPOCH, now] {
+        for path in [directory.path().join(FILE), directory.path().to_owned()] {
+            fs::File::open(path).unwrap().set_modified(time).unwrap();
+        }
+        let other = Store::open(directory.path(), &options()).unwrap();
+        ids.push(other.insert(&SERIAL, &sealer(), &object("x", true)).unwrap());
+        assert_eq!(all(&store), ids);
+        let copy = directory.path().join(format!("copy{}", ids.len()));
+        store.backup(&copy).unwrap();
+        assert!(backup::Backup::open(&copy).is_ok());
+    }
+}
+
+/// `TPM11_TEST_MEGABYTES=2048` makes it two gibibytes.
+#[test]
+fn opening_and_finding_read_no_more_of_a_big_store_than_of_a_small_one() {
+    let most = std::env::var("TPM11_TEST_MEGABYTES").ok().and_then(|text| text.parse().ok());
+    let most: usize = most.unwrap_or(64);
+    let directory = tempfile::tempdir().unwrap();
+    let big = |label: &str| {
+        let mut row = object(label, true);
+        row.attributes.insert(0x11, vec![7; 256 << 10]);
+        row.guarded.push(0x11);
+        row
+    };
+    let mut cost = Vec::new();
+    let store = store(directory.path());
+    let mut made = 0;
+    for megabytes in [1, most] {
+        let start = std::time::Instant::now();
+        while made < megabytes * 4 {
+            let rows: Vec<_> = (0..4).map(|more| big(&format!("n{}", made + more))).collect();
+            made += store.insert_all(&SERIAL, &sealer(), &rows).unwrap().len();
+        }
+        let wrote = start.elapsed();
+        let said = Helper::start(directory.path(), &format!("look n{}", made / 2)).rest();
+        let numbers: Vec<u64> = said[0].split(' ').map(|number| number.parse().unwrap()).collect();
+        let size = fs::metadata(directory.path().join(FILE)).unwrap().len();
+        let start = std::time::Instant::now();
+        assert!(store.verify_set(&SERIAL, &sealer()).unwrap().intact);
+        println!(
+            "{} MiB, {made} objects, written in {wrote:.1?}: {} bytes read, open after {} us, found \
+             after {} us, all verified in {:.1?}",
+            size >> 20,
+            numbers[0],
+            numbers[1],
+            numbers[2],
+            start.elapsed()
+        );
+        cost.push(numbers[0]);
+    }
+    if cost[0] == 0 {
+        return skip("the system does not count what a process reads");
+    }
+    // A level of the tree more, perhaps two.
+    assert!(cost[1] <= cost[0] + (64 << 10), "{cost:?}");
+    let last = all(&store)[0];
+    assert_eq!(store.delete(&SERIAL, &sealer(), last), Ok(true));
+}
+
 // ---- mounted places ----------------------------------------------------------------------------
 
 /// A file system mounted for one test.

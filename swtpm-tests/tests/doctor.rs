@@ -47,9 +47,13 @@ fn a_host_with_a_token_is_well_line_by_line() {
         assert!(level == "ok" || line.contains("  -> "), "no way out: {line}");
     }
     assert!(!text.contains("FAIL"), "{text}");
-    for what in
-        ["no lockout: 0 of", "sound, and can be written", "is sound", "the owner hierarchy has no"]
-    {
+    for what in [
+        "no lockout: 0 of",
+        "sound, and can be written",
+        "a lock keeps other programs out",
+        "is sound",
+        "the owner hierarchy has no",
+    ] {
         assert!(line(&text, what).starts_with("ok"), "{text}");
     }
     assert!(line(&text, &format!("\"{LABEL}\"")).starts_with("ok"), "{text}");
@@ -336,6 +340,27 @@ fn a_damaged_store_and_one_that_everybody_reads_are_named() {
     let (code, text) = tool(&bench, &["doctor"]);
     assert_eq!(code, 5, "{text}");
     assert!(line(&text, "damaged: ").contains("-> tpm11 restore"), "{text}");
+}
+
+/// On some network file systems every lock is granted: here to this tool, by a system that only says so.
+#[test]
+fn locks_that_keep_nobody_out_are_a_failure() {
+    let works = std::process::Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: strace is not installed, or may not trace");
+        return;
+    }
+    let bench = Bench::start();
+    bench.token();
+    let mut command = bench.command("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fcntl"]);
+    command.args(["-e", "inject=fcntl:retval=0"]);
+    command.arg(swtpm_tests::bench::tool()).arg("doctor");
+    let output = bench.run(command, LIMIT);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(line(&text, "locks keep nobody out").starts_with("FAIL"), "{text}");
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert_eq!(std::fs::read_dir(bench.store()).unwrap().count(), 1, "nothing is left");
 }
 
 #[test]

@@ -532,6 +532,9 @@ fn store(place: &StorePlace, findings: &mut Findings) {
     } else if of.uid() != user && of.uid() != 0 && user != 0 {
         findings.note(&area, format!("it belongs to user {}", of.uid()), "");
     }
+    if store.writable().is_ok() {
+        locks(directory, &area, findings);
+    }
     match store.integrity() {
         Ok(problems) if problems.is_empty() => findings.ok(
             &area,
@@ -555,6 +558,58 @@ fn store(place: &StorePlace, findings: &mut Findings) {
         ),
     }
     beside(directory, &area, findings);
+}
+
+/// Whether the file system's locks keep other programs out, which is all that keeps two writers apart.
+fn locks(directory: &Path, area: &str, findings: &mut Findings) {
+    match excludes(directory) {
+        Ok(true) => findings.ok(area, "a lock keeps other programs out"),
+        Ok(false) => findings.fail(
+            Exit::Store,
+            area,
+            "locks keep nobody out on this file system: programs that write at the same time destroy the \
+             store",
+            "put the store on a local disk (`[store] paths` in tpm11.toml); of NFS, a mount with locks",
+        ),
+        Err(error) => findings.note(
+            area,
+            format!("whether locks work could not be tried: {error}"),
+            "`tpm11 doctor` as the user whose store it is",
+        ),
+    }
+}
+
+/// Locks a file beside the store as SQLite locks the store, and lets another process try. Not the store's
+/// own file: to close a second descriptor of it would end the locks of this process.
+fn excludes(directory: &Path) -> std::io::Result<bool> {
+    use rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = directory.join(format!("{}.new-lock-{}", store::FILE, std::process::id()));
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let tried = || {
+        rustix::fs::fcntl_lock(&file, NonBlockingLockExclusive)?;
+        let mut other = std::process::Command::new(std::env::current_exe()?);
+        other.arg("try-lock").arg(&path);
+        match other.status()?.code() {
+            Some(0) => Ok(false),
+            Some(1) => Ok(true),
+            other => Err(std::io::Error::other(format!("the other process said {other:?}"))),
+        }
+    };
+    let outcome = tried();
+    fs::remove_file(&path)?;
+    outcome
+}
+
+/// The other process of [`excludes`]: 0 if it got the lock, 1 if it was refused.
+pub(crate) fn try_lock(path: &Path) -> ExitCode {
+    use rustix::io::Errno;
+    let Ok(file) = fs::OpenOptions::new().write(true).open(path) else { return ExitCode::from(4) };
+    match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Errno::AGAIN | Errno::ACCESS) => ExitCode::from(1),
+        Err(_) => ExitCode::from(4),
+    }
 }
 
 /// Whether the objects of tokens without user PIN are those that they signed for. (Of others only a login

@@ -42,6 +42,12 @@ enum Command {
     /// nothing unless told to. The exit code is 0 without warning, 1 with warnings alone, else it names
     /// the cause of the first failure: 3 configuration, 4 TPM, 5 store, 6 token.
     Doctor(doctor::Options),
+    /// Say by the exit code whether a file is locked: the other half of `doctor`'s look at locks
+    #[command(hide = true)]
+    TryLock {
+        /// An empty file of `doctor`'s own
+        file: std::path::PathBuf,
+    },
     /// Make a token
     ///
     /// Asks for the PINs on the terminal, or reads each from a file descriptor: its first line,
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Status(options) => status::run(options, out),
         Command::Doctor(options) => doctor::run(options, out),
+        Command::TryLock { file } => Ok(doctor::try_lock(file)),
         Command::Init(options) => init::run(options, out),
         Command::Unlock(options) => unlock::run(options, out),
         Command::Recover(options) => recover::run(options, out),
