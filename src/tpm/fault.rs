@@ -298,6 +298,8 @@ fn meaning(code: u32) -> &'static Trouble {
             TPM2_RC_INTEGRITY | TPM2_RC_BINDING => &Trouble::Integrity,
             TPM2_RC_HANDLE => &Trouble::Handle,
             TPM2_RC_VALUE if at_a_handle => &Trouble::Handle,
+            // No such session: the answer that began it may have been altered.
+            TPM2_RC_VALUE if code & PARAMETER == 0 => &Trouble::Reference,
             TPM2_RC_HIERARCHY => &Trouble::Hierarchy,
             TPM2_RC_KEY_SIZE => &Trouble::KeySize,
             TPM2_RC_CURVE => &Trouble::Curve,
@@ -532,7 +534,7 @@ mod tests {
             (0x128, Trouble::PcrChanged, Again, false),
             (0x2C3, Trouble::Parameter, GiveUp, false),
             (0x1C4, Trouble::Parameter, GiveUp, false),
-            (0x984, Trouble::Parameter, GiveUp, false),
+            (0x984, Trouble::Reference, Rebuild, true),
             (0x982, Trouble::Parameter, GiveUp, false),
             (0x2C7, Trouble::KeySize, GiveUp, false),
             (0x2E6, Trouble::Curve, GiveUp, false),

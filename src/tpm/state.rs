@@ -639,7 +639,8 @@ impl State {
     fn look_at_gap(&mut self, inner: &Inner, call: &Call) -> Result<(), Fault> {
         let again = self.gap.passwords
             && self.gap.looked.is_none_or(|looked| looked.elapsed() >= GAP_AGAIN);
-        if inner.shape != Shape::Managed || (self.gap.commands < GAP_LOOK && !again) {
+        let soon = inner.shape == Shape::Managed && self.gap.commands >= GAP_LOOK;
+        if !soon && !again {
             return Ok(());
         }
         let mut connection = self.take_main(inner, call)?;
@@ -768,6 +769,12 @@ impl State {
                 log::info!("tpm: lease dropped: {fault}");
                 self.abandon(inner.shape);
                 Ok(false)
+            }
+            // One wrong bit in the answer that began the session makes its HMACs wrong.
+            Remedy::GiveUp if may && *fault.kind() == Trouble::AuthFail => {
+                log::info!("tpm: lease dropped: {fault}");
+                self.abandon(inner.shape);
+                Ok(once(&mut tried.rebuilt))
             }
             Remedy::GiveUp if *fault.kind() == Trouble::Failure => {
                 self.look_at_failure(inner, call);

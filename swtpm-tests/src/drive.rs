@@ -447,6 +447,50 @@ impl Driver {
         own || self.wants().is_some()
     }
 
+    /// The mechanisms that work alike, by the name of their section.
+    pub fn family(&self) -> &'static str {
+        match self.family {
+            Family::Digest(_) => "digests",
+            Family::Hmac(..) => "HMAC",
+            Family::Secret(..) => "secret keys",
+            Family::Ecdsa(_) => "ECDSA",
+            Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
+            Family::Pss(_) => "RSA PSS",
+            Family::Oaep => "RSA OAEP",
+            Family::Raw => "RSA without padding",
+            Family::Ecdh => "ECDH",
+            Family::Generate(Kind::Ec) => "EC",
+            Family::Generate(Kind::Rsa) => "RSA",
+        }
+    }
+
+    /// What one use of `pair`'s private key takes: the mechanism with its parameter, and the data; none
+    /// for key agreement. For who wants the bare call, without the judge.
+    ///
+    /// # Panics
+    /// If [`Driver::wants`] is not this kind of pair.
+    pub fn sample(&self, ck: &Ck, pair: &Pair, random: &mut Random) -> (Mechanism, Vec<u8>) {
+        assert_eq!(self.wants(), Some(pair.kind), "{}", self.name());
+        let shapes = Drive { driver: self, ck, session: CK_INVALID_HANDLE };
+        match self.operation {
+            CKF_DERIVE => {
+                let point = &pair.info[pair.info.len() - (1 + 2 * pair.curve().2)..];
+                let mechanism = Mechanism::ecdh(CKD_NULL, &[], point);
+                (Mechanism { kind: self.mechanism, ..mechanism }, Vec::new())
+            }
+            CKF_DECRYPT => {
+                let shape = shapes.to_encrypt(random);
+                let key = pair.key().expect("OpenSSL takes the public key");
+                let sealed = key.encrypt(&shape.data, &shape.options()).expect("OpenSSL encrypts");
+                (shape.mechanism, sealed)
+            }
+            _ => {
+                let shape = shapes.to_sign(random);
+                (shape.mechanism, shape.data)
+            }
+        }
+    }
+
     /// What it is, for a person.
     pub fn name(&self) -> String {
         let operation = OPERATIONS.iter().find(|(flag, _)| *flag == self.operation);

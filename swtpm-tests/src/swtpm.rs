@@ -99,6 +99,26 @@ impl Swtpm {
         self.power_on();
     }
 
+    /// What the TPM keeps when the plug is pulled.
+    pub fn permanent(&self) -> Vec<u8> {
+        std::fs::read(self.permanent_file()).expect("swtpm's state")
+    }
+
+    /// Pulls the plug, and starts it with another permanent state: one of [`Swtpm::permanent`], or none,
+    /// as a new TPM.
+    pub fn power_cut_with(&mut self, state: Option<&[u8]>) {
+        self.power_off();
+        match state {
+            Some(state) => std::fs::write(self.permanent_file(), state).expect("written"),
+            None => std::fs::remove_file(self.permanent_file()).expect("removed"),
+        }
+        self.power_on();
+    }
+
+    fn permanent_file(&self) -> PathBuf {
+        self.directory.path().join("tpm2-00.permall")
+    }
+
     /// The state directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()

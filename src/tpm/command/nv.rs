@@ -117,20 +117,29 @@ impl Command for NvUndefineSpace<'_> {
 /// TPM2_NV_ReadPublic: the Name, and the public area of an index whose nameAlg is SHA-256 (the Name was
 /// computed from it here and compared). An index of another nameAlg is none of ours.
 pub struct NvReadPublic {
-    /// The index.
-    pub index: u32,
+    /// The index. Its Name matters only if a session protects the answer.
+    pub index: Entity,
+}
+
+impl NvReadPublic {
+    /// Of an index whose Name is not known yet: without a session.
+    pub fn of(index: u32) -> Self {
+        Self { index: Entity::permanent(index) }
+    }
 }
 
 impl Command for NvReadPublic {
     const CODE: u32 = 0x0169;
     const NAME: &'static str = "TPM2_NV_ReadPublic";
     const CLASS: Class = Class::Short;
+    const SECRET_OUT: bool = true;
     type Response = (Name, Option<NvPublic>);
 
-    fn write(&self, out: &mut Writer) {
-        // Always sent without a session, so the handle may stand here.
-        out.u32(self.index);
+    fn handles(&self) -> Vec<&Entity> {
+        vec![&self.index]
     }
+
+    fn write(&self, _: &mut Writer) {}
 
     fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Self::Response, Fault> {
         let bytes = input.sized()?;
@@ -145,7 +154,7 @@ impl Command for NvReadPublic {
         if algorithm != TPM2_ALG_SHA256 {
             return Ok((name.to_vec(), None));
         }
-        if name_of_nv(bytes) != name || index != self.index {
+        if name_of_nv(bytes) != name || index != self.index.handle {
             return Err(Fault::new(Trouble::Tampered("a Name that is not that of the NV index")));
         }
         Ok((name.to_vec(), Some(NvPublic { index, attributes, policy, size })))

@@ -182,7 +182,7 @@ impl Line<'_> {
 
     fn find(&mut self, gate: &Gate, role: Role) -> Result<Found, Fault> {
         let ours = gate.index_public(role)?;
-        match self.run(&NvReadPublic { index: ours.index }, &mut []) {
+        match self.run(&NvReadPublic::of(ours.index), &mut []) {
             Ok((_, Some(public))) if public == ours.written() => Ok(Found::Written(public)),
             Ok((_, Some(public))) if public == ours => Ok(Found::Unwritten(public)),
             Ok(_) => Ok(Found::Strange),
@@ -198,6 +198,29 @@ impl Line<'_> {
             Found::Unwritten(public) => Err(unwritten(&public)),
             Found::Nothing => Err(gone()),
             Found::Strange => Err(changed()),
+        }
+    }
+
+    /// As [`Line::checked`], through the session that a PIN goes through next. So the session is proven,
+    /// too: if a bit of the answer that began it was wrong, so is every HMAC that is made with it, and a
+    /// PIN sent with one would count as a wrong PIN.
+    fn checked_by(
+        &mut self,
+        gate: &Gate,
+        role: Role,
+        session: &mut HmacSession,
+    ) -> Result<NvPublic, Failure> {
+        let ours = gate.index_public(role)?.written();
+        let command = NvReadPublic { index: ours.entity() };
+        match self.run(&command, &mut [Auth::extra(session)]) {
+            Ok((_, Some(public))) if public == ours => Ok(ours),
+            Ok(_) => Err(changed()),
+            // The index has another Name, or none, or the session is not what we think it is.
+            Err(fault) if matches!(fault.kind(), Trouble::AuthFail | Trouble::Handle) => {
+                self.checked(gate, role)?;
+                Err(Fault::new(Trouble::Tampered("a session that the TPM knows otherwise")).into())
+            }
+            Err(fault) => Err(fault.into()),
         }
     }
 
@@ -291,14 +314,14 @@ impl Line<'_> {
         pin: &[u8],
         then: impl FnOnce(&mut Self, &mut Open, &Blob) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let index = self.checked(gate, role)?.entity();
         let Index { salt, seal, .. } = gate.index(role)?;
         let seal =
             seal.as_ref().ok_or(Fault::new(Trouble::Malformed("a gate without its seals")))?;
         let value = gate.stretch(salt, pin);
         let outcome = self.tidily(|line, open| {
-            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             let hmac = open.hmac.insert(line.salted()?);
+            let index = line.checked_by(gate, role, hmac)?.entity();
+            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin())?;
             then(line, open, seal)
         });
@@ -401,13 +424,13 @@ impl Line<'_> {
         key_public: &[u8],
     ) -> Result<PolicySession, Failure> {
         let role = Role::User;
-        let index = self.checked(gate, role)?.entity();
         let value = gate.stretch(&gate.index(role)?.salt, pin);
-        let branches = use_branches(&index.name);
-        let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
         let outcome = self.tidily(|line, open| {
-            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             let hmac = open.hmac.insert(line.salted()?);
+            let index = line.checked_by(gate, role, hmac)?.entity();
+            let branches = use_branches(&index.name);
+            let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
+            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin().ending())?;
             if joined {
                 policy.or(&branches, line.link, line.call)?;
@@ -709,7 +732,7 @@ impl Line<'_> {
     pub(super) fn undefine(&mut self, indices: &[u32], owner_auth: &[u8]) -> Result<(), Failure> {
         let mut found = Vec::new();
         for &index in indices {
-            match self.run(&NvReadPublic { index }, &mut []) {
+            match self.run(&NvReadPublic::of(index), &mut []) {
                 Ok((_, Some(public)))
                     if public.attributes & !NvPublic::WRITTEN == ATTRIBUTES
                         && INDICES.contains(&index) =>

@@ -1,7 +1,7 @@
 //! Faults: which command meets what.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 /// Changes a response, knowing its command.
 pub type Change = Arc<dyn Fn(&[u8], &mut Vec<u8>) + Send + Sync>;
@@ -24,6 +24,8 @@ pub enum Action {
     },
     /// The connection is cut and the TPM never sees the command.
     DropBefore,
+    /// The connection is cut when so many bytes of the command were read; the rest is not.
+    DropCommand(usize),
     /// The TPM executes it, and the connection is cut before the response.
     DropAfter,
     /// The TPM executes it, and the connection is cut after so many bytes of the response.
@@ -32,6 +34,64 @@ pub enum Action {
     Silence,
     /// The response is whatever this makes of it.
     Rewrite(Change),
+    /// It is held until the test has done something and says what happens to it.
+    Hold(Hold),
+}
+
+/// A command that is held on its way to the TPM.
+#[derive(Clone, Default)]
+pub struct Hold(Arc<(Mutex<Held>, Condvar)>);
+
+#[derive(Default)]
+struct Held {
+    is_here: bool,
+    then: Option<Option<Action>>,
+}
+
+impl Hold {
+    /// Nothing is held yet.
+    pub fn new() -> Hold {
+        Hold::default()
+    }
+
+    /// Waits until a command is here, at most for `patience`; whether one is.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let (held, change) = &*self.0;
+        let until = Instant::now() + patience;
+        let mut held = held.lock().expect("nobody panics here");
+        while !held.is_here {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            held = change.wait_timeout(held, left).expect("nobody panics here").0;
+        }
+        true
+    }
+
+    /// Lets it go: to the TPM, or into this.
+    pub fn release(&self, action: Option<Action>) {
+        let (held, change) = &*self.0;
+        held.lock().expect("nobody panics here").then = Some(action);
+        change.notify_all();
+    }
+
+    /// The shim's side. `stop` is looked at from time to time.
+    pub(super) fn hold(&self, stop: impl Fn() -> bool) -> Option<Action> {
+        let (held, change) = &*self.0;
+        let mut held = held.lock().expect("nobody panics here");
+        held.is_here = true;
+        change.notify_all();
+        loop {
+            match &held.then {
+                Some(action) => return action.clone(),
+                None if stop() => return Some(Action::DropBefore),
+                None => {}
+            }
+            let turn = Duration::from_millis(10);
+            held = change.wait_timeout(held, turn).expect("nobody panics here").0;
+        }
+    }
 }
 
 impl std::fmt::Debug for Action {
@@ -42,10 +102,12 @@ impl std::fmt::Debug for Action {
             Action::Delay(pause) => write!(out, "delay {pause:?}"),
             Action::Garble { at, xor } => write!(out, "change byte {at} by {xor:#x}"),
             Action::DropBefore => out.write_str("cut before"),
+            Action::DropCommand(bytes) => write!(out, "cut after {bytes} bytes of the command"),
             Action::DropAfter => out.write_str("cut after"),
             Action::DropInside(bytes) => write!(out, "cut after {bytes} bytes"),
             Action::Silence => out.write_str("silence"),
             Action::Rewrite(_) => out.write_str("rewrite"),
+            Action::Hold(_) => out.write_str("hold"),
         }
     }
 }

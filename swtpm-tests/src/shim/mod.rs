@@ -9,7 +9,7 @@ pub mod chip;
 pub mod fault;
 pub mod manager;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::swtpm::read_message;
 use crate::wire::{self, Session};
 pub use chip::Chip;
-pub use fault::{Action, Fault, Injected};
+pub use fault::{Action, Fault, Hold, Injected};
 use manager::Space;
 
 /// One command as the client sent it, and what it got.
@@ -41,6 +41,9 @@ pub struct Entry {
     pub sessions: Vec<Session>,
     /// The response code, or `None` when the client got no whole response.
     pub answer: Option<u32>,
+    /// The response code of the TPM itself, whatever became of it; `None` when it did not see the
+    /// command.
+    pub said: Option<u32>,
     /// What the resource manager sent to the chip around this command.
     pub hidden: usize,
     /// The fault that met this command.
@@ -338,6 +341,20 @@ impl Shim {
         *lock(&self.inner.chip) = chip;
     }
 
+    /// Nobody can connect any more: the socket is not where it was.
+    pub fn hide(&self) {
+        std::fs::rename(&self.socket, self.hidden()).expect("it was there");
+    }
+
+    /// Ends [`Shim::hide`].
+    pub fn show(&self) {
+        std::fs::rename(self.hidden(), &self.socket).expect("it was hidden");
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.socket.with_extension("hidden")
+    }
+
     /// Cuts every open connection, as a restarted resource manager does.
     pub fn cut_connections(&self) {
         self.inner.cut.fetch_add(1, Ordering::SeqCst);
@@ -382,6 +399,22 @@ impl Shim {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// How many tries at a PIN index the TPM counted as wrong after `mark`: what it itself said to
+    /// commands that are authorized by an NV index, whatever the client was told.
+    pub fn pin_tries(&self, mark: usize) -> usize {
+        const AUTH_FAIL: u32 = 0x08E;
+        const BAD_AUTH: u32 = 0x0A2;
+        let is_wrong = |code: u32| matches!(code & 0x0BF, AUTH_FAIL | BAD_AUTH);
+        self.since(mark)
+            .0
+            .iter()
+            .filter(|entry| entry.handles.first().is_some_and(|handle| handle >> 24 == 0x01))
+            // Its session authorizes nothing.
+            .filter(|entry| entry.code != wire::NV_READ_PUBLIC)
+            .filter(|entry| entry.said.is_some_and(is_wrong))
+            .count()
     }
 
     /// The TPM's dictionary-attack counter (TPM_PT_LOCKOUT_COUNTER).
@@ -452,8 +485,17 @@ impl Inner {
             if !readable(&stream) {
                 continue;
             }
+            let Some(code) = peek_code(&stream) else { break };
+            let action = fault::meet(&mut lock(&self.faults), code);
+            if let Some(Action::DropCommand(bytes)) = action {
+                let mut part = vec![0; bytes];
+                let _ = stream.read_exact(&mut part);
+                lock(&self.record)
+                    .push(Entry { injected: true, ..Entry::cut(connection, code, part) });
+                break;
+            }
             let Ok(command) = read_message(&mut stream) else { break };
-            if !self.one(connection, &mut stream, &mut space, command) {
+            if !self.one(connection, &mut stream, &mut space, command, action) {
                 break;
             }
         }
@@ -475,12 +517,16 @@ impl Inner {
         stream: &mut UnixStream,
         space: &mut Option<Space>,
         command: Vec<u8>,
+        action: Option<Action>,
     ) -> bool {
         let at = Instant::now();
         let parsed = wire::parse(&command);
         let code = wire::u32_at(&command, 6);
-        let action = fault::meet(&mut lock(&self.faults), code);
         let injected = action.is_some();
+        let action = match action {
+            Some(Action::Hold(hold)) => hold.hold(|| self.stop.load(Ordering::SeqCst)),
+            other => other,
+        };
         if let Some(Action::Delay(pause)) = action {
             std::thread::sleep(pause);
         }
@@ -494,6 +540,8 @@ impl Inner {
             Some(Action::Answer(code)) => (Some(wire::answer(*code)), 0),
             _ => self.execute(space, &command, parsed.as_ref()),
         };
+        let executed = !matches!(action, Some(Action::Answer(_)));
+        let said = response.as_deref().filter(|_| executed).map(wire::response_code);
         let mut written = response.as_ref().map_or(0, Vec::len);
         match (&action, &mut response) {
             (Some(Action::AnswerAfter(code)), Some(response)) => *response = wire::answer(*code),
@@ -521,6 +569,7 @@ impl Inner {
             handles: parsed.as_ref().map(|parsed| parsed.handles.clone()).unwrap_or_default(),
             sessions: parsed.map(|parsed| parsed.sessions).unwrap_or_default(),
             answer: whole.then(|| wire::response_code(&bytes)),
+            said,
             hidden,
             injected,
             command,
@@ -559,19 +608,40 @@ impl Inner {
 impl Entry {
     /// What closing a connection made the resource manager send.
     fn closing(connection: u64, hidden: usize) -> Entry {
+        let nothing = Entry::cut(connection, 0, Vec::new());
+        Entry { name: "(closed)".to_owned(), hidden, ..nothing }
+    }
+
+    /// A command of which only a part was read.
+    fn cut(connection: u64, code: u32, command: Vec<u8>) -> Entry {
         Entry {
             connection,
-            code: 0,
-            name: "(closed)".to_owned(),
+            code,
+            name: wire::name(code),
             handles: Vec::new(),
             sessions: Vec::new(),
             answer: None,
-            hidden,
+            said: None,
+            hidden: 0,
             injected: false,
-            command: Vec::new(),
+            command,
             response: Vec::new(),
             at: Instant::now(),
             took: Duration::ZERO,
+        }
+    }
+}
+
+/// The code of the command that comes next, which stays unread.
+fn peek_code(stream: &UnixStream) -> Option<u32> {
+    use rustix::net::{RecvFlags, recv};
+    let mut header = [0u8; 10];
+    let flags = RecvFlags::PEEK | RecvFlags::WAITALL;
+    loop {
+        match recv(stream, &mut header[..], flags) {
+            Ok((10, _)) => return Some(wire::u32_at(&header, 6)),
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return None,
         }
     }
 }
