@@ -887,7 +887,8 @@ impl Drive<'_> {
                 })
             }
             Err(rv) if !readable && rv == CKR_ATTRIBUTE_SENSITIVE => Ok(()),
-            other => Err(Failure::Wrong(self.named(&format!("CKA_VALUE: {other:?}")))),
+            Err(rv) => Err(Failure::Refused("C_GetAttributeValue", rv)),
+            Ok(_) => Err(Failure::Wrong(self.named("a sensitive CKA_VALUE was read"))),
         }
     }
 
