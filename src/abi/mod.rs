@@ -485,7 +485,7 @@ mod tests {
             stage: Mutex::default(),
             changed: Condvar::new(),
             poisoned: AtomicBool::new(false),
-            heritage: AtomicPtr::default(),
+            heritage: AtomicPtr::new(std::ptr::null_mut()),
         }))
     }
 

@@ -426,6 +426,15 @@ fn the_login_for_one_use_of_a_key_stays_with_the_parent() {
     no_harm(&bench);
 }
 
+/// Ends the other threads.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Forks again and again while another thread is inside C_Sign, and others create objects and search.
 fn forks_in_the_middle(mode: Mode, managed: bool) {
     let rounds = from_environment("FORK_TEST_ROUNDS", 15);
@@ -458,9 +467,12 @@ fn forks_in_the_middle(mode: Mode, managed: bool) {
                 written.fetch_add(1, Ordering::Relaxed);
             });
         });
-        assert!(wait_until(Duration::from_secs(30), || {
+        let begun = wait_until(Duration::from_secs(30), || {
             signed.load(Ordering::Relaxed) > 0 && written.load(Ordering::Relaxed) > 0
-        }));
+        });
+        // Also when something is wrong.
+        let _stop = Stop(&stop);
+        assert!(begun, "they work");
         for round in 0..rounds {
             let child = app.fork();
             match mode {
@@ -481,7 +493,6 @@ fn forks_in_the_middle(mode: Mode, managed: bool) {
             child.end(if round % 2 == 0 { End::Sudden } else { End::Orderly });
             assert_eq!(app.reap(id), 0);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(!bench.log().contains("forked while"), "{}", bench.log());
     println!(
