@@ -14,6 +14,7 @@
 //! The hooks run in fork(2) alone; a child of a bare clone(2) is still told apart by its number.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +26,9 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 const FORKING: usize = 1 << (usize::BITS - 1);
 
+/// How many threads wait to fork. Who is in the middle of nothing lets them go first.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
 /// How long a fork waits, and is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks.
@@ -34,6 +38,8 @@ const PAUSE: Duration = Duration::from_micros(50);
 thread_local! {
     /// The fork of this thread found calm.
     static IS_CALM: Cell<bool> = const { Cell::new(false) };
+    /// How many things this thread is in the middle of.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// The descriptors that a child closes; -1 is a free place. What finds none is left to the child.
@@ -51,15 +57,19 @@ pub fn process() -> u64 {
 pub struct Calm {
     /// In which process; `None` if it was not counted.
     generation: Option<u32>,
+    /// It is of this thread.
+    here: PhantomData<*const ()>,
 }
 
 /// Says that something begins that a child must not find half done: for moments, and never while
 /// another thread is waited for. Waits for a fork that is under way.
 pub fn calm() -> Calm {
     let mut until = None;
+    let outermost = DEPTH.with(|depth| depth.replace(depth.get() + 1)) == 0;
+    let here = PhantomData;
     loop {
         let inside = INSIDE.load(Ordering::Relaxed);
-        if inside & FORKING == 0 {
+        if inside & FORKING == 0 && !(outermost && WAITING.load(Ordering::Relaxed) > 0) {
             let entered = INSIDE.compare_exchange_weak(
                 inside,
                 inside + 1,
@@ -67,10 +77,10 @@ pub fn calm() -> Calm {
                 Ordering::Relaxed,
             );
             if entered.is_ok() {
-                return Calm { generation: Some(GENERATION.load(Ordering::Relaxed)) };
+                return Calm { generation: Some(GENERATION.load(Ordering::Relaxed)), here };
             }
         } else if Instant::now() > *until.get_or_insert_with(|| Instant::now() + PATIENCE) {
-            return Calm { generation: None };
+            return Calm { generation: None, here };
         } else {
             std::thread::sleep(PAUSE);
         }
@@ -79,6 +89,7 @@ pub fn calm() -> Calm {
 
 impl Drop for Calm {
     fn drop(&mut self) {
+        DEPTH.with(|depth| depth.set(depth.get().saturating_sub(1)));
         // A thread that forks in the middle of something: the child's count began anew.
         if self.generation == Some(GENERATION.load(Ordering::Relaxed)) {
             INSIDE.fetch_sub(1, Ordering::Release);
@@ -89,11 +100,13 @@ impl Drop for Calm {
 /// Before a fork, in the thread that forks.
 pub fn before() {
     let until = Instant::now() + PATIENCE;
+    WAITING.fetch_add(1, Ordering::Relaxed);
     loop {
         let calm =
             INSIDE.compare_exchange(0, FORKING, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if calm || Instant::now() > until {
             IS_CALM.with(|is_calm| is_calm.set(calm));
+            WAITING.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         std::thread::sleep(PAUSE);
@@ -112,6 +125,7 @@ pub fn in_child() -> impl Iterator<Item = RawFd> {
     IS_CALM.with(|is_calm| is_calm.set(false));
     GENERATION.fetch_add(1, Ordering::AcqRel);
     INSIDE.store(0, Ordering::Release);
+    WAITING.store(0, Ordering::Relaxed);
     DESCRIPTORS.iter().map(|place| place.swap(FREE, Ordering::AcqRel)).filter(|fd| *fd != FREE)
 }
 
@@ -166,6 +180,8 @@ mod tests {
     #[test]
     fn a_fork_waits_for_what_is_under_way_and_its_child_closes_what_is_kept() {
         let middle = calm();
+        let deeper = calm();
+        drop(deeper);
         let begun = Instant::now();
         before();
         assert!(begun.elapsed() >= PATIENCE, "another test may be in the middle of something, too");

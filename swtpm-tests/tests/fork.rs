@@ -440,6 +440,7 @@ fn forks_in_the_middle(mode: Mode, managed: bool) {
     let rounds = from_environment("FORK_TEST_ROUNDS", 15);
     let parent = Parent::new(mode, managed);
     let Parent { bench, app, session, public, key } = &parent;
+    let mut without = 0;
     let slot = app.slot_of(LABEL).expect("the token");
     let (stop, signed, written) =
         (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -475,8 +476,23 @@ fn forks_in_the_middle(mode: Mode, managed: bool) {
         assert!(begun, "they work");
         for round in 0..rounds {
             let child = app.fork();
+            if mode == Strict {
+                bench.must("C_Initialize in the child", child.initialize_with(CKF_OS_LOCKING_OK));
+            }
+            // On a machine that is too busy a thread stays in the middle of a write for too long: then
+            // the child says so, and nothing else happens.
+            if child.slot_of(LABEL).is_none() {
+                assert!(bench.log().contains("forked while another thread"), "{}", bench.log());
+                without += 1;
+                child.finalize().expect("C_Finalize in the child");
+                child.exit();
+                continue;
+            }
             match mode {
-                Strict => begin_anew(bench, &child),
+                Strict => {
+                    child.finalize().expect("C_Finalize in the child");
+                    begin_anew(bench, &child);
+                }
                 Resume => {
                     // The session that no other thread used is there, whatever the others did.
                     bench.must(
@@ -494,9 +510,9 @@ fn forks_in_the_middle(mode: Mode, managed: bool) {
             assert_eq!(app.reap(id), 0);
         }
     });
-    assert!(!bench.log().contains("forked while"), "{}", bench.log());
     println!(
-        "{mode:?}, managed {managed}: {rounds} forks beside {} signatures and {} writes",
+        "{mode:?}, managed {managed}: {rounds} forks ({without} without the store) beside {} signatures and {} \
+         writes",
         signed.into_inner(),
         written.into_inner()
     );
