@@ -20,9 +20,15 @@ fn rounds() -> usize {
     std::env::var("TPM11_CROWD").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6)
 }
 
+/// A machine with more to do than it can may let a command wait long: nobody gives up here.
+fn patient() -> Setup {
+    let limits = "short_timeout_s = 120\ncommand_timeout_s = 120\ncall_timeout_s = 300";
+    Setup::default().tpm(limits)
+}
+
 /// With tpm2-abrmd between module and TPM, or `None` with a word why not.
 fn behind_abrmd() -> Option<(Bench, Abrmd)> {
-    let mut bench = Setup::default().start();
+    let mut bench = patient().start();
     match Abrmd::start(bench.shim.socket()) {
         Ok(abrmd) => {
             bench.add_to_environment(abrmd.environment());
@@ -39,12 +45,12 @@ fn behind_abrmd() -> Option<(Bench, Abrmd)> {
 
 #[test]
 fn thirty_two_threads_with_thirty_two_sessions_each_do_everything_on_a_bare_tpm() {
-    thirty_two_threads(&Bench::start());
+    thirty_two_threads(&patient().start());
 }
 
 #[test]
 fn thirty_two_threads_with_thirty_two_sessions_each_do_everything_behind_the_resource_manager() {
-    thirty_two_threads(&Bench::managed());
+    thirty_two_threads(&patient().managed().start());
 }
 
 #[test]
@@ -132,12 +138,12 @@ fn nothing_is_left(bench: &Bench) {
 
 #[test]
 fn sixteen_processes_lose_nothing_in_one_store_on_a_bare_tpm() {
-    sixteen_processes(&Bench::start());
+    sixteen_processes(&patient().start());
 }
 
 #[test]
 fn sixteen_processes_lose_nothing_in_one_store_behind_the_resource_manager() {
-    sixteen_processes(&Bench::managed());
+    sixteen_processes(&patient().managed().start());
 }
 
 #[test]

@@ -22,7 +22,7 @@ const PLACES: usize = 4;
 
 /// What a command that is never answered may cost.
 const LIMITS: &str =
-    "short_timeout_s = 2\ncommand_timeout_s = 3\ncall_timeout_s = 30\nkeygen_timeout_s = 60";
+    "short_timeout_s = 5\ncommand_timeout_s = 6\ncall_timeout_s = 30\nkeygen_timeout_s = 60";
 
 /// A key that all workers use.
 #[derive(Debug)]
