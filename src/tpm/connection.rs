@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::command::{ContextLoad, ContextSave, FlushContext, Load};
 use super::execute::{Auth, Entity, execute};
 use super::fault::{Fault, Trouble};
+use super::key::name_of;
 use super::ledger::Ledger;
 use super::session::HmacSession;
 use super::srk::{self, Pinned};
@@ -51,8 +52,8 @@ struct Context {
 const MOST_CONTEXTS: usize = 256;
 
 impl Contexts {
-    fn find(&self, id: &[u8; 16]) -> Option<&Context> {
-        self.0.iter().find(|context| context.id == *id)
+    fn find(&self, id: &[u8; 16], name: &Name) -> Option<&Context> {
+        self.0.iter().find(|context| context.id == *id && context.name == *name)
     }
 
     fn add(&mut self, context: Context) {
@@ -100,9 +101,14 @@ impl Connection {
         self.link.commands() == 0
     }
 
-    /// Whether this key is loaded here.
-    pub(super) fn has(&self, id: &[u8; 16]) -> bool {
-        self.keys.iter().any(|key| key.id == *id)
+    /// Whether this key is loaded here. Its Name decides, too: a key can be given another object in the
+    /// TPM.
+    pub(super) fn has(&self, blob: &KeyBlob) -> bool {
+        name_of(&blob.public).is_ok_and(|name| self.place(blob, &name).is_some())
+    }
+
+    fn place(&self, blob: &KeyBlob, name: &Name) -> Option<usize> {
+        self.keys.iter().position(|key| key.id == blob.id && key.entity.name == *name)
     }
 
     /// The storage root key of this connection, read and compared at most once in it.
@@ -175,7 +181,8 @@ impl Connection {
         contexts: Option<&mut Contexts>,
         call: &Call,
     ) -> Result<Arc<Entity>, Fault> {
-        if let Some(at) = self.keys.iter().position(|key| key.id == blob.id) {
+        let name = name_of(&blob.public)?;
+        if let Some(at) = self.place(blob, &name) {
             let key = self.keys.remove(at);
             let entity = key.entity.clone();
             self.keys.push(key);
@@ -185,7 +192,7 @@ impl Connection {
         let crowded = self.keys.len() >= most;
         self.shrink(most.saturating_sub(1), contexts.as_deref_mut(), call)?;
         let restored = match contexts.as_deref_mut() {
-            Some(contexts) => self.restore(blob, contexts, call)?,
+            Some(contexts) => self.restore(blob, &name, contexts, call)?,
             None => None,
         };
         let entity = match restored {
@@ -204,10 +211,11 @@ impl Connection {
     fn restore(
         &mut self,
         blob: &KeyBlob,
+        name: &Name,
         contexts: &mut Contexts,
         call: &Call,
     ) -> Result<Option<Entity>, Fault> {
-        let Some(context) = contexts.find(&blob.id) else { return Ok(None) };
+        let Some(context) = contexts.find(&blob.id, name) else { return Ok(None) };
         let load = ContextLoad { context: &context.bytes };
         match execute(&mut self.link, &load, &mut [], call) {
             Ok(handle) => Ok(Some(Entity::new(handle, context.name.clone()))),
@@ -249,7 +257,7 @@ impl Connection {
         contexts: &mut Contexts,
         call: &Call,
     ) -> Result<(), Fault> {
-        if contexts.find(id).is_none() {
+        if contexts.find(id, &entity.name).is_none() {
             let save = ContextSave { handle: entity.handle };
             let bytes = execute(&mut self.link, &save, &mut [], call)?;
             contexts.add(Context { id: *id, name: entity.name.clone(), bytes });

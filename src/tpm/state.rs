@@ -23,7 +23,7 @@ use super::session::PolicySession;
 use super::sharing::Queue;
 use super::srk::Pinned;
 use super::transport::{self, Broken, BrokenKind};
-use super::{Call, Name};
+use super::{Call, KeyBlob, Name};
 use crate::config::{BusProtection, Leftovers};
 use crate::sync::plain::{Instant, thread};
 use crate::sync::{Held, Rank, held};
@@ -465,7 +465,7 @@ impl State {
     ) -> Result<T, Fault> {
         self.look_at_gap(inner, call)?;
         let password = self.without_session(inner, call)?;
-        let mut connection = self.connection_for(inner, call, &key.blob.id)?;
+        let mut connection = self.connection_for(inner, call, &key.blob)?;
         let outcome = match self.load(inner, call, key, &mut connection, password) {
             Ok(entity) => {
                 let how = if password { How::Password } else { How::Session };
@@ -481,7 +481,7 @@ impl State {
         if inner.shape == Shape::Managed {
             self.gap.commands += connection.link.take_session_commands();
             // A connection without its key is of no use; one with more than that is closed, which flushes.
-            let whole = connection.has(&key.blob.id) && connection.strays().is_empty();
+            let whole = connection.has(&key.blob) && connection.strays().is_empty();
             if whole && !connection.link.is_broken() {
                 connection.used = Instant::now();
                 self.keys.push(connection);
@@ -501,12 +501,12 @@ impl State {
         &mut self,
         inner: &Inner,
         call: &Call,
-        id: &[u8; 16],
+        blob: &KeyBlob,
     ) -> Result<Connection, Fault> {
         if inner.shape != Shape::Managed {
             return self.take_main(inner, call);
         }
-        if let Some(at) = self.keys.iter().position(|connection| connection.has(id)) {
+        if let Some(at) = self.keys.iter().position(|connection| connection.has(blob)) {
             return Ok(self.keys.remove(at));
         }
         let most = if self.is_halved() { MOST_KEYS / 2 } else { MOST_KEYS };
@@ -533,7 +533,7 @@ impl State {
             // The harmless first command.
             connection.root(wanted, known, true, call)?;
         }
-        if !password && !connection.has(&key.blob.id) {
+        if !password && !connection.has(&key.blob) {
             connection.session(None, call)?;
         }
         let transient = connection.seen_root().is_some_and(Pinned::is_transient);

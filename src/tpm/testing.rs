@@ -139,11 +139,7 @@ impl Swtpm {
             .stderr(Stdio::null())
             .process_group(0);
         self.child = Some(command.spawn().unwrap());
-        let until = Instant::now() + Duration::from_secs(10);
-        while !self.path("swtpm").exists() {
-            assert!(Instant::now() < until, "swtpm does not start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        drop(connected(&self.path("swtpm")));
     }
 
     /// kill -9
@@ -260,7 +256,7 @@ fn pass(
     Some(response)
 }
 
-/// A connection to a socket that is there, but may not be listened on yet.
+/// A connection to a socket that will be there and listened on soon.
 fn connected(path: &Path) -> UnixStream {
     let until = Instant::now() + Duration::from_secs(10);
     loop {

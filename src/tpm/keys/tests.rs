@@ -1,5 +1,7 @@
 //! Keys against a real TPM, with RustCrypto as the second opinion.
 
+use std::sync::Arc;
+
 use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use hmac::{Mac, SimpleHmac};
@@ -378,6 +380,28 @@ fn behind_a_resource_manager_secret_keys_work_as_on_a_bare_tpm() {
     let ofb = (CipherMode::Ofb, Direction::Encrypt);
     let there = bench.cipher(&aes, ofb, &mut [0; 16], &bytes(20_000));
     assert!(there == Aes::new(&bytes(16)).encrypt(CipherMode::Ofb, [0; 16], &bytes(20_000)));
+}
+
+#[test]
+fn a_key_that_gets_another_object_is_not_taken_for_the_one_before() {
+    for bench in [Bench::start(), Bench::managed()] {
+        let others: Vec<Key> = (0..2).map(|_| bench.made(KeyUse::Keyed)).collect();
+        let with_id = |value: &[u8]| {
+            let key = bench.given(KeyUse::Keyed, value).unwrap();
+            let blob = KeyBlob { id: [7; 16], ..(*key.blob).clone() };
+            Key { blob: Arc::new(blob), ..key }
+        };
+        let (before, after) = (with_id(b"before"), with_id(b"after"));
+        let hash = HashAlgorithm::Sha256;
+        for _ in 0..2 {
+            // From its blob, then from its saved context.
+            assert_eq!(bench.mac(&before, hash, b""), hmac(hash, b"before", b""));
+            assert_eq!(bench.mac(&after, hash, b""), hmac(hash, b"after", b""));
+            if !bench.tpm.is_managed() {
+                others.iter().for_each(|other| drop(bench.mac(other, hash, b"")));
+            }
+        }
+    }
 }
 
 #[test]
