@@ -300,6 +300,8 @@ fn meaning(code: u32) -> &'static Trouble {
             TPM2_RC_VALUE if at_a_handle => &Trouble::Handle,
             // No such session: the answer that began it may have been altered.
             TPM2_RC_VALUE if code & PARAMETER == 0 => &Trouble::Reference,
+            // We send back what began the session: that was altered, or this was.
+            TPM2_RC_NONCE => &Trouble::Tampered("another nonce than the TPM's"),
             TPM2_RC_HIERARCHY => &Trouble::Hierarchy,
             TPM2_RC_KEY_SIZE => &Trouble::KeySize,
             TPM2_RC_CURVE => &Trouble::Curve,
@@ -536,6 +538,7 @@ mod tests {
             (0x1C4, Trouble::Parameter, GiveUp, false),
             (0x984, Trouble::Reference, Rebuild, true),
             (0x982, Trouble::Parameter, GiveUp, false),
+            (0x1CF, Trouble::Tampered("another nonce than the TPM's"), Rebuild, false),
             (0x2C7, Trouble::KeySize, GiveUp, false),
             (0x2E6, Trouble::Curve, GiveUp, false),
             (0x143, Trouble::CommandCode, GiveUp, false),
