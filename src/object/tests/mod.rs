@@ -6,6 +6,7 @@ mod clients;
 mod life;
 mod properties;
 mod rows;
+mod secrets;
 mod table;
 
 use std::sync::{Arc, OnceLock};
