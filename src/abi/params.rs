@@ -68,6 +68,7 @@ unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params
         CKM_RSA_PKCS_OAEP => unsafe { oaep(bytes) },
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(bytes) },
+        CKM_AES_CTR => counter(bytes),
         CKM_SHA_1_HMAC_GENERAL
         | CKM_SHA224_HMAC_GENERAL
         | CKM_SHA256_HMAC_GENERAL
@@ -107,6 +108,13 @@ fn pss(bytes: &[u8]) -> Result<Params> {
             .filter(|length| *length <= PARAMETER_LIMIT)
             .ok_or(Error::MechanismParamInvalid("sLen is longer than any key"))?,
     })
+}
+
+/// CK_AES_CTR_PARAMS. PKCS#11 3.2 §6.11.
+fn counter(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: a number and bytes.
+    let given: CK_AES_CTR_PARAMS = unsafe { structure(bytes)? };
+    Ok(Params::Counter { bits: wide(given.ulCounterBits), block: given.cb })
 }
 
 /// CK_MAC_GENERAL_PARAMS. PKCS#11 3.2 §6.18.

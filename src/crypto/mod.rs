@@ -2,6 +2,7 @@
 //! operations, key derivation, random bytes, and memory for secrets. Nothing here knows PKCS#11
 //! or the TPM; nothing here ever sees an RSA or EC private key, but for the check of one that is brought in.
 
+pub mod aes;
 pub mod der;
 pub mod drbg;
 pub mod ec;

@@ -3,12 +3,12 @@
 
 use cryptoki_sys::*;
 
-use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size, Value};
+use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size, Value, aes};
 use crate::crypto::ec::Point;
 use crate::crypto::hash::Hash;
 use crate::crypto::{roca, rsa};
 use crate::error::{Error, Result};
-use crate::tpm::command::{Command as _, Create, Hmac, Unseal};
+use crate::tpm::command::{Command as _, Create, EncryptDecrypt2, Hmac, Unseal};
 use crate::tpm::key::{self, KEYED_LIMIT, PublicKey};
 use crate::tpm::{Facts, KeySpec, KeyUse, NewKey};
 
@@ -38,6 +38,10 @@ pub(super) static SECRETS: &[Mechanism] = &[
         Size::Bits(8, 8 * KEYED_LIMIT as u64),
         None,
     ),
+    Mechanism {
+        chip: &[Create::CODE, EncryptDecrypt2::CODE],
+        ..aes::row(CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN", Does { generate: Some(draw), ..NOTHING })
+    },
     mac(CKM_SHA_1_KEY_GEN, "CKM_SHA_1_KEY_GEN", Keys::Secret(&[CKK_SHA_1_HMAC]), Hash::Sha1),
     mac(CKM_SHA224_KEY_GEN, "CKM_SHA224_KEY_GEN", Keys::Sealed(&[CKK_SHA224_HMAC]), Hash::Sha224),
     mac(CKM_SHA256_KEY_GEN, "CKM_SHA256_KEY_GEN", Keys::Secret(&[CKK_SHA256_HMAC]), Hash::Sha256),

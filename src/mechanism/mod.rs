@@ -2,6 +2,9 @@
 //! constructors) and their implementation. The mechanism list, its flags, key-type checks and
 //! CKA_ALLOWED_MECHANISMS all read the rows.
 
+mod aes;
+mod aes_blocks;
+mod aes_stream;
 mod digest;
 mod ecdh;
 mod ecdsa;
@@ -107,8 +110,21 @@ pub trait Cipher: Send {
     fn update(&mut self, data: &[u8], chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>>;
     /// The most that `finish` may give after `input` more bytes.
     fn finish_length(&self, input: usize) -> usize;
-    /// Gives the rest. (One-shot: `update` of everything, then this; the answers are joined.)
+    /// Gives the rest.
     fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>>;
+    /// Takes everything in one part: what `update` and `finish` would give, joined.
+    fn whole(mut self: Box<Self>, data: &[u8], chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let mut output = self.update(data, chip)?;
+        let mut rest = self.finish(chip)?;
+        if output.is_empty() || rest.is_empty() {
+            return Ok(if output.is_empty() { rest } else { output });
+        }
+        // Joined in a buffer of its own: one that grows would leave copies behind.
+        let mut whole = Zeroizing::new(Vec::with_capacity(output.len() + rest.len()));
+        whole.append(&mut output);
+        whole.append(&mut rest);
+        Ok(whole)
+    }
 }
 
 /// A mechanism: what it is called, which keys it takes, what it needs of the TPM, and the code.
@@ -256,7 +272,7 @@ pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
 }
 
 /// Every family.
-static FAMILIES: [&[Mechanism]; 10] = [
+static FAMILIES: [&[Mechanism]; 12] = [
     generate::ROWS,
     generate::SECRETS,
     rsa_pkcs1::ROWS,
@@ -266,6 +282,8 @@ static FAMILIES: [&[Mechanism]; 10] = [
     ecdsa::ROWS,
     ecdh::ROWS,
     hmac::ROWS,
+    aes_blocks::ROWS,
+    aes_stream::ROWS,
     digest::ROWS,
 ];
 
@@ -365,6 +383,7 @@ impl Mechanism {
         let keys = match self.keys {
             Keys::Pair(CKK_RSA) => !facts.rsa_bits.is_empty(),
             Keys::Pair(CKK_EC) => !facts.curves.is_empty(),
+            Keys::Secret([CKK_AES]) => !facts.aes_bits.is_empty(),
             // What works with a secret key in the chip hashes there.
             Keys::Secret(_) => self
                 .hash
@@ -379,8 +398,7 @@ impl Mechanism {
     fn sizes(&self, facts: Option<&Facts>) -> (u64, u64) {
         let (min, max) = match self.size {
             Size::None => return (0, 0),
-            Size::Bytes(min, max) => return (min, max),
-            Size::Bits(min, max) => (min, max),
+            Size::Bytes(min, max) | Size::Bits(min, max) => (min, max),
         };
         let offered: Vec<u64> = match (self.keys, facts) {
             (Keys::Pair(CKK_RSA), Some(facts)) => {
@@ -388,6 +406,9 @@ impl Mechanism {
             }
             (Keys::Pair(CKK_EC), Some(facts)) => {
                 facts.curves.iter().map(|curve| curve.bits() as u64).collect()
+            }
+            (Keys::Secret([CKK_AES]), Some(facts)) => {
+                facts.aes_bits.iter().map(|bits| u64::from(*bits) / 8).collect()
             }
             _ => Vec::new(),
         };

@@ -37,6 +37,13 @@ pub enum Params {
     },
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
+    /// CK_AES_CTR_PARAMS
+    Counter {
+        /// ulCounterBits
+        bits: u64,
+        /// cb
+        block: [u8; 16],
+    },
     /// CK_MAC_GENERAL_PARAMS: how many bytes of the MAC
     Length(u64),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.

@@ -1,12 +1,10 @@
 //! Encryption and decryption. PKCS#11 3.2 §5.8 and §5.10. Encryption is with public keys and needs neither
 //! login nor TPM.
 
-use cryptoki_sys::{CKF_DECRYPT, CKF_ENCRYPT};
-use zeroize::Zeroizing;
-
 use crate::error::Result;
 use crate::mechanism::{Cipher, Params};
 use crate::tpm::Call;
+use cryptoki_sys::{CKF_DECRYPT, CKF_ENCRYPT};
 
 use super::operation::{Answer, Kind, Need, Progress, Room};
 use super::session::{Operation, Right, Session};
@@ -117,20 +115,9 @@ impl Session {
                 work.update_length(data.len()).saturating_add(work.finish_length(data.len())),
             )
         };
-        progress.whole_into(data, room, most, |Operation { mut work, right }| {
+        progress.whole_into(data, room, most, |Operation { work, right }| {
             right.permits(&self.token)?;
-            self.with_chip(call, right.grant.as_ref(), |chip| {
-                let mut output = work.update(data, chip)?;
-                let mut rest = work.finish(chip)?;
-                if output.is_empty() {
-                    return Ok(rest);
-                }
-                // Joined in a buffer of its own: one that grows would leave copies behind.
-                let mut whole = Zeroizing::new(Vec::with_capacity(output.len() + rest.len()));
-                whole.append(&mut output);
-                whole.append(&mut rest);
-                Ok(whole)
-            })
+            self.with_chip(call, right.grant.as_ref(), |chip| work.whole(data, chip))
         })
     }
 

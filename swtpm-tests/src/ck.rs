@@ -124,6 +124,18 @@ impl Mechanism {
         Mechanism { kind, parameter: Some(parameter) }
     }
 
+    /// One whose parameter are plain bytes, as an IV is.
+    pub fn bytes(kind: u64, parameter: &[u8]) -> Mechanism {
+        Mechanism::with(kind, Memory::of(parameter))
+    }
+
+    /// AES in counter mode with CK_AES_CTR_PARAMS.
+    pub fn counter(bits: u64, block: [u8; 16]) -> Mechanism {
+        let mut parameter = Memory::word(bits);
+        parameter.bytes.extend(block);
+        Mechanism::with(CKM_AES_CTR, parameter)
+    }
+
     /// RSA PSS with CK_RSA_PKCS_PSS_PARAMS.
     pub fn pss(kind: u64, hash: u64, mgf: u64, salt: u64) -> Mechanism {
         let mut parameter = Memory::default();
@@ -732,6 +744,49 @@ impl Ck {
     ) -> Answer<Vec<u8>> {
         self.init("C_EncryptInit", session, mechanism, key)?;
         self.one_shot("C_Encrypt", session, data)
+    }
+
+    /// C_EncryptInit.
+    pub fn encrypt_init(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+    ) -> Answer<()> {
+        self.init("C_EncryptInit", session, mechanism, key)
+    }
+
+    /// C_EncryptUpdate with each part, C_EncryptFinal; all that they gave. Lengths are asked for first.
+    pub fn encrypt_parts<'a>(
+        &self,
+        session: u64,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Answer<Vec<u8>> {
+        self.parts(session, "C_EncryptUpdate", "C_EncryptFinal", parts)
+    }
+
+    /// As [`Ck::encrypt_parts`].
+    pub fn decrypt_parts<'a>(
+        &self,
+        session: u64,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Answer<Vec<u8>> {
+        self.parts(session, "C_DecryptUpdate", "C_DecryptFinal", parts)
+    }
+
+    fn parts<'a>(
+        &self,
+        session: u64,
+        update: &str,
+        last: &str,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Answer<Vec<u8>> {
+        let mut whole = Vec::new();
+        for part in parts {
+            whole.extend(self.one_shot(update, session, part)?);
+        }
+        whole.extend(self.output(last, vec![session.into()])?);
+        Ok(whole)
     }
 
     /// C_DecryptInit.

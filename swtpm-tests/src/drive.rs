@@ -227,8 +227,27 @@ enum Family {
     Generate(Kind),
     /// Its MAC, whole or cut to the length that the parameter says.
     Hmac(Hash, bool),
+    /// OpenSSL's name of the mode, and the lengths that it takes.
+    Aes(&'static str, Lengths),
+    /// AES keys.
+    AesKey,
     /// Secret keys of this CKK_x, for this hash's HMAC.
     Secret(u64, Hash),
+}
+
+/// What a mode of AES takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lengths {
+    /// Blocks of 16 bytes.
+    Whole,
+    /// Any, padded.
+    Padded,
+    /// 16 bytes and more.
+    Block,
+    /// Any.
+    Any,
+    /// Any, and each byte costs a command.
+    Slow,
 }
 
 /// Every mechanism that can be driven.
@@ -300,6 +319,15 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_SHA3_256_HMAC_GENERAL, Family::Hmac(SHA3_256, true)),
     (CKM_SHA3_384_HMAC_GENERAL, Family::Hmac(SHA3_384, true)),
     (CKM_SHA3_512_HMAC_GENERAL, Family::Hmac(SHA3_512, true)),
+    (CKM_AES_ECB, Family::Aes("ECB", Lengths::Whole)),
+    (CKM_AES_CBC, Family::Aes("CBC", Lengths::Whole)),
+    (CKM_AES_CBC_PAD, Family::Aes("CBC", Lengths::Padded)),
+    (CKM_AES_CTS, Family::Aes("CBC-CTS", Lengths::Block)),
+    (CKM_AES_CTR, Family::Aes("CTR", Lengths::Any)),
+    (CKM_AES_OFB, Family::Aes("OFB", Lengths::Any)),
+    (CKM_AES_CFB128, Family::Aes("CFB", Lengths::Any)),
+    (CKM_AES_CFB8, Family::Aes("CFB8", Lengths::Slow)),
+    (CKM_AES_KEY_GEN, Family::AesKey),
     (CKM_GENERIC_SECRET_KEY_GEN, Family::Secret(CKK_GENERIC_SECRET, SHA256)),
     (CKM_SHA_1_KEY_GEN, Family::Secret(CKK_SHA_1_HMAC, SHA1)),
     (CKM_SHA224_KEY_GEN, Family::Secret(CKK_SHA224_HMAC, SHA224)),
@@ -340,11 +368,11 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_ENCRYPT
                 | CKF_DECRYPT
         }
-        Family::Oaep => CKF_ENCRYPT | CKF_DECRYPT,
+        Family::Oaep | Family::Aes(..) => CKF_ENCRYPT | CKF_DECRYPT,
         Family::Ecdh => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) => CKF_SIGN | CKF_VERIFY,
-        Family::Secret(..) => CKF_GENERATE,
+        Family::Secret(..) | Family::AesKey => CKF_GENERATE,
     };
     (able & operation != 0).then_some(Driver { mechanism, operation, family })
 }
@@ -436,14 +464,20 @@ impl Driver {
         match self.family {
             Family::Ecdsa(_) | Family::Ecdh => Some(Kind::Ec),
             Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
-            Family::Digest(_) | Family::Generate(_) | Family::Hmac(..) | Family::Secret(..) => None,
+            Family::Digest(_)
+            | Family::Generate(_)
+            | Family::Hmac(..)
+            | Family::Secret(..)
+            | Family::Aes(..)
+            | Family::AesKey => None,
         }
     }
 
     /// Whether the operation needs the TPM: a private or secret key, or a new one.
     pub fn needs_tpm(&self) -> bool {
         let own =
-            matches!(self.family, Family::Generate(_) | Family::Hmac(..) | Family::Secret(..));
+            matches!(self.family, Family::Generate(_) | Family::Hmac(..) | Family::Secret(..))
+                || matches!(self.family, Family::Aes(..) | Family::AesKey);
         own || self.wants().is_some()
     }
 
@@ -453,6 +487,7 @@ impl Driver {
             Family::Digest(_) => "digests",
             Family::Hmac(..) => "HMAC",
             Family::Secret(..) => "secret keys",
+            Family::Aes(..) | Family::AesKey => "AES",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
             Family::Pss(_) => "RSA PSS",
@@ -522,6 +557,8 @@ impl Driver {
             (Family::Ecdh, _) => drive.agree(pair(), random),
             (Family::Hmac(hash, general), _) => drive.mac(hash, general, random),
             (Family::Secret(key_type, hash), _) => drive.secret(key_type, hash, random),
+            (Family::Aes(mode, lengths), _) => drive.aes(mode, lengths, random),
+            (Family::AesKey, _) => drive.aes_key(random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
             (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
             (_, CKF_ENCRYPT) => drive.encrypt(random),
@@ -838,6 +875,109 @@ impl Drive<'_> {
             Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
             Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
             Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+        }
+    }
+
+    /// Data under a key that OpenSSL knows, too.
+    fn aes(&self, mode: &str, lengths: Lengths, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let size = *random.one_of(&[16, 32]);
+        let value = random.bytes(size);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            flag(CKA_TOKEN, false),
+            flag(CKA_ENCRYPT, true),
+            flag(CKA_DECRYPT, true),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.aes_with(key, &value, mode, lengths, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn aes_with(
+        &self,
+        key: u64,
+        value: &[u8],
+        mode: &str,
+        lengths: Lengths,
+        random: &mut Random,
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = match lengths {
+            Lengths::Whole => 16 * random.below(140),
+            Lengths::Padded | Lengths::Any => random.below(2200),
+            Lengths::Block => 16 + random.below(2200),
+            Lengths::Slow => random.below(24),
+        };
+        let plain = random.bytes(length);
+        let iv = if mode == "ECB" { Vec::new() } else { random.bytes(16) };
+        let mechanism = match (mode, <[u8; 16]>::try_from(&iv[..])) {
+            ("CTR", Ok(block)) => Mechanism::counter(128, block),
+            (_, Ok(iv)) => Mechanism::bytes(self.driver.mechanism, &iv),
+            (_, Err(_)) => self.driver.mechanism.into(),
+        };
+        let padded = lengths == Lengths::Padded;
+        let sealed = openssl::aes(mode, true, padded, value, &iv, &plain)
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
+        let several = 1 + random.below(300);
+        if self.driver.operation == CKF_ENCRYPT {
+            let made = if random.once_in(2) {
+                by("C_Encrypt", ck.encrypt(session, mechanism, key, &plain))?
+            } else {
+                by("C_EncryptInit", ck.encrypt_init(session, mechanism, key))?;
+                by("C_EncryptUpdate", ck.encrypt_parts(session, plain.chunks(several)))?
+            };
+            return right(made == sealed, || self.named("another ciphertext"));
+        }
+        let made = if random.once_in(2) {
+            by("C_Decrypt", ck.decrypt(session, mechanism, key, &sealed))?
+        } else {
+            by("C_DecryptInit", ck.decrypt_init(session, mechanism, key))?;
+            by("C_DecryptUpdate", ck.decrypt_parts(session, sealed.chunks(several)))?
+        };
+        right(made == plain, || self.named("another plaintext"))
+    }
+
+    /// A new AES key: readable, so that OpenSSL can do what it does; or one that nobody knows.
+    fn aes_key(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = *random.one_of(&[16, 32]);
+        let readable = random.once_in(2);
+        let template = [
+            number(CKA_VALUE_LEN, length),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, !readable),
+            flag(CKA_EXTRACTABLE, readable),
+            flag(CKA_ENCRYPT, true),
+            flag(CKA_DECRYPT, true),
+        ];
+        let made = ck.generate_key(session, self.driver.mechanism, &template);
+        let key = by("C_GenerateKey", made)?;
+        let outcome = self.try_aes_key(key, readable, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn try_aes_key(&self, key: u64, readable: bool, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let plain = random.bytes(64);
+        let sealed = by("C_Encrypt", ck.encrypt(session, CKM_AES_ECB, key, &plain))?;
+        let opened = by("C_Decrypt", ck.decrypt(session, CKM_AES_ECB, key, &sealed))?;
+        right(opened == plain, || self.named("another plaintext"))?;
+        match ck.attribute(session, key, CKA_VALUE) {
+            Ok(value) if readable => {
+                let expected = openssl::aes("ECB", true, false, &value, &[], &plain);
+                right(expected == Some(sealed), || self.named("another ciphertext"))
+            }
+            Err(rv) if !readable && rv == CKR_ATTRIBUTE_SENSITIVE => Ok(()),
+            // A process that is killed reads nothing.
+            Err(rv) => Err(Failure::Refused("C_GetAttributeValue", rv)),
+            Ok(_) => Err(Failure::Wrong(self.named("CKA_VALUE of a hidden key"))),
         }
     }
 

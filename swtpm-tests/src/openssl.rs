@@ -65,6 +65,14 @@ functions! {
     AES_encrypt: fn(*const u8, *mut u8, *const u8);
     HMAC: fn(*const c_void, *const c_void, c_int, *const u8, usize, *mut u8, *mut u32) -> *mut u8;
     EVP_Digest: fn(*const u8, usize, *mut u8, *mut u32, *const c_void, Pointer) -> c_int;
+    EVP_CIPHER_fetch: fn(Pointer, *const c_char, *const c_char) -> Pointer;
+    EVP_CIPHER_free: fn(Pointer);
+    EVP_CIPHER_CTX_new: fn() -> Pointer;
+    EVP_CIPHER_CTX_free: fn(Pointer);
+    EVP_CIPHER_CTX_set_padding: fn(Pointer, c_int) -> c_int;
+    EVP_CipherInit_ex: fn(Pointer, Pointer, Pointer, *const u8, *const u8, c_int) -> c_int;
+    EVP_CipherUpdate: fn(Pointer, *mut u8, *mut c_int, *const u8, c_int) -> c_int;
+    EVP_CipherFinal_ex: fn(Pointer, *mut u8, *mut c_int) -> c_int;
     ERR_clear_error: fn();
 }
 
@@ -315,6 +323,52 @@ pub fn aes_ecb(key: &[u8], block: &[u8; 16]) -> [u8; 16] {
         (crypto().AES_encrypt)(block.as_ptr(), out.as_mut_ptr(), at);
     }
     out
+}
+
+/// What an AES mode makes of data: OpenSSL's name for it, as "CBC" or "CBC-CTS"; padded as PKCS #7 or not
+/// at all. `None` if it refuses.
+pub fn aes(
+    mode: &str,
+    encrypt: bool,
+    padded: bool,
+    key: &[u8],
+    iv: &[u8],
+    data: &[u8],
+) -> Option<Vec<u8>> {
+    let name = CString::new(format!("AES-{}-{mode}", 8 * key.len())).expect("no zero");
+    let mut out = vec![0; data.len() + 32];
+    let (mut first, mut last) = (0, 0);
+    let iv = if iv.is_empty() { null() } else { iv.as_ptr() };
+    // SAFETY: key and IV have the lengths of the cipher; `out` has room for two blocks more than comes in.
+    let done = unsafe {
+        let cipher = (crypto().EVP_CIPHER_fetch)(null_mut(), name.as_ptr(), null());
+        assert!(!cipher.is_null(), "OpenSSL knows {name:?}");
+        let context = (crypto().EVP_CIPHER_CTX_new)();
+        let begun = (crypto().EVP_CipherInit_ex)(
+            context,
+            cipher,
+            null_mut(),
+            key.as_ptr(),
+            iv,
+            c_int::from(encrypt),
+        );
+        assert_eq!(begun, 1, "{name:?}");
+        (crypto().EVP_CIPHER_CTX_set_padding)(context, c_int::from(padded));
+        let (at, length) = (data.as_ptr(), data.len() as c_int);
+        let done =
+            (crypto().EVP_CipherUpdate)(context, out.as_mut_ptr(), &raw mut first, at, length) == 1
+                && (crypto().EVP_CipherFinal_ex)(
+                    context,
+                    out.as_mut_ptr().add(first as usize),
+                    &raw mut last,
+                ) == 1;
+        (crypto().EVP_CIPHER_CTX_free)(context);
+        (crypto().EVP_CIPHER_free)(cipher);
+        (crypto().ERR_clear_error)();
+        done
+    };
+    out.truncate((first + last) as usize);
+    done.then_some(out)
 }
 
 /// Ecdsa-Sig-Value of r ‖ s.

@@ -1,0 +1,169 @@
+//! What the AES families share: a key's block cipher, which is the TPM's, or the host's over a key that was
+//! sealed for lack of TPM2_EncryptDecrypt2.
+
+use cryptoki_sys::CKK_AES;
+use zeroize::Zeroizing;
+
+use super::{Chip, Does, Held, Keys, Mechanism, Params, Size};
+use crate::crypto::aes::{Aes, BLOCK};
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::tpm::command::{Command as _, Direction, EncryptDecrypt2};
+use crate::tpm::{Call, CipherMode, Key, Tpm};
+
+/// The keys, in bytes.
+pub(super) const SIZE: Size = Size::Bytes(16, 32);
+/// Their type.
+pub(super) const KEYS: Keys = Keys::Secret(&[CKK_AES]);
+
+/// A row of AES.
+pub(super) const fn row(id: u64, name: &'static str, does: Does) -> Mechanism {
+    Mechanism { id, name, keys: KEYS, size: SIZE, hash: None, chip: &[EncryptDecrypt2::CODE], does }
+}
+
+/// A key's block cipher with the modes that chain its blocks, for the length of one C_ call.
+pub(super) trait BlockCipher {
+    /// Each whole block by itself.
+    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
+    /// Whole blocks; `iv` becomes what the next call goes on with.
+    fn cbc(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>>;
+    /// Whole blocks with feedback of whole blocks, as `cbc`.
+    fn cfb(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>>;
+    /// CBC encryption whose output is a secret.
+    fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
+}
+
+/// The block cipher of this key.
+///
+/// # Errors
+/// Those of [`Chip::secret`].
+pub(super) fn block_cipher<'a>(chip: &Chip<'a>, key: &Object) -> Result<Box<dyn BlockCipher + 'a>> {
+    Ok(match chip.secret(key)? {
+        Held::Chip(key) => Box::new(InTheTpm { tpm: chip.tpm, call: chip.call, key }),
+        Held::Host(value) => Box::new(Aes::new(&value)?),
+    })
+}
+
+struct InTheTpm<'a> {
+    tpm: &'a Tpm,
+    call: &'a Call,
+    key: Key,
+}
+
+impl InTheTpm<'_> {
+    fn run(
+        &self,
+        mode: CipherMode,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(self.tpm.cipher(self.call, &self.key, mode, direction, iv, input)?)
+    }
+}
+
+impl BlockCipher for InTheTpm<'_> {
+    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.run(CipherMode::Ecb, direction, &mut [0; BLOCK], input)
+    }
+
+    fn cbc(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        self.run(CipherMode::Cbc, direction, iv, input)
+    }
+
+    fn cfb(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        self.run(CipherMode::Cfb, direction, iv, input)
+    }
+
+    fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(self.tpm.chain(self.call, &self.key, iv, input)?)
+    }
+}
+
+impl BlockCipher for Aes {
+    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Aes::ecb(self, direction == Direction::Encrypt, input)?)
+    }
+
+    fn cbc(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Aes::cbc(self, direction == Direction::Encrypt, iv, input)?)
+    }
+
+    fn cfb(
+        &self,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Aes::cfb(self, direction == Direction::Encrypt, iv, input)?)
+    }
+
+    fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        Ok(Aes::cbc(self, true, iv, input)?)
+    }
+}
+
+/// An IV of one block.
+pub(super) fn iv(params: &Params) -> Result<[u8; BLOCK]> {
+    let wanted = "an IV of 16 bytes is needed";
+    match params {
+        Params::Bytes(bytes) => bytes[..].try_into().map_err(|_| params.refused(wanted)),
+        _ => Err(params.refused(wanted)),
+    }
+}
+
+/// Appends to a secret: a buffer that grows would leave copies of what it held behind.
+pub(super) fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    if bytes.capacity() - bytes.len() < more.len() {
+        let whole = bytes.len() + more.len();
+        let room = if bytes.is_empty() { whole } else { whole.next_power_of_two() };
+        let mut larger = Zeroizing::new(Vec::with_capacity(room));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(more);
+}
+
+/// Takes the first bytes off a secret; the rest stays.
+pub(super) fn split(bytes: &mut Zeroizing<Vec<u8>>, at: usize) -> Zeroizing<Vec<u8>> {
+    let rest = bytes.get(at..).map(<[u8]>::to_vec).unwrap_or_default();
+    let mut first = std::mem::replace(bytes, Zeroizing::new(rest));
+    if let Some(beyond) = first.get_mut(at..) {
+        zeroize::Zeroize::zeroize(beyond);
+    }
+    first.truncate(at);
+    first
+}
+
+/// Input of a length that no mode takes.
+pub(super) fn bad_length(direction: Direction, why: &'static str) -> Error {
+    match direction {
+        Direction::Encrypt => Error::DataLenRange(why),
+        Direction::Decrypt => Error::EncryptedDataLenRange,
+    }
+}

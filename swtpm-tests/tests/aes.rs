@@ -1,0 +1,350 @@
+//! AES through the C interface: what each mode gives, in one part and in many, what it refuses, what it costs
+//! in TPM commands, and that nothing of it is in clear on the bus. OpenSSL is the judge.
+
+use cryptoki_sys::*;
+use swtpm_tests::ck::{Attribute, Mechanism, Rv, bytes, flag, number};
+use swtpm_tests::door::{Argument, Memory};
+use swtpm_tests::drive::Random;
+use swtpm_tests::shim::Record;
+use swtpm_tests::{App, Bench, openssl};
+
+const KEY: [u8; 32] = *b"AES key that must never be seen!";
+const IV: [u8; 16] = [0xF0; 16];
+
+struct Scene {
+    bench: Bench,
+    app: App,
+    session: u64,
+}
+
+impl Scene {
+    fn start() -> Scene {
+        let bench = Bench::start();
+        bench.token();
+        let (app, session) = bench.logged_in();
+        Scene { bench, app, session }
+    }
+
+    fn key(&self, value: &[u8], more: &[Attribute]) -> u64 {
+        let key = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            bytes(CKA_VALUE, value),
+        ];
+        let template = [&key[..], more].concat();
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    fn encrypt(&self, mode: &Mode, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
+        self.app.encrypt(self.session, mode.mechanism(), key, data)
+    }
+
+    fn decrypt(&self, mode: &Mode, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
+        self.app.decrypt(self.session, mode.mechanism(), key, data)
+    }
+
+    fn encrypt_in_parts(&self, mode: &Mode, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
+        self.app.encrypt_init(self.session, mode.mechanism(), key).expect("C_EncryptInit");
+        self.app.encrypt_parts(self.session, cut(data, sizes)).expect("C_EncryptUpdate")
+    }
+
+    fn decrypt_in_parts(&self, mode: &Mode, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
+        self.app.decrypt_init(self.session, mode.mechanism(), key).expect("C_DecryptInit");
+        self.app.decrypt_parts(self.session, cut(data, sizes)).expect("C_DecryptUpdate")
+    }
+}
+
+/// Parts of these sizes in turn.
+fn cut<'a>(data: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
+    let (mut parts, mut rest) = (Vec::new(), data);
+    for size in sizes.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (part, after) = rest.split_at(rest.len().min(*size));
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// A mode: CKM_x, OpenSSL's name, whether it pads, and which lengths it takes.
+struct Mode(u64, &'static str, bool, fn(usize) -> bool);
+
+static MODES: [Mode; 8] = [
+    Mode(CKM_AES_ECB, "ECB", false, |length| length % 16 == 0),
+    Mode(CKM_AES_CBC, "CBC", false, |length| length % 16 == 0),
+    Mode(CKM_AES_CBC_PAD, "CBC", true, |_| true),
+    Mode(CKM_AES_CTS, "CBC-CTS", false, |length| length >= 16),
+    Mode(CKM_AES_CTR, "CTR", false, |_| true),
+    Mode(CKM_AES_OFB, "OFB", false, |_| true),
+    Mode(CKM_AES_CFB128, "CFB", false, |_| true),
+    Mode(CKM_AES_CFB8, "CFB8", false, |_| true),
+];
+
+impl Mode {
+    fn iv(&self) -> &'static [u8] {
+        if self.0 == CKM_AES_ECB { &[] } else { &IV }
+    }
+
+    fn mechanism(&self) -> Mechanism {
+        match self.0 {
+            CKM_AES_ECB => self.0.into(),
+            CKM_AES_CTR => Mechanism::counter(128, IV),
+            _ => Mechanism::bytes(self.0, &IV),
+        }
+    }
+
+    fn sealed(&self, key: &[u8], data: &[u8]) -> Vec<u8> {
+        openssl::aes(self.1, true, self.2, key, self.iv(), data).expect("OpenSSL encrypts")
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+fn assert_unseen(record: &Record, secret: &[u8]) {
+    for entry in &record.0 {
+        let seen = contains(&entry.command, secret) || contains(&entry.response, secret);
+        assert!(!seen, "in clear: {}", entry.line());
+    }
+}
+
+#[test]
+fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward_parts() {
+    let scene = Scene::start();
+    let random = &mut Random::new(5);
+    let mut compared = 0;
+    for size in [16, 32] {
+        let value = random.bytes(size);
+        let key = scene.key(&value, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
+        for mode in &MODES {
+            let lengths: &[usize] = match mode.0 {
+                // Each byte is a command.
+                CKM_AES_CFB8 => &[0, 1, 16, 17],
+                _ if size == 32 => &[0, 1, 16, 33, 1025],
+                _ => &[0, 1, 15, 16, 17, 31, 32, 33, 48, 1008, 1024, 1025, 2064],
+            };
+            for length in lengths.iter().copied().filter(|length| mode.3(*length)) {
+                let plain = random.bytes(length);
+                let sealed = mode.sealed(&value, &plain);
+                let what = format!("{:#x}, {size} bytes of key, {length} of data", mode.0);
+                assert_eq!(scene.encrypt(mode, key, &plain), Ok(sealed.clone()), "{what}");
+                assert_eq!(scene.decrypt(mode, key, &sealed), Ok(plain.clone()), "{what}");
+                for sizes in [&[1, 15, 16, 17, 33, 7, 640][..], &[31, 500, 1030]] {
+                    let parts = scene.encrypt_in_parts(mode, key, &plain, sizes);
+                    assert_eq!(parts, sealed, "{what}, in parts of {sizes:?}");
+                    let parts = scene.decrypt_in_parts(mode, key, &sealed, sizes);
+                    assert_eq!(parts, plain, "{what}, in parts of {sizes:?}");
+                }
+                compared += 1;
+            }
+        }
+    }
+    println!("{compared} messages, each in one part and cut in two ways, both ways");
+    assert!(compared > 90, "{compared}");
+}
+
+#[test]
+fn what_no_mode_takes_is_refused_and_ends_the_operation() {
+    let scene = Scene::start();
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    for mode in &MODES {
+        for length in [0, 1, 15, 17, 100] {
+            let data = vec![7; length];
+            let taken = mode.3(length);
+            let sealed = scene.encrypt(mode, key, &data);
+            assert_eq!(sealed.err(), (!taken).then_some(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
+            // One whole block less than what is padded.
+            let whole = taken && !mode.2;
+            let opened = scene.decrypt(mode, key, &data);
+            let refusal = (!whole).then_some(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE));
+            assert_eq!(opened.err(), refusal, "{:#x}, {length}", mode.0);
+            // Nothing is left in progress.
+            let again = scene.app.encrypt_init(scene.session, mode.mechanism(), key);
+            assert_eq!(again, Ok(()));
+            let ended = scene.app.encrypt_parts(scene.session, cut(&data, &[5]));
+            assert_eq!(ended.is_ok(), taken);
+        }
+    }
+    // The padding of another key, or of none.
+    let sealed = scene.encrypt(&MODES[1], key, &[0xEE; 32]).expect("CBC");
+    let opened = scene.decrypt(&MODES[2], key, &sealed);
+    assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_INVALID)));
+}
+
+#[test]
+fn parameters_and_keys_that_do_not_fit_are_refused_at_the_beginning() {
+    let scene = Scene::start();
+    let key = scene.key(&KEY, &[]);
+    let begin = |mechanism: Mechanism, key| {
+        let encrypt = scene.app.encrypt_init(scene.session, mechanism.clone(), key);
+        let decrypt = scene.app.decrypt_init(scene.session, mechanism, key);
+        assert_eq!(encrypt, decrypt);
+        encrypt.map_err(|rv| rv.0)
+    };
+    let bad = Err(CKR_MECHANISM_PARAM_INVALID);
+    for mode in &MODES[1..] {
+        assert_eq!(begin(mode.0.into(), key), bad, "{:#x} without a parameter", mode.0);
+        for length in [1, 8, 15, 17, 32] {
+            assert_eq!(begin(Mechanism::bytes(mode.0, &vec![1; length]), key), bad);
+        }
+    }
+    assert_eq!(begin(Mechanism::bytes(CKM_AES_ECB, &IV), key), bad);
+    for bits in [0, 129, u64::MAX] {
+        assert_eq!(begin(Mechanism::counter(bits, IV), key), bad);
+    }
+    let secret = [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+        bytes(CKA_VALUE, [1; 16]),
+    ];
+    let generic = scene.app.create_object(scene.session, &secret).expect("C_CreateObject");
+    assert_eq!(begin(MODES[1].mechanism(), generic), Err(CKR_KEY_TYPE_INCONSISTENT));
+    let one_way = scene.key(&KEY, &[flag(CKA_DECRYPT, true), flag(CKA_ENCRYPT, false)]);
+    let refused = scene.encrypt(&MODES[1], one_way, &[0; 16]);
+    assert_eq!(refused, Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED)));
+    scene.decrypt(&MODES[1], one_way, &[0; 16]).expect("what it is for");
+    let only = number(CKA_ALLOWED_MECHANISMS, CKM_AES_CTR);
+    let limited = scene.key(&KEY, &[only]);
+    let refused = scene.encrypt(&MODES[1], limited, &[0; 16]);
+    assert_eq!(refused, Err(Rv(CKR_MECHANISM_INVALID)));
+    scene.encrypt(&MODES[4], limited, &[0; 16]).expect("the allowed one");
+}
+
+#[test]
+fn a_counter_of_any_width_counts_in_its_bits_alone_and_is_not_used_twice() {
+    let scene = Scene::start();
+    let key = scene.key(&KEY, &[]);
+    let ecb = |block: u128| {
+        openssl::aes("ECB", true, false, &KEY, &[], &block.to_be_bytes()).expect("OpenSSL")
+    };
+    for bits in [1, 2, 7, 8, 31, 32, 64, 127, 128u64] {
+        let mask = u128::MAX >> (128 - bits);
+        // Three blocks before the counter is at its end, or its beginning where it has not so many.
+        let start = 0xA5A5_A5A5_5A5A_5A5A_0F0F_0F0F_F0F0_F0F0u128 & !mask
+            | mask.saturating_sub(2).min(mask);
+        let blocks = (mask - (start & mask)) as usize + 1;
+        let mechanism = || Mechanism::counter(bits, start.to_be_bytes());
+        let stream: Vec<u8> = (0..blocks as u128).flat_map(|more| ecb(start + more)).collect();
+        let plain = vec![0; 16 * blocks];
+        let made = scene.app.encrypt(scene.session, mechanism(), key, &plain);
+        assert_eq!(made, Ok(stream.clone()), "{bits} bits");
+        let too_long = vec![0; 16 * blocks + 1];
+        let refused = scene.app.encrypt(scene.session, mechanism(), key, &too_long);
+        assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{bits} bits");
+        // In parts the last byte is one too many.
+        scene.app.encrypt_init(scene.session, mechanism(), key).expect("C_EncryptInit");
+        let refused = scene.app.encrypt_parts(scene.session, [&too_long[..16 * blocks], &[0]]);
+        assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{bits} bits");
+    }
+}
+
+#[test]
+fn a_buffer_of_data_is_one_command_and_questions_of_length_are_none() {
+    let scene = Scene::start();
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
+    scene.encrypt(&MODES[1], key, &[0; 16]).expect("warm");
+    let shim = &scene.bench.shim;
+    for (mode, length, commands) in [
+        (0, 1024, 1),
+        (1, 1024, 1),
+        (1, 4096, 4),
+        (2, 1023, 1),
+        (2, 1024, 2),
+        (3, 1000, 1),
+        (4, 1024, 1),
+        (5, 1008, 1),
+        (6, 1024, 1),
+    ] {
+        let plain = vec![0x5A; length];
+        let (record, sealed) =
+            shim.watch(|| scene.encrypt(&MODES[mode], key, &plain).expect("C_Encrypt"));
+        let names = vec!["EncryptDecrypt2"; commands];
+        assert_eq!(record.names(), names, "{:#x}, {length}", MODES[mode].0);
+        for entry in &record.0 {
+            assert!(entry.is_hmac_protected(), "{}", entry.line());
+            assert!(entry.encrypts_command() && entry.encrypts_response(), "{}", entry.line());
+        }
+        assert_unseen(&record, &[0x5A; 16]);
+        let (record, opened) =
+            shim.watch(|| scene.decrypt(&MODES[mode], key, &sealed).expect("C_Decrypt"));
+        assert_eq!(opened, plain);
+        assert_unseen(&record, &[0x5A; 16]);
+    }
+    // Decrypting CFB8 needs no byte before the next one.
+    let (record, ()) = shim.watch(|| {
+        scene.decrypt(&MODES[7], key, &[1; 64]).expect("C_Decrypt");
+    });
+    assert_eq!(record.sent(), 1, "{}", record.lines());
+
+    let mode = &MODES[2];
+    let (record, ()) = shim.watch(|| {
+        scene.app.encrypt_init(scene.session, mode.mechanism(), key).expect("C_EncryptInit");
+        for _ in 0..3 {
+            let length = ask(&scene, "C_Encrypt", &[9; 100], None);
+            assert_eq!(length, (CKR_OK, 112));
+        }
+    });
+    assert!(record.names().is_empty(), "{}", record.lines());
+    let small = ask(&scene, "C_Encrypt", &[9; 100], Some(111));
+    assert_eq!(small, (CKR_BUFFER_TOO_SMALL, 112));
+    let enough = ask(&scene, "C_Encrypt", &[9; 100], Some(112));
+    assert_eq!(enough, (CKR_OK, 112));
+
+    // What an update gives is known before: no byte of a block that is not whole.
+    scene.app.encrypt_init(scene.session, mode.mechanism(), key).expect("C_EncryptInit");
+    for (input, output) in [(15, 0), (1, 16), (40, 32), (8, 16)] {
+        assert_eq!(ask(&scene, "C_EncryptUpdate", &vec![1; input], None), (CKR_OK, output));
+        if output > 0 {
+            let small = ask(&scene, "C_EncryptUpdate", &vec![1; input], Some(output as usize - 1));
+            assert_eq!(small, (CKR_BUFFER_TOO_SMALL, output));
+        }
+        let made = ask(&scene, "C_EncryptUpdate", &vec![1; input], Some(100));
+        assert_eq!(made, (CKR_OK, output));
+    }
+}
+
+/// A call with input and this room for the output (none: only the length is asked for): the return value and
+/// the length.
+fn ask(scene: &Scene, function: &str, data: &[u8], room: Option<usize>) -> (u64, u64) {
+    let (buffer, length) = match room {
+        None => (Argument::NULL, 0),
+        Some(room) => (Memory::room(room).into(), room as u64),
+    };
+    let arguments = vec![
+        scene.session.into(),
+        Memory::of(data).into(),
+        Argument::Word(data.len() as u64),
+        buffer,
+        Memory::word(length).into(),
+    ];
+    let (rv, arguments) = scene.app.raw(function, arguments);
+    (rv, arguments[4].memory().word_at(0))
+}
+
+#[test]
+fn a_generated_key_is_the_chips_own_in_each_size_that_it_has_and_no_other() {
+    let scene = Scene::start();
+    let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
+    let info = scene.app.mechanism_info(slot, CKM_AES_KEY_GEN).expect("C_GetMechanismInfo");
+    assert_eq!(info.flags, CKF_HW | CKF_GENERATE);
+    assert_eq!((info.ulMinKeySize, info.ulMaxKeySize), (16, 32));
+    let made = |length| {
+        let template = [number(CKA_VALUE_LEN, length), flag(CKA_TOKEN, true)];
+        scene.app.generate_key(scene.session, CKM_AES_KEY_GEN, &template).map_err(|rv| rv.0)
+    };
+    for length in [16, 32] {
+        let key = made(length).expect("C_GenerateKey");
+        let sealed = scene.encrypt(&MODES[1], key, &[3; 48]).expect("C_Encrypt");
+        assert_eq!(scene.decrypt(&MODES[1], key, &sealed), Ok(vec![3; 48]));
+        let value = scene.app.attribute(scene.session, key, CKA_VALUE);
+        assert_eq!(value, Err(Rv(CKR_ATTRIBUTE_SENSITIVE)));
+    }
+    for length in [0, 8, 15, 33, 64, u64::MAX] {
+        assert_eq!(made(length), Err(CKR_ATTRIBUTE_VALUE_INVALID), "{length}");
+    }
+    let silent = scene.app.generate_key(scene.session, CKM_AES_KEY_GEN, &[]);
+    assert_eq!(silent, Err(Rv(CKR_TEMPLATE_INCOMPLETE)));
+}
