@@ -9,6 +9,7 @@ use super::ptr::{self, Input, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
+use crate::mechanism::params::Salt;
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -69,6 +70,8 @@ unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(bytes) },
         CKM_AES_CTR => counter(bytes),
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_HKDF_DERIVE | CKM_HKDF_DATA => unsafe { hkdf(bytes) },
         CKM_SHA_1_HMAC_GENERAL
         | CKM_SHA224_HMAC_GENERAL
         | CKM_SHA256_HMAC_GENERAL
@@ -155,6 +158,42 @@ unsafe fn ecdh(bytes: &[u8]) -> Result<Params> {
         )
     };
     Ok(Params::Ecdh { kdf: wide(given.kdf), shared, public })
+}
+
+/// CK_HKDF_PARAMS. PKCS#11 3.2 §6.62.2. What the parts that are not wanted have is not looked at.
+///
+/// # Safety
+/// `pSalt` and `pInfo` are NULL or readable for the lengths beside them.
+unsafe fn hkdf(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_HKDF_PARAMS = unsafe { structure(bytes)? };
+    let (extract, expand) = (truth(given.bExtract)?, truth(given.bExpand)?);
+    if !extract && !expand {
+        return Err(Error::MechanismParamInvalid("neither bExtract nor bExpand"));
+    }
+    let extract = match (extract, given.ulSaltType) {
+        (false, _) => None,
+        (true, CKF_HKDF_SALT_NULL) => Some(Salt::Zeros),
+        // SAFETY: this function's own contract.
+        (true, CKF_HKDF_SALT_DATA) => {
+            Some(Salt::Data(unsafe { nested(given.pSalt, given.ulSaltLen)? }))
+        }
+        (true, CKF_HKDF_SALT_KEY) => Some(Salt::Key(wide(given.hSaltKey))),
+        (true, _) => return Err(Error::MechanismParamInvalid("no such ulSaltType")),
+    };
+    // SAFETY: this function's own contract.
+    let info = || unsafe { nested(given.pInfo, given.ulInfoLen) };
+    let expand = expand.then(info).transpose()?;
+    Ok(Params::Hkdf { hash: hash(given.prfHashMechanism)?, extract, expand })
+}
+
+/// A CK_BBOOL inside a parameter.
+fn truth(given: CK_BBOOL) -> Result<bool> {
+    match given {
+        CK_TRUE => Ok(true),
+        CK_FALSE => Ok(false),
+        _ => Err(Error::MechanismParamInvalid("neither CK_TRUE nor CK_FALSE")),
+    }
 }
 
 /// What a parameter points to.
@@ -271,6 +310,25 @@ mod tests {
             pPublicData: null_mut(),
         });
         invalid(given(CKM_ECDH1_DERIVE, &mut null));
+        let hkdf = |hkdf: CK_HKDF_PARAMS| given(CKM_HKDF_DERIVE, &mut bytes_of(&hkdf));
+        let plain = CK_HKDF_PARAMS {
+            bExpand: CK_TRUE,
+            prfHashMechanism: CKM_SHA256,
+            ulSaltType: CKF_HKDF_SALT_NULL,
+            ..CK_HKDF_PARAMS::default()
+        };
+        assert_eq!(
+            hkdf(plain).unwrap().params,
+            Params::Hkdf { hash: Hash::Sha256, extract: None, expand: Some(Vec::new()) }
+        );
+        // What the part that is not wanted has is not looked at.
+        let unused = CK_HKDF_PARAMS { ulSaltType: 77, ulSaltLen: 7, ..plain };
+        assert_eq!(hkdf(unused).unwrap().params, hkdf(plain).unwrap().params);
+        invalid(hkdf(CK_HKDF_PARAMS { bExpand: CK_FALSE, ..plain }));
+        invalid(hkdf(CK_HKDF_PARAMS { bExpand: 2, ..plain }));
+        invalid(hkdf(CK_HKDF_PARAMS { bExtract: CK_TRUE, ulSaltType: 3, ..plain }));
+        invalid(hkdf(CK_HKDF_PARAMS { prfHashMechanism: CKM_SHA256_HMAC, ..plain }));
+        invalid(hkdf(CK_HKDF_PARAMS { ulInfoLen: 1, ..plain }));
         let mut huge = bytes_of(&CK_ECDH1_DERIVE_PARAMS {
             kdf: CKD_NULL,
             ulSharedDataLen: 0,

@@ -81,6 +81,7 @@ fn derive(
     _row: &'static Mechanism,
     params: &Params,
     key: &Object,
+    _others: &[Object],
     length: Option<usize>,
     chip: &Chip<'_>,
 ) -> Result<Zeroizing<Vec<u8>>> {

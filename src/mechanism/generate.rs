@@ -42,6 +42,13 @@ pub(super) static SECRETS: &[Mechanism] = &[
         chip: &[Create::CODE, EncryptDecrypt2::CODE],
         ..aes::row(CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN", Does { generate: Some(draw), ..NOTHING })
     },
+    secret(
+        CKM_HKDF_KEY_GEN,
+        "CKM_HKDF_KEY_GEN",
+        Keys::Secret(&[CKK_HKDF]),
+        super::hmac::SIZE,
+        None,
+    ),
     mac(CKM_SHA_1_KEY_GEN, "CKM_SHA_1_KEY_GEN", Keys::Secret(&[CKK_SHA_1_HMAC]), Hash::Sha1),
     mac(CKM_SHA224_KEY_GEN, "CKM_SHA224_KEY_GEN", Keys::Sealed(&[CKK_SHA224_HMAC]), Hash::Sha224),
     mac(CKM_SHA256_KEY_GEN, "CKM_SHA256_KEY_GEN", Keys::Secret(&[CKK_SHA256_HMAC]), Hash::Sha256),

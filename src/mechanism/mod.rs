@@ -10,8 +10,10 @@ mod ecdh;
 mod ecdsa;
 mod generate;
 mod hashing;
+mod hkdf;
 mod hmac;
 pub mod params;
+mod prf;
 pub mod random;
 mod rsa;
 mod rsa_oaep;
@@ -226,11 +228,13 @@ pub type Generate =
 pub type GeneratePair =
     fn(&'static Mechanism, &Params, &KeySpec, &[u8; 32], &Chip<'_>) -> Result<NewKey>;
 
-/// Derives a secret of `length` bytes, where the template or the key type says how long it is.
+/// Derives a secret of `length` bytes, where the template or the key type says how long it is, from the
+/// base key and the keys that the parameter names ([`Params::keys`]).
 pub type Derive = fn(
     &'static Mechanism,
     &Params,
     &Object,
+    others: &[Object],
     length: Option<usize>,
     &Chip<'_>,
 ) -> Result<Zeroizing<Vec<u8>>>;
@@ -272,7 +276,7 @@ pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
 }
 
 /// Every family.
-static FAMILIES: [&[Mechanism]; 12] = [
+static FAMILIES: [&[Mechanism]; 13] = [
     generate::ROWS,
     generate::SECRETS,
     rsa_pkcs1::ROWS,
@@ -284,6 +288,7 @@ static FAMILIES: [&[Mechanism]; 12] = [
     hmac::ROWS,
     aes_blocks::ROWS,
     aes_stream::ROWS,
+    hkdf::ROWS,
     digest::ROWS,
 ];
 
@@ -553,8 +558,20 @@ impl Mechanism {
         self.does.derive.map(|(how, _)| how).ok_or(Error::MechanismInvalid(self.id))
     }
 
+    /// Whether these keys may be derived from with this mechanism: the base key, and those that the
+    /// parameter names.
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign), but for the parameter's.
+    pub fn derives_from<'k>(&self, keys: impl IntoIterator<Item = &'k Object>) -> Result<()> {
+        self.derives()?;
+        keys.into_iter()
+            .try_for_each(|key| self.admit(key, false, CKA_DERIVE, "CKA_DERIVE is FALSE"))
+    }
+
     /// C_DeriveKey: the secret, of `length` bytes where the template or the key type says so, else
-    /// of its natural length.
+    /// of its natural length. `others` are the keys that the parameter names; they must permit what the
+    /// base key must.
     ///
     /// # Errors
     /// As [`sign`](Self::sign); [`Error::MechanismParamInvalid`] for a point that is not on the
@@ -564,12 +581,13 @@ impl Mechanism {
         &'static self,
         params: &Params,
         key: &Object,
+        others: &[Object],
         length: Option<usize>,
         chip: &Chip<'_>,
     ) -> Result<Zeroizing<Vec<u8>>> {
         let (_, derive) = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
-        self.admit(key, false, CKA_DERIVE, "CKA_DERIVE is FALSE")?;
-        derive(self, params, key, length, chip).map_err(|error| match self.refused(error) {
+        self.derives_from(std::iter::once(key).chain(others))?;
+        derive(self, params, key, others, length, chip).map_err(|error| match self.refused(error) {
             Error::Refused(Refusal::Point, _) => {
                 Error::MechanismParamInvalid("the point is not on the curve")
             }

@@ -35,6 +35,15 @@ pub enum Params {
         /// pPublicData: the other side's point, raw or DER-wrapped
         public: Vec<u8>,
     },
+    /// CK_HKDF_PARAMS
+    Hkdf {
+        /// prfHashMechanism
+        hash: Hash,
+        /// bExtract: with which salt
+        extract: Option<Salt>,
+        /// bExpand: with which pInfo
+        expand: Option<Vec<u8>>,
+    },
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
     /// CK_AES_CTR_PARAMS
@@ -50,7 +59,26 @@ pub enum Params {
     Bytes(Vec<u8>),
 }
 
+/// The salt of HKDF's extraction, PKCS#11 3.2 §6.62.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Salt {
+    /// CKF_HKDF_SALT_NULL: as many zeros as the hash is long.
+    Zeros,
+    /// CKF_HKDF_SALT_DATA
+    Data(Vec<u8>),
+    /// CKF_HKDF_SALT_KEY: a key's handle.
+    Key(u64),
+}
+
 impl Params {
+    /// The handles of the keys that it names, in the order in which the mechanism gets them.
+    pub fn keys(&self) -> Vec<u64> {
+        match self {
+            Params::Hkdf { extract: Some(Salt::Key(key)), .. } => vec![*key],
+            _ => Vec::new(),
+        }
+    }
+
     /// For mechanisms that have no parameter.
     ///
     /// # Errors

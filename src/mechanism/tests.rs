@@ -73,7 +73,7 @@ fn with(key: &Object, change: impl FnOnce(&mut Attributes)) -> Object {
 }
 
 /// Runs `job` with a TPM that does not exist: whatever asks it fails.
-fn without_tpm<T>(job: impl FnOnce(&Chip<'_>) -> T) -> T {
+pub(super) fn without_tpm<T>(job: impl FnOnce(&Chip<'_>) -> T) -> T {
     let settings = Settings { tcti: "device:/nonexistent/tpm".into(), ..Settings::default() };
     let tpm = Tpm::new(settings, None, Box::new(|_| false));
     let call = Call::within(std::time::Duration::from_millis(100));
@@ -198,6 +198,9 @@ fn the_list_holds_what_the_specification_has_for_these_families() {
         CKM_ECDSA_SHA3_512,
         CKM_ECDH1_DERIVE,
         CKM_ECDH1_COFACTOR_DERIVE,
+        CKM_HKDF_DERIVE,
+        CKM_HKDF_DATA,
+        CKM_HKDF_KEY_GEN,
         CKM_SHA_1,
         CKM_SHA224,
         CKM_SHA256,
@@ -341,7 +344,7 @@ fn a_parameter_where_there_is_none_and_none_where_there_is_one_are_refused() {
         assert!(bad(row(CKM_RSA_PKCS_PSS).sign(params, &private).err()));
         assert!(bad(row(CKM_RSA_PKCS_OAEP).decrypt(params, &private).err()));
         without_tpm(|chip| {
-            assert!(bad(row(CKM_ECDH1_DERIVE).derive(params, &ec, None, chip).err()));
+            assert!(bad(row(CKM_ECDH1_DERIVE).derive(params, &ec, &[], None, chip).err()));
         });
     }
 }
@@ -539,7 +542,8 @@ fn a_point_that_is_none_is_refused_without_the_tpm() {
         ] {
             let params = Params::Ecdh { kdf: CKD_NULL, shared: vec![], public };
             for id in [CKM_ECDH1_DERIVE, CKM_ECDH1_COFACTOR_DERIVE] {
-                let refused = without_tpm(|chip| row(id).derive(&params, &key, None, chip).err());
+                let refused =
+                    without_tpm(|chip| row(id).derive(&params, &key, &[], None, chip).err());
                 assert!(matches!(refused, Some(Error::MechanismParamInvalid(_))), "{refused:?}");
             }
         }

@@ -191,6 +191,8 @@ pub enum Derives {
     /// EXTRACT_KEY_FROM_KEY, CONCATENATE_*, XOR, *_ENCRYPT_DATA, SHA*_KEY_DERIVATION, HKDF_DATA, the MACs
     /// of TLS.
     Telling,
+    /// What comes out is no key but data, which everybody sees: HKDF_DATA.
+    Data,
 }
 
 /// A derivation that was asked for.
@@ -202,6 +204,68 @@ pub struct Derivation<'a> {
     pub how: Derives,
     /// The keys that go in, the base key first.
     pub inputs: &'a [&'a Attributes],
+}
+
+impl Derivation<'_> {
+    /// P11: what may tell something of a key that is not readable needs that key's leave.
+    fn may_tell(&self, policy: Policy) -> Result<()> {
+        let Self { mechanism, how, inputs } = *self;
+        let told = matches!(how, Derives::Telling | Derives::Data);
+        let leave = |input: &&Attributes| roles::readable(input) || names(input, mechanism);
+        if policy.has(Guard::DerivedStay) && told && !inputs.iter().all(leave) {
+            log::info!(
+                "a key derivation that may tell its key needs the mechanism {mechanism:#x} in the \
+                 key's CKA_ALLOWED_MECHANISMS (P11)"
+            );
+            return Err(Error::MechanismInvalid(mechanism));
+        }
+        Ok(())
+    }
+
+    /// C_DeriveKey of a data object: checks the template; the attributes without the value, and how long
+    /// that shall be, which CKA_VALUE_LEN says as for a key. The base key's CKA_DERIVE_TEMPLATE comes
+    /// first: one that prescribes a key, or that it be sensitive, prescribes no data.
+    ///
+    /// # Errors
+    /// As [`rule::create`]; MechanismInvalid if an input that is not readable does not name the mechanism.
+    pub fn of_data(
+        &self,
+        template: &Template,
+        setting: &Setting,
+    ) -> Result<(Attributes, Option<usize>)> {
+        let [base, ..] = self.inputs else { return Err(Error::Bug("a derivation from nothing")) };
+        let whole = rule::upon(rules::DATA, base.get(CKA_DERIVE_TEMPLATE), template)?;
+        self.may_tell(setting.policy)?;
+        let (mut length, mut rest) = (None, Template::new());
+        for (id, value) in whole.iter() {
+            match (id, &length) {
+                (CKA_VALUE_LEN, None) => {
+                    let bytes = super::value::ulong(value)
+                        .ok_or(Error::AttributeValueInvalid(CKA_VALUE_LEN, "no CK_ULONG"))?;
+                    length = Some(usize::try_from(bytes).unwrap_or(usize::MAX));
+                }
+                (CKA_VALUE, _) => return Err(Error::AttributeReadOnly(CKA_VALUE)),
+                _ => rest.push(id, value),
+            }
+        }
+        let mut known = Attributes::new();
+        known.set_ulong(CKA_CLASS, CKO_DATA);
+        let making = Making {
+            origin: Origin::Create,
+            class: rules::DATA,
+            key_type: None,
+            setting,
+            known: &known,
+        };
+        let mut attributes = making.complete(&rest)?;
+        if setting.policy.has(Guard::DerivedStay)
+            && self.inputs.iter().any(|input| input.is(CKA_PRIVATE))
+        {
+            attributes.set_bool(CKA_PRIVATE, true);
+        }
+        rule::private_where_it_must_be(rules::DATA, setting, &mut attributes)?;
+        Ok((attributes, length))
+    }
 }
 
 /// A secret key that may be made: its template is checked and completed.
@@ -294,7 +358,7 @@ impl Secret {
         setting: &Setting,
         derivation: &Derivation<'_>,
     ) -> Result<Self> {
-        let Derivation { mechanism, how, inputs } = *derivation;
+        let Derivation { how, inputs, .. } = *derivation;
         let [base, ..] = inputs else { return Err(Error::Bug("a derivation from nothing")) };
         let prescribed = base.get(CKA_DERIVE_TEMPLATE);
         let whole = rule::upon(rules::SECRET, prescribed, template)?;
@@ -308,16 +372,9 @@ impl Secret {
             ))?;
         let policy = setting.policy;
         let guarded = policy.has(Guard::DerivedStay);
+        derivation.may_tell(policy)?;
         let hidden: Vec<&&Attributes> =
             inputs.iter().filter(|input| !roles::readable(input)).collect();
-        if guarded && how == Derives::Telling && !hidden.iter().all(|input| names(input, mechanism))
-        {
-            log::info!(
-                "a key derivation that may tell its key needs the mechanism {mechanism:#x} in the \
-                 key's CKA_ALLOWED_MECHANISMS (P11)"
-            );
-            return Err(Error::MechanismInvalid(mechanism));
-        }
         let mut attributes = started(Origin::Derive, key_type, &whole, setting)?;
         let (sensitive, extractable) = asked(&attributes);
         let kept = prescribed

@@ -57,7 +57,8 @@ fn fill(
 
 /// The roles of a secret key whose CKA_SENSITIVE and CKA_EXTRACTABLE are settled. One role on data named
 /// TRUE brings the others of its kind that are not named; only wrapping or deriving named brings
-/// nothing else; nothing named is all that works on data, and for a readable generic secret deriving.
+/// nothing else; nothing named is all that works on data, and for a readable generic secret deriving, which is
+/// all that keys of a derivation function are for.
 /// Then P4.
 pub(super) fn secret(key_type: u64, attributes: &mut Attributes, policy: Policy) {
     let Some(roles) = rules::roles(rules::SECRET, key_type) else { return };
@@ -65,7 +66,9 @@ pub(super) fn secret(key_type: u64, attributes: &mut Attributes, policy: Policy)
         .filter(|role| attributes.is(*role) && roles.can(*role))
         .collect::<Vec<_>>();
     let on_data = chosen.is_empty() || chosen.iter().any(|role| DATA.contains(role));
-    let derives = chosen.is_empty() && key_type == CKK_GENERIC_SECRET && readable(attributes);
+    let derives = chosen.is_empty()
+        && (roles.usual.contains(&CKA_DERIVE)
+            || key_type == CKK_GENERIC_SECRET && readable(attributes));
     fill(rules::SECRET, key_type, attributes, roles, |role| {
         (on_data && DATA.contains(&role)) || (derives && role == CKA_DERIVE)
     });

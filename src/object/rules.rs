@@ -396,6 +396,13 @@ pub static ROLES: &[Roles] = &[
         able: &[],
         unable: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
     },
+    Roles {
+        of: SECRET,
+        key_type: CKK_HKDF,
+        usual: &[CKA_DERIVE],
+        able: &[],
+        unable: &[CKA_WRAP, CKA_UNWRAP],
+    },
     hmac(CKK_SHA_1_HMAC),
     hmac(CKK_SHA224_HMAC),
     hmac(CKK_SHA256_HMAC),

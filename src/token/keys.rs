@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use cryptoki_sys::{
-    CKA_PRIVATE, CKA_TOKEN, CKA_VALUE_LEN, CKF_DERIVE, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
+    CKA_PRIVATE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKF_DERIVE, CKF_GENERATE,
+    CKF_GENERATE_KEY_PAIR,
 };
 use zeroize::Zeroizing;
 
 use crate::crypto::drbg;
 use crate::error::{Error, Refusal, Result};
 use crate::mechanism::{Params, Value};
-use crate::object::keyspec::{Derivation, Pair, Private, Secret};
-use crate::object::{Material, Object, Template};
+use crate::object::keyspec::{Derivation, Derives, Pair, Private, Secret};
+use crate::object::{Attributes, Material, Object, Template};
 use crate::tpm::{Call, KeyBlob};
 
 use super::objects::new_uuid;
@@ -167,19 +168,33 @@ impl Session {
     ) -> Result<u64> {
         self.alive()?;
         let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
+        let others = params
+            .keys()
+            .into_iter()
+            .map(|key| self.key(mechanism, key, CKF_DERIVE).map(|(_, key)| key))
+            .collect::<Result<Vec<_>>>()?;
+        row.derives_from(std::iter::once(&base).chain(&others))?;
         let setting = self.token.setting()?;
         if template.bool(CKA_TOKEN) == Some(true) {
             self.may_write()?;
         }
-        let derivation =
-            Derivation { mechanism, how: row.derives()?, inputs: &[&*base.attributes] };
-        let plan = Secret::derive(template, &setting, &derivation)?;
-        if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
-            return Err(Error::NotLoggedIn);
-        }
+        let inputs: Vec<&Attributes> =
+            std::iter::once(&base).chain(&others).map(|key| &*key.attributes).collect();
+        let derivation = Derivation { mechanism, how: row.derives()?, inputs: &inputs };
         let call = self.call(CKF_DERIVE);
-        let value =
-            self.with_chip(&call, None, |chip| row.derive(params, &base, plan.length, chip))?;
+        let derive = |length| {
+            if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
+                return Err(Error::NotLoggedIn);
+            }
+            self.with_chip(&call, None, |chip| row.derive(params, &base, &others, length, chip))
+        };
+        if derivation.how == Derives::Data {
+            let (mut attributes, length) = derivation.of_data(template, &setting)?;
+            attributes.set(CKA_VALUE, derive(length)?.as_slice());
+            return self.place(attributes, Material::None);
+        }
+        let plan = Secret::derive(template, &setting, &derivation)?;
+        let value = derive(plan.length)?;
         self.make_secret(&call, plan, Value::Known(value))
     }
 }

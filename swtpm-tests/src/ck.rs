@@ -118,6 +118,17 @@ impl From<u64> for Mechanism {
     }
 }
 
+/// The salt in CK_HKDF_PARAMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Salt<'a> {
+    /// CKF_HKDF_SALT_NULL
+    Zeros,
+    /// CKF_HKDF_SALT_DATA
+    Data(&'a [u8]),
+    /// CKF_HKDF_SALT_KEY
+    Key(u64),
+}
+
 impl Mechanism {
     /// A mechanism with a parameter.
     pub fn with(kind: u64, parameter: Memory) -> Mechanism {
@@ -173,6 +184,23 @@ impl Mechanism {
         parameter.push_word(public.len() as u64);
         parameter.push_pointer(Memory::of(public));
         Mechanism::with(CKM_ECDH1_DERIVE, parameter)
+    }
+
+    /// CKM_HKDF_DERIVE or CKM_HKDF_DATA with CK_HKDF_PARAMS.
+    pub fn hkdf(kind: u64, hash: u64, salt: Option<Salt<'_>>, info: Option<&[u8]>) -> Mechanism {
+        let mut parameter =
+            Memory::of([u8::from(salt.is_some()), u8::from(info.is_some()), 0, 0, 0, 0, 0, 0]);
+        let (how, data, key) = match salt {
+            None | Some(Salt::Zeros) => (CKF_HKDF_SALT_NULL, None, 0),
+            Some(Salt::Data(data)) => (CKF_HKDF_SALT_DATA, Some(data), 0),
+            Some(Salt::Key(key)) => (CKF_HKDF_SALT_KEY, None, key),
+        };
+        parameter.push_word(hash);
+        parameter.push_word(how);
+        parameter.push_bytes(data.unwrap_or_default());
+        parameter.push_word(key);
+        parameter.push_bytes(info.unwrap_or_default());
+        Mechanism::with(kind, parameter)
     }
 
     /// CK_MECHANISM.

@@ -45,6 +45,16 @@ impl Memory {
         self.bytes.extend([0; 8]);
     }
 
+    /// Adds a pointer to bytes, NULL for none, and their count.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            self.push_word(0);
+        } else {
+            self.push_pointer(Memory::of(bytes));
+        }
+        self.push_word(bytes.len() as u64);
+    }
+
     /// Adds a pointer to the beginning of this memory.
     pub fn push_self(&mut self) {
         self.selves.push(self.bytes.len());

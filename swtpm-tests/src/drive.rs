@@ -231,6 +231,10 @@ enum Family {
     Aes(&'static str, Lengths),
     /// AES keys.
     AesKey,
+    /// HKDF: keys, or data.
+    Hkdf,
+    /// Keys for it.
+    HkdfKeys,
     /// Secret keys of this CKK_x, for this hash's HMAC.
     Secret(u64, Hash),
 }
@@ -297,6 +301,9 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_RSA_X_509, Family::Raw),
     (CKM_ECDH1_DERIVE, Family::Ecdh),
     (CKM_ECDH1_COFACTOR_DERIVE, Family::Ecdh),
+    (CKM_HKDF_DERIVE, Family::Hkdf),
+    (CKM_HKDF_DATA, Family::Hkdf),
+    (CKM_HKDF_KEY_GEN, Family::HkdfKeys),
     (CKM_SHA_1_HMAC, Family::Hmac(SHA1, false)),
     (CKM_SHA224_HMAC, Family::Hmac(SHA224, false)),
     (CKM_SHA256_HMAC, Family::Hmac(SHA256, false)),
@@ -369,10 +376,10 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_DECRYPT
         }
         Family::Oaep | Family::Aes(..) => CKF_ENCRYPT | CKF_DECRYPT,
-        Family::Ecdh => CKF_DERIVE,
+        Family::Ecdh | Family::Hkdf => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) => CKF_SIGN | CKF_VERIFY,
-        Family::Secret(..) | Family::AesKey => CKF_GENERATE,
+        Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
     };
     (able & operation != 0).then_some(Driver { mechanism, operation, family })
 }
@@ -469,15 +476,24 @@ impl Driver {
             | Family::Hmac(..)
             | Family::Secret(..)
             | Family::Aes(..)
-            | Family::AesKey => None,
+            | Family::AesKey
+            | Family::Hkdf
+            | Family::HkdfKeys => None,
         }
     }
 
     /// Whether the operation needs the TPM: a private or secret key, or a new one.
     pub fn needs_tpm(&self) -> bool {
-        let own =
-            matches!(self.family, Family::Generate(_) | Family::Hmac(..) | Family::Secret(..))
-                || matches!(self.family, Family::Aes(..) | Family::AesKey);
+        let own = matches!(
+            self.family,
+            Family::Generate(_)
+                | Family::Hmac(..)
+                | Family::Secret(..)
+                | Family::Aes(..)
+                | Family::AesKey
+                | Family::Hkdf
+                | Family::HkdfKeys
+        );
         own || self.wants().is_some()
     }
 
@@ -488,6 +504,7 @@ impl Driver {
             Family::Hmac(..) => "HMAC",
             Family::Secret(..) => "secret keys",
             Family::Aes(..) | Family::AesKey => "AES",
+            Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
             Family::Pss(_) => "RSA PSS",
@@ -559,6 +576,8 @@ impl Driver {
             (Family::Secret(key_type, hash), _) => drive.secret(key_type, hash, random),
             (Family::Aes(mode, lengths), _) => drive.aes(mode, lengths, random),
             (Family::AesKey, _) => drive.aes_key(random),
+            (Family::Hkdf, _) => drive.hkdf(random),
+            (Family::HkdfKeys, _) => drive.hkdf_keys(random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
             (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
             (_, CKF_ENCRYPT) => drive.encrypt(random),
@@ -1030,6 +1049,70 @@ impl Drive<'_> {
             Err(rv) => Err(Failure::Refused("C_GetAttributeValue", rv)),
             Ok(_) => Err(Failure::Wrong(self.named("a sensitive CKA_VALUE was read"))),
         }
+    }
+
+    /// A key, or data, of a base key that OpenSSL knows, too, and the chip works with.
+    fn hkdf(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let value = random.bytes(32);
+        let mut template = vec![
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_HKDF),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, true),
+            flag(CKA_EXTRACTABLE, false),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        template.push(bytes(CKA_ALLOWED_MECHANISMS, self.driver.mechanism.to_ne_bytes()));
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.hkdf_with(key, &value, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn hkdf_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let hash = *random.one_of(&[SHA1, SHA256]);
+        let length = *random.one_of(&[16, 32, 45]);
+        let info = random.bytes(20);
+        let expected = openssl::hkdf_expand(hash.2, value, &info, length);
+        let mechanism = Mechanism::hkdf(self.driver.mechanism, hash.0, None, Some(&info));
+        let data = self.driver.mechanism == CKM_HKDF_DATA;
+        let template = [number(CKA_VALUE_LEN, length as u64), flag(CKA_SIGN, true)];
+        let template = if data { &template[..1] } else { &template[..] };
+        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, template))?;
+        let same = if data {
+            by("C_GetAttributeValue", ck.attribute(session, made, CKA_VALUE)).map(|v| v == expected)
+        } else {
+            // It is as hidden as the base key: its MAC shows whether it is the right one.
+            by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, made, b"message"))
+                .map(|mac| mac == openssl::hmac("sha256", &expected, b"message"))
+        };
+        let destroyed = ck.destroy_object(session, made);
+        right(same?, || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A new key for HKDF, readable, so that OpenSSL can do what it does.
+    fn hkdf_keys(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let template = [
+            number(CKA_VALUE_LEN, 32),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ];
+        let made = ck.generate_key(session, self.driver.mechanism, &template);
+        let key = by("C_GenerateKey", made)?;
+        let deriving =
+            Driver { mechanism: CKM_HKDF_DERIVE, operation: CKF_DERIVE, family: Family::Hkdf };
+        let deriving = Drive { driver: &deriving, ..*self };
+        let outcome = by("C_GetAttributeValue", ck.attribute(session, key, CKA_VALUE))
+            .and_then(|value| deriving.hkdf_with(key, &value, random));
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
     }
 
     fn generate(&self, kind: Kind, random: &mut Random) -> Outcome {

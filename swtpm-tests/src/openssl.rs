@@ -312,6 +312,20 @@ pub fn hmac(name: &str, key: &[u8], data: &[u8]) -> Vec<u8> {
     out
 }
 
+/// HKDF's expansion (RFC 5869 §2.3), of OpenSSL's HMACs.
+pub fn hkdf_expand(name: &str, key: &[u8], info: &[u8], length: usize) -> Vec<u8> {
+    let (mut made, mut block) = (Vec::new(), Vec::new());
+    for counter in 1..=u8::MAX {
+        if made.len() >= length {
+            break;
+        }
+        block = hmac(name, key, &[&block, info, &[counter]].concat());
+        made.extend(&block);
+    }
+    made.truncate(length);
+    made
+}
+
 /// One block under an AES key.
 pub fn aes_ecb(key: &[u8], block: &[u8; 16]) -> [u8; 16] {
     let (mut schedule, mut out) = ([0u64; 64], [0; 16]);

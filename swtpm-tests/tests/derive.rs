@@ -1,0 +1,373 @@
+//! Derivation of keys from secret keys through the C interface: against OpenSSL and published vectors, what
+//! the chip computes and what it costs, what is inherited and what is refused.
+
+use cryptoki_sys::*;
+use swtpm_tests::ck::{Attribute, Mechanism, Salt, bytes, flag, number, template};
+use swtpm_tests::door::{Argument, Memory};
+use swtpm_tests::shim::Record;
+use swtpm_tests::{App, Bench, openssl};
+
+const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
+
+/// HKDF-SHA256's hash: CKM_ and OpenSSL's name.
+const SHA256: (u64, &str) = (CKM_SHA256, "sha256");
+
+struct Scene {
+    bench: Bench,
+    app: App,
+    session: u64,
+}
+
+impl Scene {
+    fn start() -> Scene {
+        let bench = Bench::start();
+        bench.token();
+        let (app, session) = bench.logged_in();
+        Scene { bench, app, session }
+    }
+
+    fn create(&self, key_type: u64, value: &[u8], more: &[Attribute]) -> u64 {
+        let key = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, key_type),
+            bytes(CKA_VALUE, value),
+            flag(CKA_DERIVE, true),
+        ];
+        let template = [&key[..], more].concat();
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    /// A key that may be read: CKA_SENSITIVE is FALSE, CKA_EXTRACTABLE is TRUE.
+    fn open(&self, key_type: u64, value: &[u8]) -> u64 {
+        self.create(key_type, value, &open())
+    }
+
+    /// A key that lives in the TPM alone; the mechanisms that it allows, if not all.
+    fn hidden(&self, key_type: u64, value: &[u8], allowed: &[u64]) -> u64 {
+        let mut more = vec![flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
+        if !allowed.is_empty() {
+            let allowed = allowed.iter().flat_map(|id| id.to_ne_bytes()).collect::<Vec<u8>>();
+            more.push(bytes(CKA_ALLOWED_MECHANISMS, allowed));
+        }
+        self.create(key_type, value, &more)
+    }
+
+    /// A readable key that signs and may not derive.
+    fn idle(&self, key_type: u64) -> u64 {
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, key_type),
+            bytes(CKA_VALUE, VALUE),
+            flag(CKA_SIGN, true),
+            flag(CKA_DERIVE, false),
+        ];
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    /// A readable key with this CKA_DERIVE_TEMPLATE.
+    fn prescribing(&self, value: &[u8], prescribed: &[Attribute]) -> u64 {
+        let mut key = vec![
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            bytes(CKA_VALUE, value),
+            flag(CKA_DERIVE, true),
+        ];
+        key.extend(open());
+        let mut memory = template(&key);
+        let prescribed = template(prescribed);
+        let length = prescribed.bytes.len() as u64;
+        memory.push_word(CKA_DERIVE_TEMPLATE);
+        memory.push_pointer(prescribed);
+        memory.push_word(length);
+        let count = Argument::Word(key.len() as u64 + 1);
+        let arguments = vec![self.session.into(), memory.into(), count, Memory::room(8).into()];
+        let (rv, arguments) = self.app.raw("C_CreateObject", arguments);
+        assert_eq!(rv, CKR_OK);
+        arguments[3].memory().word_at(0)
+    }
+
+    fn derive(
+        &self,
+        mechanism: impl Into<Mechanism>,
+        base: u64,
+        template: &[Attribute],
+    ) -> Result<u64, u64> {
+        self.app.derive(self.session, mechanism, base, template).map_err(|rv| rv.0)
+    }
+
+    fn value(&self, key: u64) -> Result<Vec<u8>, u64> {
+        self.app.attribute(self.session, key, CKA_VALUE).map_err(|rv| rv.0)
+    }
+
+    fn is(&self, key: u64, kind: u64) -> bool {
+        self.app.attribute_flag(self.session, key, kind).expect("a truth value")
+    }
+
+    /// Whether a key that nobody reads is this one.
+    fn assert_hides(&self, key: u64, value: &[u8]) {
+        assert_eq!(self.value(key), Err(CKR_ATTRIBUTE_SENSITIVE));
+        let mac = self.app.sign(self.session, CKM_SHA256_HMAC, key, b"data").expect("C_Sign");
+        assert_eq!(mac, openssl::hmac("sha256", value, b"data"));
+    }
+}
+
+fn open() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]
+}
+
+fn length(bytes: u64) -> Attribute {
+    number(CKA_VALUE_LEN, bytes)
+}
+
+/// A readable key of so many bytes.
+fn readable(bytes: u64) -> Vec<Attribute> {
+    [&[length(bytes)][..], &open()].concat()
+}
+
+/// A key of so many bytes that signs.
+fn signing(bytes: u64) -> [Attribute; 2] {
+    [length(bytes), flag(CKA_SIGN, true)]
+}
+
+fn assert_unseen(record: &Record, secret: &[u8]) {
+    for entry in &record.0 {
+        let contains = |all: &[u8]| all.windows(secret.len()).any(|window| window == secret);
+        let seen = contains(&entry.command) || contains(&entry.response);
+        assert!(!seen, "in clear: {}", entry.line());
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits");
+    (0..text.len()).step_by(2).map(digit).collect()
+}
+
+// ---- HKDF ---------------------------------------------------------------------------------------
+
+fn hkdf(salt: Option<Salt<'_>>, info: Option<&[u8]>) -> Mechanism {
+    Mechanism::hkdf(CKM_HKDF_DERIVE, SHA256.0, salt, info)
+}
+
+#[test]
+fn hkdf_gives_what_rfc_5869_prints() {
+    // Appendix A.1, A.3, A.4.
+    let scene = Scene::start();
+    let secret = |byte, count| vec![byte; count];
+    let salt: Vec<u8> = (0..=12).collect();
+    let info: Vec<u8> = (0xf0..=0xf9).collect();
+    for (hash, key, salt, info, prk, okm) in [
+        (
+            CKM_SHA256,
+            secret(0x0b, 22),
+            Salt::Data(&salt),
+            &info[..],
+            "077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5",
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+        ),
+        (
+            CKM_SHA256,
+            secret(0x0b, 22),
+            Salt::Zeros,
+            &[],
+            "19ef24a32c717b167f33a91d6f648bdf96596776afdb6377ac434c1c293ccb04",
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+        ),
+        (
+            CKM_SHA_1,
+            secret(0x0b, 11),
+            Salt::Data(&salt),
+            &info[..],
+            "9b6c18c432a7bf8f0e71c8eb88f4b30baa2ba243",
+            "085a01ea1b10f36933068b56efa5ad81a4f14b822f5b091568a9cdd4f155fda2c22e422478d305f3f896",
+        ),
+    ] {
+        let (prk, okm) = (unhex(prk), unhex(okm));
+        let base = scene.open(CKK_HKDF, &key);
+        let mechanism = |salt, info| Mechanism::hkdf(CKM_HKDF_DERIVE, hash, salt, info);
+        let (record, ()) = scene.bench.shim.watch(|| {
+            let both = scene.derive(mechanism(Some(salt), Some(info)), base, &readable(42));
+            assert_eq!(scene.value(both.expect("C_DeriveKey")), Ok(okm.clone()));
+            let extracted = scene.derive(mechanism(Some(salt), None), base, &open());
+            let extracted = extracted.expect("C_DeriveKey");
+            assert_eq!(scene.value(extracted), Ok(prk.clone()));
+            let again = scene.open(CKK_GENERIC_SECRET, &prk);
+            let expanded = scene.derive(mechanism(None, Some(info)), again, &readable(42));
+            assert_eq!(scene.value(expanded.expect("C_DeriveKey")), Ok(okm.clone()));
+        });
+        assert!(record.0.is_empty(), "readable keys need no TPM: {}", record.lines());
+        // The same where only the TPM knows the extracted key.
+        let base = scene.hidden(CKK_HKDF, &prk, &[]);
+        let made = scene.derive(mechanism(None, Some(info)), base, &signing(42));
+        scene.assert_hides(made.expect("C_DeriveKey"), &okm);
+    }
+}
+
+#[test]
+fn a_hidden_key_expands_in_the_chip_one_command_a_block_and_is_on_no_bus() {
+    let scene = Scene::start();
+    let base = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    scene.derive(hkdf(None, Some(b"warm")), base, &signing(32)).expect("C_DeriveKey");
+    for (bytes, blocks) in [(16, 1), (32, 1), (33, 2), (96, 3)] {
+        let (record, key) = scene.bench.shim.watch(|| {
+            scene.derive(hkdf(None, Some(b"info")), base, &signing(bytes)).expect("C_DeriveKey")
+        });
+        let expected = openssl::hkdf_expand(SHA256.1, &VALUE, b"info", bytes as usize);
+        let count = |name| record.names().iter().filter(|found| **found == name).count();
+        assert_eq!((count("HMAC"), count("Create")), (blocks, 1), "{}", record.lines());
+        assert_unseen(&record, &VALUE);
+        assert_unseen(&record, &expected[..16]);
+        scene.assert_hides(key, &expected);
+        for (kind, is) in [
+            (CKA_SENSITIVE, true),
+            (CKA_EXTRACTABLE, false),
+            // The base key was outside once.
+            (CKA_ALWAYS_SENSITIVE, false),
+            (CKA_NEVER_EXTRACTABLE, false),
+            (CKA_LOCAL, false),
+            (CKA_WRAP, false),
+            (CKA_UNWRAP, false),
+            (CKA_PRIVATE, true),
+        ] {
+            assert_eq!(scene.is(key, kind), is, "{kind:#x}");
+        }
+    }
+    // Info that fills more than one buffer of the TPM.
+    let long = vec![7; 3000];
+    let key = scene.derive(hkdf(None, Some(&long)), base, &signing(48)).expect("C_DeriveKey");
+    scene.assert_hides(key, &openssl::hkdf_expand(SHA256.1, &VALUE, &long, 48));
+}
+
+#[test]
+fn a_key_that_the_chip_drew_derives_keys_that_never_were_outside() {
+    let scene = Scene::start();
+    let template = [length(32)];
+    let base = scene.app.generate_key(scene.session, CKM_HKDF_KEY_GEN, &template);
+    let base = base.expect("C_GenerateKey");
+    assert!(scene.is(base, CKA_DERIVE) && scene.is(base, CKA_ALWAYS_SENSITIVE));
+    let template = [length(32), number(CKA_KEY_TYPE, CKK_HKDF)];
+    let key = scene.derive(hkdf(None, Some(b"info")), base, &template).expect("C_DeriveKey");
+    for kind in [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_SENSITIVE, CKA_DERIVE] {
+        assert!(scene.is(key, kind), "{kind:#x}");
+    }
+    scene.derive(hkdf(None, Some(b"info")), key, &signing(16)).expect("a second generation");
+}
+
+#[test]
+fn a_salt_that_is_a_key_extracts_in_the_chip() {
+    let scene = Scene::start();
+    let salt = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    let base = scene.open(CKK_GENERIC_SECRET, b"input keying material");
+    let mechanism = hkdf(Some(Salt::Key(salt)), Some(b"info"));
+    let (record, key) =
+        scene.bench.shim.watch(|| scene.derive(mechanism, base, &signing(40)).expect("a key"));
+    assert!(record.names().contains(&"HMAC"), "{}", record.lines());
+    assert_unseen(&record, &VALUE);
+    let extracted = openssl::hmac(SHA256.1, &VALUE, b"input keying material");
+    scene.assert_hides(key, &openssl::hkdf_expand(SHA256.1, &extracted, b"info", 40));
+    // The salt hides what comes out, though the base key can be read.
+    let opened = scene.derive(hkdf(Some(Salt::Key(salt)), None), base, &open());
+    assert_eq!(opened, Err(CKR_TEMPLATE_INCONSISTENT));
+    let nothing = scene.derive(hkdf(Some(Salt::Key(0xBAD)), None), base, &open());
+    assert_eq!(nothing, Err(CKR_KEY_HANDLE_INVALID));
+    let useless = scene.idle(CKK_GENERIC_SECRET);
+    let useless = scene.derive(hkdf(Some(Salt::Key(useless)), None), base, &open());
+    assert_eq!(useless, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+}
+
+#[test]
+fn hkdf_refuses_what_it_cannot_or_may_not_do() {
+    let scene = Scene::start();
+    let hidden = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    let readable_key = scene.open(CKK_HKDF, &VALUE);
+    let expand = || hkdf(None, Some(b"info"));
+    let extract = || hkdf(Some(Salt::Data(b"salt")), None);
+
+    // The value of a key that lives in the TPM alone is no input.
+    assert_eq!(scene.derive(extract(), hidden, &[]), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    // No TPM has this hash.
+    let sha3 = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA3_256, None, Some(b"info"));
+    assert_eq!(scene.derive(sha3, hidden, &signing(32)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    // What comes of a hidden key stays hidden, and is long enough not to be guessed.
+    assert_eq!(scene.derive(expand(), hidden, &readable(32)), Err(CKR_TEMPLATE_INCONSISTENT));
+    assert_eq!(scene.derive(expand(), hidden, &signing(15)), Err(CKR_KEY_SIZE_RANGE));
+    // Lengths.
+    assert_eq!(scene.derive(expand(), readable_key, &open()), Err(CKR_TEMPLATE_INCOMPLETE));
+    for bytes in [255 * 32 + 1, u64::MAX] {
+        assert_eq!(scene.derive(expand(), readable_key, &readable(bytes)), Err(CKR_KEY_SIZE_RANGE));
+    }
+    let zero = scene.derive(expand(), readable_key, &readable(0));
+    assert_eq!(zero, Err(CKR_ATTRIBUTE_VALUE_INVALID));
+    assert_eq!(scene.derive(extract(), readable_key, &readable(31)), Err(CKR_KEY_SIZE_RANGE));
+    let most = scene.derive(expand(), readable_key, &readable(255 * 32)).expect("all blocks");
+    let expected = openssl::hkdf_expand(SHA256.1, &VALUE, b"info", 255 * 32);
+    assert_eq!(scene.value(most), Ok(expected));
+    // Parameters.
+    let wrong = [
+        CKM_HKDF_DERIVE.into(),
+        hkdf(None, None),
+        Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256_HMAC, None, Some(b"")),
+        Mechanism::ecdh(CKD_NULL, &[], &[4; 65]),
+    ];
+    for mechanism in wrong {
+        let mechanism = Mechanism { kind: CKM_HKDF_DERIVE, ..mechanism };
+        let refused = scene.derive(mechanism, readable_key, &readable(32));
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
+    }
+    // Keys.
+    let aes = [flag(CKA_ENCRYPT, true)];
+    let aes = scene.create(CKK_AES, &VALUE, &aes);
+    assert_eq!(scene.derive(expand(), aes, &readable(32)), Err(CKR_KEY_TYPE_INCONSISTENT));
+    let mac = scene.create(CKK_SHA256_HMAC, &VALUE, &[]);
+    assert_eq!(scene.derive(expand(), mac, &readable(32)), Err(CKR_KEY_TYPE_INCONSISTENT));
+    let idle = scene.idle(CKK_GENERIC_SECRET);
+    assert_eq!(scene.derive(expand(), idle, &readable(32)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    let narrow = scene.hidden(CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
+    assert_eq!(scene.derive(expand(), narrow, &signing(32)), Err(CKR_MECHANISM_INVALID));
+    assert_eq!(scene.derive(expand(), 0xBAD, &signing(32)), Err(CKR_KEY_HANDLE_INVALID));
+}
+
+#[test]
+fn hkdf_data_is_an_object_that_everybody_reads_and_a_hidden_key_must_have_allowed_it() {
+    let scene = Scene::start();
+    let data = |info| Mechanism::hkdf(CKM_HKDF_DATA, SHA256.0, None, Some(info));
+    let expected = openssl::hkdf_expand(SHA256.1, &VALUE, b"iv", 12);
+    let named = scene.hidden(CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
+    let (record, made) = scene.bench.shim.watch(|| {
+        let template = [length(12), flag(CKA_TOKEN, true), bytes(CKA_LABEL, "iv")];
+        scene.derive(data(b"iv"), named, &template).expect("C_DeriveKey")
+    });
+    assert_unseen(&record, &VALUE);
+    assert_eq!(scene.value(made), Ok(expected));
+    let class = scene.app.attribute(scene.session, made, CKA_CLASS);
+    assert_eq!(class, Ok(CKO_DATA.to_ne_bytes().to_vec()));
+    assert!(scene.is(made, CKA_PRIVATE), "its key is private");
+    let found = scene.app.find(scene.session, &[bytes(CKA_LABEL, "iv")]).expect("a search");
+    assert_eq!(found, [made]);
+
+    let silent = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    assert_eq!(scene.derive(data(b"iv"), silent, &[length(12)]), Err(CKR_MECHANISM_INVALID));
+    let base = scene.open(CKK_HKDF, &VALUE);
+    for (template, refused) in [
+        (vec![], CKR_TEMPLATE_INCOMPLETE),
+        (vec![length(12), flag(CKA_SENSITIVE, true)], CKR_TEMPLATE_INCONSISTENT),
+        (vec![length(12), number(CKA_CLASS, CKO_SECRET_KEY)], CKR_TEMPLATE_INCONSISTENT),
+        (vec![length(12), bytes(CKA_VALUE, [0; 12])], CKR_ATTRIBUTE_READ_ONLY),
+        (vec![length(255 * 32 + 1)], CKR_KEY_SIZE_RANGE),
+    ] {
+        assert_eq!(scene.derive(data(b"iv"), base, &template), Err(refused), "{template:?}");
+    }
+}
+
+#[test]
+fn a_derive_template_is_obeyed() {
+    let scene = Scene::start();
+    let hide = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
+    let base = scene.prescribing(&VALUE, &hide);
+    let expand = || hkdf(None, Some(b"info"));
+    assert_eq!(scene.derive(expand(), base, &readable(32)), Err(CKR_TEMPLATE_INCONSISTENT));
+    let key = scene.derive(expand(), base, &signing(32)).expect("C_DeriveKey");
+    scene.assert_hides(key, &openssl::hkdf_expand(SHA256.1, &VALUE, b"info", 32));
+    // What it makes is sensitive: data is not.
+    let data = Mechanism::hkdf(CKM_HKDF_DATA, SHA256.0, None, Some(b"info"));
+    assert_eq!(scene.derive(data, base, &[length(12)]), Err(CKR_TEMPLATE_INCONSISTENT));
+}
