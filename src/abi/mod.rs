@@ -248,6 +248,7 @@ impl State {
         let body = || {
             #[cfg(test)]
             tests::panic_if_told();
+            let _waits = module.stops_with_us();
             body(module)
         };
         catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {

@@ -8,6 +8,7 @@ use rusqlite::ErrorCode;
 use rusqlite::ffi;
 use rustix::io::Errno;
 
+use super::waiting;
 use crate::error::Error;
 
 /// What went wrong with the store.
@@ -19,6 +20,8 @@ pub enum Fault {
     WriteProtected(String),
     /// Another process kept the store locked for longer than the busy timeout. Trying again helps.
     Busy(String),
+    /// The call was canceled while another process kept the store locked; nothing was changed.
+    Canceled,
     /// The disk failed, or the file is damaged.
     Damaged(String),
     /// A writer died in the middle of a commit, and nobody who may write has opened the file since.
@@ -60,6 +63,7 @@ impl fmt::Display for Fault {
             | Fault::NeedsRecovery(why)
             | Fault::NotRecognized(why)
             | Fault::Unreadable(why) => f.write_str(why),
+            Fault::Canceled => f.write_str("canceled while another program kept the store locked"),
             Fault::NoToken => f.write_str("the token was removed or initialised anew"),
             Fault::NoObject => f.write_str("the object was destroyed"),
             Fault::Changed => f.write_str("another program changed the object at the same time"),
@@ -84,6 +88,7 @@ impl From<Fault> for Error {
             Fault::Full(_) => Error::StoreFull(text),
             Fault::WriteProtected(_) => Error::TokenWriteProtected(text),
             Fault::Busy(_) | Fault::Changed => Error::FunctionFailed(text),
+            Fault::Canceled => Error::Canceled,
             Fault::Damaged(_) | Fault::NeedsRecovery(_) | Fault::BadRow { .. } => {
                 Error::Device(text)
             }
@@ -198,6 +203,12 @@ fn of_sqlite(failure: ffi::Error, message: Option<String>) -> Fault {
             _ => Fault::Damaged(format!("the store cannot be opened: {message}")),
         },
         (ErrorCode::PermissionDenied, _) => Fault::WriteProtected(message),
+        (
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed,
+            _,
+        ) if waiting::is_abandoned() => Fault::Canceled,
         (
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked

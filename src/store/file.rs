@@ -169,11 +169,15 @@ impl File {
             match job(inner) {
                 Ok(Attempt::Done(value)) => return Ok(Some(value)),
                 Ok(Attempt::Nothing) => return Ok(None),
+                Ok(Attempt::Again) if waiting::is_abandoned() => return Err(Fault::Canceled),
                 Ok(Attempt::Again) if Instant::now() < deadline => {}
                 Ok(Attempt::Again) => return Err(Fault::Busy(BUSY.to_owned())),
                 // Without locks, a reader meets writers of other processes at work: a journal that
                 // looks left behind, pages that do not fit each other.
                 Err(fault) if inner.is_snapshot() && fault.may_pass() => {
+                    if waiting::is_abandoned() {
+                        return Err(Fault::Canceled);
+                    }
                     if Instant::now() > deadline {
                         return Err(fault);
                     }

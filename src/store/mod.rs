@@ -52,6 +52,7 @@ use migrate::{LADDER, Ladder};
 pub use rows::{NewRow, Row, Unchecked};
 pub use seal::{Checked, Report, Sealer, check};
 pub use tokens::{Hint, NewToken, Role, TokenChange, TokenRow, TokenState};
+pub use waiting::Abandon;
 
 /// What the database file is called in its directory.
 pub const FILE: &str = "tpm11.sqlite3";

@@ -165,6 +165,11 @@ impl Module {
         slots
     }
 
+    /// As long as it lives, what this thread waits for in a store is given up at C_Finalize.
+    pub fn stops_with_us(&self) -> store::Abandon {
+        store::Abandon::when(self.stop.clone())
+    }
+
     /// The TPMs with their stores.
     pub fn homes(&self) -> &[Arc<Home>] {
         &self.homes

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Verify};
 use crate::object::policy::Dates;
 use crate::object::{Material, Object, rule};
+use crate::store::Abandon;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
 use crate::tpm::lease::{Grant, Key};
@@ -123,6 +124,8 @@ impl Right {
 pub(super) struct Running<'a> {
     session: &'a Session,
     call: Call,
+    /// Its flag ends waits for the store, too.
+    _store: Abandon,
 }
 
 impl std::ops::Deref for Running<'_> {
@@ -200,7 +203,8 @@ impl Session {
         if self.closed.load(Ordering::Acquire) {
             call.cancel.store(true, Ordering::Release);
         }
-        Running { session: self, call }
+        let _store = Abandon::when(call.cancel.clone());
+        Running { session: self, call, _store }
     }
 
     /// C_SessionCancel: stops the calls and ends the operations that `flags` (CKF_) name. Waits for
