@@ -137,10 +137,16 @@ const FAILURE: u32 = 0x101;
 /// TPM_HT_SAVED_SESSION: where listing begins.
 const SAVED_SESSIONS: u32 = 0x0300_0000;
 
+/// How often more than once a call may find that what it loaded is gone. After a TPM reset every program
+/// that closes what it had before flushes a session of that number from the TPM, which may be a new one
+/// of ours; the command that meets it was not started.
+const LOSSES: u8 = 2;
+
 /// What was tried already against the faults of one call.
 #[derive(Default)]
 pub(super) struct Tried {
     rebuilt: bool,
+    losses: u8,
     started: bool,
     found_again: bool,
     without_session: bool,
@@ -733,6 +739,10 @@ impl State {
                 log::info!("tpm: lease dropped: {fault}");
                 self.abandon(inner.shape);
                 let first = once(&mut tried.rebuilt);
+                if !first && *fault.kind() == Trouble::Reference && tried.losses < LOSSES {
+                    tried.losses += 1;
+                    return Ok(true);
+                }
                 // A resource manager behind a socket has no EFAULT to say: it hangs up.
                 let gap = !first && fault.command == Some(StartAuthSession::NAME);
                 if gap && inner.shape == Shape::Managed && once(&mut tried.without_session) {
@@ -898,20 +908,23 @@ impl State {
     /// TPM_RC_FAILURE: some firmware says so of one bad input; a TPM that confirms it is left alone.
     fn look_at_failure(&mut self, inner: &Inner, call: &Call) {
         let Ok(mut connection) = self.take_main(inner, call) else { return };
-        match execute(&mut connection.link, &GetTestResult, &mut [], call) {
+        let confirmed = match execute(&mut connection.link, &GetTestResult, &mut [], call) {
             Ok(result) => {
                 log::error!("tpm: TPM_RC_FAILURE; its test result is {result:x?}");
-                if result.code == FAILURE {
-                    self.put_main(inner, connection);
-                    self.abandon(inner.shape);
-                    self.breaker.until = Some(Instant::now() + LONG_BREAK);
-                    self.breaker.last = Some(Fault::of_code(FAILURE));
-                    return;
-                }
+                result.code == FAILURE
             }
-            Err(fault) => log::error!("tpm: TPM_RC_FAILURE, and no test result: {fault}"),
-        }
+            // The question itself fails: that confirms it, too.
+            Err(fault) => {
+                log::error!("tpm: TPM_RC_FAILURE, and no test result: {fault}");
+                *fault.kind() == Trouble::Failure
+            }
+        };
         self.put_main(inner, connection);
+        if confirmed {
+            self.abandon(inner.shape);
+            self.breaker.until = Some(Instant::now() + LONG_BREAK);
+            self.breaker.last = Some(Fault::of_code(FAILURE));
+        }
     }
 
     /// Counts connections that broke for the breaker.
