@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{Answer, P256, Rv, number};
+use swtpm_tests::ck::{Answer, P256, Rv, bytes, number};
 use swtpm_tests::shim::{Action, Chip, Entry, Fault, Record};
 use swtpm_tests::{App, Bench, Setup, wire};
 
@@ -235,6 +235,158 @@ fn a_connection_cut_at_any_byte_of_a_signature_is_not_noticed() {
     assert!(count > 100, "{count}");
     let state = app.session_info(session).expect("C_GetSessionInfo").state;
     assert_eq!(state, CKS_RW_USER_FUNCTIONS, "the login stayed");
+}
+
+/// Response codes, those that nobody has defined yet included (Part 2 §6.6.3): of format zero, warnings,
+/// and of format one about a command, its first handle, its first parameter and its first session.
+fn codes() -> Vec<u32> {
+    let one = (0x081..=0x0AA).flat_map(|error| [0, 0x100, 0x140, 0x900].map(|of| error | of));
+    (0x100..=0x156).chain(0x900..=0x924).chain([0x97F]).chain(one).collect()
+}
+
+/// Some of them at the command with this number in its operation, or with `TPM11_FAULTS=all` every one.
+fn codes_at(command: usize) -> impl Iterator<Item = u32> {
+    let all = std::env::var("TPM11_FAULTS").as_deref() == Ok("all");
+    let chosen = move |at: &usize| all || at % 19 == command % 19;
+    codes().into_iter().enumerate().filter(move |(at, _)| chosen(at)).map(|(_, code)| code)
+}
+
+fn is_wrong_authorization(code: u32) -> bool {
+    [0x08E, 0x0A2].contains(&(code & 0x0BF)) && code & 0x080 != 0
+}
+
+#[test]
+fn whatever_code_answers_a_command_of_a_login_only_a_refused_pin_is_an_incorrect_one() {
+    let (bench, app, session, cold) = at_the_gate();
+    let mark = bench.shim.mark();
+    let mut cells = 0;
+    for (skip, entry) in cold.0.iter().enumerate() {
+        let more = [0x98E, 0x9A2].into_iter().filter(|_| entry.code == wire::POLICY_SECRET);
+        for code in codes_at(skip).chain(more) {
+            bench.shim.inject(Fault::at_any(Action::Answer(code)).after(skip));
+            let answer = app.login(session, PIN);
+            bench.shim.heal();
+            let what = || format!("{code:#x} at {}: {answer:?}\n{}", entry.name, bench.log());
+            let refused = entry.code == wire::POLICY_SECRET && is_wrong_authorization(code);
+            match answer {
+                Ok(()) => assert!(!refused, "{}", what()),
+                Err(Rv(CKR_PIN_INCORRECT)) => assert!(refused, "{}", what()),
+                Err(Rv(CKR_DEVICE_ERROR | CKR_DEVICE_MEMORY | CKR_FUNCTION_FAILED)) => {
+                    assert!(!refused, "{}", what());
+                }
+                Err(_) => panic!("{}", what()),
+            }
+            if answer.is_err() {
+                works_again(&bench, "a login", || app.login(session, PIN).is_ok());
+            }
+            app.logout(session).expect("C_Logout");
+            cells += 1;
+        }
+    }
+    println!("{cells} cells");
+    assert!(cells > 80, "{cells}");
+    assert_eq!(bench.shim.pin_tries(mark), 0);
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+#[test]
+fn whatever_code_answers_a_command_of_a_signature_it_is_no_code_of_pins_hosts_or_sessions() {
+    let bench = Setup::default().tpm("linger_ms = 0\ncall_timeout_s = 20").start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (_, key) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    sweep(&bench);
+    let (cold, _) = bench.shim.watch(|| app.sign(session, CKM_ECDSA, key, &DIGEST));
+    let mut cells = 0;
+    for (skip, entry) in cold.0.iter().enumerate() {
+        for code in codes_at(skip) {
+            sweep(&bench);
+            bench.shim.inject(Fault::at_any(Action::Answer(code)).after(skip));
+            let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
+            bench.shim.heal();
+            let plain =
+                [CKR_DEVICE_ERROR, CKR_DEVICE_MEMORY, CKR_FUNCTION_FAILED, CKR_FUNCTION_REJECTED];
+            if let Err(rv) = answer {
+                assert!(plain.contains(&rv.0), "{code:#x} at {}: {rv:?}", entry.name);
+                works_again(&bench, "C_Sign", || {
+                    app.sign(session, CKM_ECDSA, key, &DIGEST).is_ok()
+                });
+            }
+            cells += 1;
+        }
+    }
+    println!("{cells} cells");
+    assert!(cells > 40, "{cells}");
+    assert_eq!(bench.shim.lockout_counter(), 0);
+}
+
+/// Cuts at bytes and commands that chance chooses, two in a call at times.
+#[test]
+fn wherever_connections_are_cut_a_call_succeeds_or_fails_once_and_the_login_stays() {
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::{RngCore, SeedableRng};
+    const SEED: u64 = 0x7B11;
+    for setup in [Setup::default(), Setup::default().managed()] {
+        let bench = setup.tpm("linger_ms = 0").start();
+        bench.token();
+        let (app, session) = bench.logged_in();
+        app.generate_ec(session, P256, "ec").expect("C_GenerateKeyPair");
+        let (public, _) = app.generate_rsa(session, 2048, "rsa").expect("C_GenerateKeyPair");
+        // A private key's handle ends with the login that showed it.
+        let find = |label: &str| {
+            let wanted = [number(CKA_CLASS, CKO_PRIVATE_KEY), bytes(CKA_LABEL, label)];
+            app.find(session, &wanted).expect("C_FindObjects")[0]
+        };
+        let secret = app.encrypt(session, CKM_RSA_PKCS, public, b"text").expect("C_Encrypt");
+        let mark = bench.shim.mark();
+        let mut chance = ChaCha8Rng::seed_from_u64(SEED);
+        let mut met = 0;
+        for round in 0..100 {
+            let mut below = |limit: u32| (chance.next_u32() % limit) as usize;
+            let cuts: Vec<(usize, Action)> = (0..=below(4) / 3)
+                .map(|_| match below(3) {
+                    0 => (below(4), Action::DropCommand(below(11))),
+                    1 => (below(4), Action::DropInside(below(60))),
+                    _ => (below(4), Action::DropAfter),
+                })
+                .collect();
+            let what = below(4);
+            let run = || match what {
+                0 => {
+                    app.logout(session)?;
+                    app.login(session, PIN)
+                }
+                1 => app.sign(session, CKM_ECDSA, find("ec"), &DIGEST).map(drop),
+                2 => app.generate_ec(session, P256, "new").map(drop),
+                _ => app
+                    .decrypt(session, CKM_RSA_PKCS, find("rsa"), &secret)
+                    .map(|text| assert_eq!(text, b"text")),
+            };
+            for (skip, cut) in &cuts {
+                bench.shim.inject(Fault::at_any(cut.clone()).after(*skip));
+            }
+            let answer = run();
+            met += bench.shim.heal();
+            let text = || format!("round {round}, {what}, {cuts:?}\n{}", bench.log());
+            match answer {
+                Ok(()) => {}
+                Err(rv) => {
+                    assert_eq!(rv, CKR_DEVICE_ERROR, "{}", text());
+                    if what == 0 {
+                        app.login(session, PIN).unwrap_or_else(|rv| panic!("{rv:?} {}", text()));
+                    } else {
+                        run().unwrap_or_else(|rv| panic!("again: {rv:?} {}", text()));
+                    }
+                }
+            }
+            let state = app.session_info(session).expect("C_GetSessionInfo").state;
+            assert_eq!(state, CKS_RW_USER_FUNCTIONS, "{}", text());
+        }
+        println!("{met} cuts met a command");
+        assert!(met > 60, "{met}");
+        assert_eq!(bench.shim.pin_tries(mark), 0);
+        assert_eq!(bench.shim.lockout_counter(), 0);
+    }
 }
 
 /// A bench at which nobody is logged in, an application there, and the commands of a login.

@@ -268,6 +268,11 @@ impl Shim {
         format!("swtpm:path={}", self.socket.display())
     }
 
+    /// How many connections were made so far, whether or not anything was sent through them.
+    pub fn connections(&self) -> u64 {
+        self.inner.connections.load(Ordering::SeqCst)
+    }
+
     /// Everything recorded so far.
     pub fn record(&self) -> Record {
         Record(lock(&self.inner.record).clone())
