@@ -17,8 +17,8 @@ use zeroize::{Zeroize, Zeroizing};
 use super::command::{
     FlushContext, PolicyAuthValue, PolicyCommandCode, PolicyOr, StartAuthSession,
 };
-use super::command::{SESSION_HMAC, SESSION_POLICY};
-use super::execute::{Entity, execute};
+use super::command::{NULL, SESSION_HMAC, SESSION_POLICY};
+use super::execute::{Auth, Entity, execute};
 use super::fault::{Fault, Trouble};
 use super::key::{HashAlgorithm, PublicKey, public_key};
 use super::srk::Pinned;
@@ -251,18 +251,25 @@ impl Session {
         kind: u8,
         root: Option<&Pinned>,
         encrypts: bool,
+        guard: Option<&mut HmacSession>,
         call: &Call,
     ) -> Result<Self, Fault> {
         let salt = root.map(|root| shared_with(root.public(), "SECRET")).transpose()?;
         let nonce_caller = random()?;
+        let null = Entity::permanent(NULL);
+        let salt_key = root.map_or(null.clone(), Entity::from);
         let command = StartAuthSession {
-            salt_key: root.map(Pinned::handle),
+            salt_key: &salt_key,
+            bind: &null,
             nonce_caller: &nonce_caller,
             encrypted_salt: salt.as_ref().map_or(&[], |salt| &salt.encrypted),
             kind,
             encrypts,
         };
-        let started = execute(link, &command, &mut [], call)?;
+        let started = match guard {
+            Some(guard) => execute(link, &command, &mut [Auth::extra(guard)], call)?,
+            None => execute(link, &command, &mut [], call)?,
+        };
         let key = match &salt {
             Some(salt) => kdfa(SHA256, &salt.value, "ATH", &started.nonce_tpm, &nonce_caller, 32),
             None => Zeroizing::default(),
@@ -323,12 +330,12 @@ impl HmacSession {
     /// Starts a session that is keyed by the authorization values used in it alone: one command, no
     /// public-key operation in the chip. Protects and encrypts as well as that value is secret.
     pub fn unsalted(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
-        Session::start(link, SESSION_HMAC, None, true, call).map(Self)
+        Session::start(link, SESSION_HMAC, None, true, None, call).map(Self)
     }
 
     /// Starts a session keyed by a secret that only the TPM with this storage root key can read.
     pub fn salted(link: &mut dyn Transport, root: &Pinned, call: &Call) -> Result<Self, Fault> {
-        Session::start(link, SESSION_HMAC, Some(root), true, call).map(Self)
+        Session::start(link, SESSION_HMAC, Some(root), true, None, call).map(Self)
     }
 
     /// Its handle in the TPM.
@@ -356,19 +363,29 @@ pub struct PolicySession(pub(super) Session);
 impl PolicySession {
     /// Starts a session whose policy has no secret in its HMAC.
     pub fn unsalted(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
-        Session::start(link, SESSION_POLICY, None, false, call).map(Self)
+        Session::start(link, SESSION_POLICY, None, false, None, call).map(Self)
+    }
+
+    /// The same, begun through an HMAC session, which so proves itself before anything depends on it: if
+    /// one bit of the answer that began it was wrong, so is every HMAC that is made with it.
+    pub(super) fn proving(
+        link: &mut dyn Transport,
+        guard: &mut HmacSession,
+        call: &Call,
+    ) -> Result<Self, Fault> {
+        Session::start(link, SESSION_POLICY, None, false, Some(guard), call).map(Self)
     }
 
     /// Starts a session for PolicyAuthValue: its HMAC is keyed by the salt and the authorization value,
     /// so that what is seen on the bus gives nothing to guess a PIN with.
     pub fn salted(link: &mut dyn Transport, root: &Pinned, call: &Call) -> Result<Self, Fault> {
-        Session::start(link, SESSION_POLICY, Some(root), true, call).map(Self)
+        Session::start(link, SESSION_POLICY, Some(root), true, None, call).map(Self)
     }
 
     /// Starts a session for PolicyAuthValue that is keyed by the authorization value alone, which is no
     /// PIN but random.
     pub(super) fn keyed(link: &mut dyn Transport, call: &Call) -> Result<Self, Fault> {
-        Session::start(link, SESSION_POLICY, None, true, call).map(Self)
+        Session::start(link, SESSION_POLICY, None, true, None, call).map(Self)
     }
 
     /// Its handle in the TPM.

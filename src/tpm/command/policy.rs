@@ -2,15 +2,17 @@
 
 use tss_esapi::constants::tss::{TPM2_ALG_AES, TPM2_ALG_CFB, TPM2_ALG_NULL, TPM2_ALG_SHA256};
 
-use super::{Class, Command, NULL};
+use super::{Class, Command};
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::wire::{Reader, Writer};
 
 /// TPM2_StartAuthSession with SHA-256, never bound.
 pub struct StartAuthSession<'a> {
-    /// The storage key that the salt is encrypted to.
-    pub salt_key: Option<u32>,
+    /// The storage key that the salt is encrypted to, or TPM_RH_NULL.
+    pub salt_key: &'a Entity,
+    /// TPM_RH_NULL
+    pub bind: &'a Entity,
     /// At least 16 bytes; the TPM's nonces have this length too.
     pub nonce_caller: &'a [u8],
     /// Content of TPM2B_ENCRYPTED_SECRET.
@@ -34,12 +36,16 @@ impl Command for StartAuthSession<'_> {
     const CODE: u32 = 0x0176;
     const NAME: &'static str = "TPM2_StartAuthSession";
     const ANSWERS_HANDLE: bool = true;
+    // The nonce, which is no secret: a session that authorizes nothing must do something.
+    const SECRET_OUT: bool = true;
     const CLASS: Class = Class::Normal;
     type Response = StartedSession;
 
+    fn handles(&self) -> Vec<&Entity> {
+        vec![self.salt_key, self.bind]
+    }
+
     fn write(&self, out: &mut Writer) {
-        // Always sent without a session, so the handles may stand here.
-        out.u32(self.salt_key.unwrap_or(NULL)).u32(NULL);
         out.sized(self.nonce_caller).sized(self.encrypted_salt).u8(self.kind);
         if self.encrypts {
             out.u16(TPM2_ALG_AES).u16(128).u16(TPM2_ALG_CFB);

@@ -201,27 +201,15 @@ impl Line<'_> {
         }
     }
 
-    /// As [`Line::checked`], through the session that a PIN goes through next. So the session is proven,
-    /// too: if a bit of the answer that began it was wrong, so is every HMAC that is made with it, and a
-    /// PIN sent with one would count as a wrong PIN.
-    fn checked_by(
-        &mut self,
-        gate: &Gate,
-        role: Role,
-        session: &mut HmacSession,
-    ) -> Result<NvPublic, Failure> {
-        let ours = gate.index_public(role)?.written();
-        let command = NvReadPublic { index: ours.entity() };
-        match self.run(&command, &mut [Auth::extra(session)]) {
-            Ok((_, Some(public))) if public == ours => Ok(ours),
-            Ok(_) => Err(changed()),
-            // The index has another Name, or none, or the session is not what we think it is.
-            Err(fault) if matches!(fault.kind(), Trouble::AuthFail | Trouble::Handle) => {
-                self.checked(gate, role)?;
-                Err(Fault::new(Trouble::Tampered("a session that the TPM knows otherwise")).into())
+    /// The policy session of a PIN, begun through the session that the PIN goes through next. So that one
+    /// is proven first: a PIN sent with an HMAC that the TPM computes otherwise would count as wrong.
+    fn policy_by(&mut self, session: &mut HmacSession) -> Result<PolicySession, Fault> {
+        PolicySession::proving(self.link, session, self.call).map_err(|fault| match fault.kind() {
+            Trouble::AuthFail => {
+                Fault::new(Trouble::Tampered("a session that the TPM knows otherwise"))
             }
-            Err(fault) => Err(fault.into()),
-        }
+            _ => fault,
+        })
     }
 
     /// What a refused PIN means; the count is read back from the chip.
@@ -314,14 +302,14 @@ impl Line<'_> {
         pin: &[u8],
         then: impl FnOnce(&mut Self, &mut Open, &Blob) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let index = self.checked(gate, role)?.entity();
         let Index { salt, seal, .. } = gate.index(role)?;
         let seal =
             seal.as_ref().ok_or(Fault::new(Trouble::Malformed("a gate without its seals")))?;
         let value = gate.stretch(salt, pin);
         let outcome = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            let index = line.checked_by(gate, role, hmac)?.entity();
-            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
+            let policy = open.policy.insert(line.policy_by(hmac)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin())?;
             then(line, open, seal)
         });
@@ -424,13 +412,13 @@ impl Line<'_> {
         key_public: &[u8],
     ) -> Result<PolicySession, Failure> {
         let role = Role::User;
+        let index = self.checked(gate, role)?.entity();
         let value = gate.stretch(&gate.index(role)?.salt, pin);
+        let branches = use_branches(&index.name);
+        let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
         let outcome = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            let index = line.checked_by(gate, role, hmac)?.entity();
-            let branches = use_branches(&index.name);
-            let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
-            let policy = open.policy.insert(PolicySession::unsalted(line.link, line.call)?);
+            let policy = open.policy.insert(line.policy_by(hmac)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin().ending())?;
             if joined {
                 policy.or(&branches, line.link, line.call)?;

@@ -124,8 +124,8 @@ fn both_pins_open_the_same_secret_in_seven_commands() {
     assert_eq!(
         rig.link.codes(),
         [
-            StartAuthSession::CODE,
             NvReadPublic::CODE,
+            StartAuthSession::CODE,
             StartAuthSession::CODE,
             PolicySecret::CODE,
             Load::CODE,
