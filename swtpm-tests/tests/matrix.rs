@@ -876,7 +876,6 @@ impl Scene {
             What::Event(event) => {
                 let hold = Hold::new();
                 bench.shim.inject(Fault::at_any(Action::Hold(hold.clone())).after(at));
-                let client = &*client;
                 std::thread::scope(|scope| {
                     let ck = client.app.thread();
                     let runs = scope.spawn(move || (operation.run)(client, &ck));
