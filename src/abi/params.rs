@@ -174,8 +174,8 @@ unsafe fn hkdf(bytes: &[u8]) -> Result<Params> {
     let extract = match (extract, given.ulSaltType) {
         (false, _) => None,
         (true, CKF_HKDF_SALT_NULL) => Some(Salt::Zeros),
-        // SAFETY: this function's own contract.
         (true, CKF_HKDF_SALT_DATA) => {
+            // SAFETY: this function's own contract.
             Some(Salt::Data(unsafe { nested(given.pSalt, given.ulSaltLen)? }))
         }
         (true, CKF_HKDF_SALT_KEY) => Some(Salt::Key(wide(given.hSaltKey))),
