@@ -2,9 +2,9 @@
 //! adversary kills them, breaks the TPM's answers, its connections and the TPM itself. Afterwards
 //! there is one table of figures, and those that must be zero are zero.
 //!
-//! Every call of every thread is judged by itself ([`judge`]), every result by what an independent
+//! Every call of every thread is judged by itself (`judge`), every result by what an independent
 //! implementation says of it ([`crate::drive`]), and the store by a model of what was acknowledged
-//! ([`model`]). What was injected when, and which return values that permits, [`weather`] knows.
+//! (`model`). What was injected when, and which return values that permits, `weather` knows.
 
 mod figures;
 mod judge;
