@@ -177,6 +177,8 @@ const OF_THE_TPM: &[&str] = &[
     "C_DeriveKey",
     "C_GenerateKey",
     "C_GenerateKeyPair",
+    // Of keys that are brought in.
+    "C_CreateObject",
     // Of secret keys, which are in the TPM, too.
     "C_Verify",
     "C_VerifyFinal",
