@@ -366,8 +366,9 @@ impl PolicySession {
         Session::start(link, SESSION_POLICY, None, false, None, call).map(Self)
     }
 
-    /// The same, begun through an HMAC session, which so proves itself before anything depends on it: if
-    /// one bit of the answer that began it was wrong, so is every HMAC that is made with it.
+    /// The same, begun through the HMAC session that a PIN goes through next, which so proves itself: if
+    /// one bit of the answer that began it was wrong, so is every HMAC that is made with it, and a PIN
+    /// sent with one would count as wrong.
     pub(super) fn proving(
         link: &mut dyn Transport,
         guard: &mut HmacSession,

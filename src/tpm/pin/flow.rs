@@ -201,17 +201,6 @@ impl Line<'_> {
         }
     }
 
-    /// The policy session of a PIN, begun through the session that the PIN goes through next. So that one
-    /// is proven first: a PIN sent with an HMAC that the TPM computes otherwise would count as wrong.
-    fn policy_by(&mut self, session: &mut HmacSession) -> Result<PolicySession, Fault> {
-        PolicySession::proving(self.link, session, self.call).map_err(|fault| match fault.kind() {
-            Trouble::AuthFail => {
-                Fault::new(Trouble::Tampered("a session that the TPM knows otherwise"))
-            }
-            _ => fault,
-        })
-    }
-
     /// What a refused PIN means; the count is read back from the chip.
     fn refused(&mut self, gate: &Gate, role: Role, fault: Fault) -> Failure {
         if !fault.pin {
@@ -309,7 +298,7 @@ impl Line<'_> {
         let value = gate.stretch(salt, pin);
         let outcome = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            let policy = open.policy.insert(line.policy_by(hmac)?);
+            let policy = open.policy.insert(PolicySession::proving(line.link, hmac, line.call)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin())?;
             then(line, open, seal)
         });
@@ -418,7 +407,7 @@ impl Line<'_> {
         let joined = parse(key_public)?.auth_policy().value() == policy_or(&branches);
         let outcome = self.tidily(|line, open| {
             let hmac = open.hmac.insert(line.salted()?);
-            let policy = open.policy.insert(line.policy_by(hmac)?);
+            let policy = open.policy.insert(PolicySession::proving(line.link, hmac, line.call)?);
             line.prove(&index, policy, Auth::hmac(hmac, value.as_slice()).pin().ending())?;
             if joined {
                 policy.or(&branches, line.link, line.call)?;
