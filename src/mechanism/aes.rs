@@ -8,8 +8,8 @@ use super::{Chip, Does, Held, Keys, Mechanism, Params, Size};
 use crate::crypto::aes::{Aes, BLOCK};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::tpm::command::{Command as _, Direction, EncryptDecrypt2};
-use crate::tpm::{Call, CipherMode, Key, Tpm};
+use crate::tpm::command::{Chaining, Command as _, Direction, EncryptDecrypt2};
+use crate::tpm::{Call, Key, Tpm};
 
 /// The keys, in bytes.
 pub(super) const SIZE: Size = Size::Bytes(16, 32);
@@ -23,22 +23,21 @@ pub(super) const fn row(id: u64, name: &'static str, does: Does) -> Mechanism {
 
 /// A key's block cipher with the modes that chain its blocks, for the length of one C_ call.
 pub(super) trait BlockCipher {
+    /// As many bytes as `input` has; `iv` becomes what the next call goes on with, but with ECB, where it
+    /// is not used.
+    fn run(
+        &self,
+        mode: Chaining,
+        direction: Direction,
+        iv: &mut [u8; BLOCK],
+        input: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>>;
+
     /// Each whole block by itself.
-    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
-    /// Whole blocks; `iv` becomes what the next call goes on with.
-    fn cbc(
-        &self,
-        direction: Direction,
-        iv: &mut [u8; BLOCK],
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>>;
-    /// Whole blocks with feedback of whole blocks, as `cbc`.
-    fn cfb(
-        &self,
-        direction: Direction,
-        iv: &mut [u8; BLOCK],
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>>;
+    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.run(Chaining::Ecb, direction, &mut [0; BLOCK], input)
+    }
+
     /// CBC encryption whose output is a secret.
     fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>>;
 }
@@ -60,39 +59,15 @@ struct InTheTpm<'a> {
     key: Key,
 }
 
-impl InTheTpm<'_> {
+impl BlockCipher for InTheTpm<'_> {
     fn run(
         &self,
-        mode: CipherMode,
+        mode: Chaining,
         direction: Direction,
         iv: &mut [u8; BLOCK],
         input: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
         Ok(self.tpm.cipher(self.call, &self.key, mode, direction, iv, input)?)
-    }
-}
-
-impl BlockCipher for InTheTpm<'_> {
-    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        self.run(CipherMode::Ecb, direction, &mut [0; BLOCK], input)
-    }
-
-    fn cbc(
-        &self,
-        direction: Direction,
-        iv: &mut [u8; BLOCK],
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>> {
-        self.run(CipherMode::Cbc, direction, iv, input)
-    }
-
-    fn cfb(
-        &self,
-        direction: Direction,
-        iv: &mut [u8; BLOCK],
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>> {
-        self.run(CipherMode::Cfb, direction, iv, input)
     }
 
     fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
@@ -101,30 +76,23 @@ impl BlockCipher for InTheTpm<'_> {
 }
 
 impl BlockCipher for Aes {
-    fn ecb(&self, direction: Direction, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Aes::ecb(self, direction == Direction::Encrypt, input)?)
-    }
-
-    fn cbc(
+    fn run(
         &self,
+        mode: Chaining,
         direction: Direction,
         iv: &mut [u8; BLOCK],
         input: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Aes::cbc(self, direction == Direction::Encrypt, iv, input)?)
-    }
-
-    fn cfb(
-        &self,
-        direction: Direction,
-        iv: &mut [u8; BLOCK],
-        input: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Aes::cfb(self, direction == Direction::Encrypt, iv, input)?)
+        let encrypt = direction == Direction::Encrypt;
+        Ok(match mode {
+            Chaining::Ecb => Aes::ecb(self, encrypt, input)?,
+            Chaining::Cbc => self.cbc(encrypt, iv, input)?,
+            Chaining::Cfb => self.cfb(encrypt, iv, input)?,
+        })
     }
 
     fn chain(&self, iv: &mut [u8; BLOCK], input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        Ok(Aes::cbc(self, true, iv, input)?)
+        Ok(self.cbc(true, iv, input)?)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::tpm::command::Direction;
+use crate::tpm::command::{Chaining, Direction};
 
 const DOES: Does = Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING };
 
@@ -85,7 +85,7 @@ impl Blocks {
     fn run(&mut self, cipher: &dyn BlockCipher, input: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         match self.mode {
             Mode::Ecb => cipher.ecb(self.direction, input),
-            _ => cipher.cbc(self.direction, &mut self.iv, input),
+            _ => cipher.run(Chaining::Cbc, self.direction, &mut self.iv, input),
         }
     }
 

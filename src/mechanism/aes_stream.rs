@@ -9,7 +9,7 @@ use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::tpm::command::Direction;
+use crate::tpm::command::{Chaining, Direction};
 
 const DOES: Does = Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING };
 
@@ -179,7 +179,7 @@ impl Stream {
         bytes(iv, left, &mut output, first);
         let (whole, tail) = rest.split_at(rest.len() - rest.len() % BLOCK);
         if !whole.is_empty() {
-            output.extend_from_slice(&cipher.cfb(direction, iv, whole)?);
+            output.extend_from_slice(&cipher.run(Chaining::Cfb, direction, iv, whole)?);
         }
         if !tail.is_empty() {
             *left = cipher.ecb(Direction::Encrypt, &*iv)?;

@@ -1,5 +1,5 @@
-//! Encryption and decryption. PKCS#11 3.2 §5.8 and §5.10. Encryption is with public keys and needs neither
-//! login nor TPM.
+//! Encryption and decryption. PKCS#11 3.2 §5.8 and §5.10. Encryption with a public key needs neither login
+//! nor TPM; a secret key is in the TPM both ways.
 
 use crate::error::Result;
 use crate::mechanism::{Cipher, Params};

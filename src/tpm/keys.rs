@@ -21,19 +21,6 @@ use crate::crypto::drbg::os_bytes;
 /// After so many buffers of one long input other threads get their turn.
 const TURN: usize = 16;
 
-/// How blocks of AES are chained. SP 800-38A §6. Counter modes are made of ECB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CipherMode {
-    /// Whole blocks, no IV.
-    Ecb,
-    /// Whole blocks.
-    Cbc,
-    /// With feedback of whole blocks (CFB-128); any length.
-    Cfb,
-    /// Any length.
-    Ofb,
-}
-
 /// An ECDSA signature as the TPM gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
@@ -153,9 +140,9 @@ impl Tpm {
     }
 
     /// AES: as many bytes as `input` has. One TPM2_EncryptDecrypt2 for each TPM_PT_INPUT_BUFFER (1,024) of
-    /// them on a warm key, with OFB for each 16 bytes less; a long input lets other threads in between.
+    /// them on a warm key; a long input lets other threads in between.
     ///
-    /// ECB and CBC take whole blocks of 16 bytes, CFB (128 bits of feedback) and OFB any length. `iv` is
+    /// ECB and CBC take whole blocks of 16 bytes, CFB (128 bits of feedback) any length. `iv` is
     /// not used with ECB; else it becomes what the next call goes on with, if the input was whole
     /// blocks (after a part of a block the stream is at its end, after an error its state is unknown).
     /// It is computed here from input and output.
@@ -169,43 +156,31 @@ impl Tpm {
         &self,
         call: &Call,
         key: &Key,
-        mode: CipherMode,
+        mode: Chaining,
         direction: Direction,
         iv: &mut [u8; BLOCK],
         input: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
-        let chaining = match mode {
-            CipherMode::Ecb => Chaining::Ecb,
-            CipherMode::Cbc => Chaining::Cbc,
-            CipherMode::Cfb => Chaining::Cfb,
-            CipherMode::Ofb => {
-                // The key stream is what CBC makes of zeros.
-                let zeros = vec![0; input.len().next_multiple_of(BLOCK)];
-                let mut stream = self.chain(call, key, iv, &zeros)?;
-                stream.truncate(input.len());
-                stream.iter_mut().zip(input).for_each(|(byte, other)| *byte ^= other);
-                return Ok(stream);
-            }
-        };
-        if chaining != Chaining::Cfb {
+        if mode != Chaining::Cfb {
             whole_blocks(input)?;
         }
         self.in_turns(call, key, iv, input, self.input_buffer(), |lease, iv, input| {
             let key = lease.key();
-            let command = EncryptDecrypt2 { key: &key, mode: chaining, direction, iv, input };
+            let command = EncryptDecrypt2 { key: &key, mode, direction, iv, input };
             let output = lease.execute(&command)?;
             let ciphertext = match direction {
                 Direction::Encrypt => &output,
                 Direction::Decrypt => input,
             };
-            if let Some(last) = last_block(ciphertext).filter(|_| chaining != Chaining::Ecb) {
+            if let Some(last) = last_block(ciphertext).filter(|_| mode != Chaining::Ecb) {
                 *iv = last;
             }
             Ok(output)
         })
     }
 
-    /// CBC encryption of whole blocks whose output is a secret, as a MAC or a derived key is: as
+    /// CBC encryption of whole blocks whose output is a secret, as a MAC, a derived key or OFB's key stream
+    /// (what it makes of zeros) is: as
     /// [`Tpm::cipher`], but no block of it crosses the bus in clear. One command for each
     /// TPM_PT_INPUT_BUFFER less 16 bytes (1,008).
     ///

@@ -36,11 +36,10 @@ use std::time::Duration;
 use crate::sync::plain::Instant;
 use crate::sync::plain::atomic::AtomicBool;
 
-pub use command::{Class, Direction};
+pub use command::{Chaining, Class, Direction};
 pub use facts::Facts;
 pub use fault::Fault;
 pub use key::{HashAlgorithm, KeyBlob, KeySpec, KeyUse, NewKey};
-pub use keys::CipherMode;
 pub use lease::{Grant, Key, Settings, Tpm};
 pub use transfer::{Parcel, PlainKey};
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::lease::{Key, Settings, Tpm};
-use super::{CipherMode, Direction, Fault, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey};
+use super::{Chaining, Direction, Fault, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey};
 
 pub(super) struct Swtpm {
     directory: tempfile::TempDir,
@@ -360,12 +360,31 @@ impl Bench {
         input: &[u8],
     ) -> Vec<u8> {
         let call = self.tpm.call();
-        self.tpm.cipher(&call, key, mode, direction, iv, input).unwrap().to_vec()
+        let chaining = match mode {
+            CipherMode::Ecb => Chaining::Ecb,
+            CipherMode::Cbc => Chaining::Cbc,
+            CipherMode::Cfb => Chaining::Cfb,
+            CipherMode::Ofb => {
+                let zeros = vec![0; input.len().next_multiple_of(16)];
+                let stream = self.tpm.chain(&call, key, iv, &zeros).unwrap();
+                return input.iter().zip(&**stream).map(|(byte, other)| byte ^ other).collect();
+            }
+        };
+        self.tpm.cipher(&call, key, chaining, direction, iv, input).unwrap().to_vec()
     }
 
     pub(super) fn mac(&self, key: &Key, hash: HashAlgorithm, message: &[u8]) -> Vec<u8> {
         self.tpm.mac(&self.tpm.call(), key, hash, message).unwrap().to_vec()
     }
+}
+
+/// SP 800-38A §6.1 to §6.4. Of OFB the TPM makes the key stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CipherMode {
+    Ecb,
+    Cbc,
+    Cfb,
+    Ofb,
 }
 
 /// Ends with zeros, which a TPM cuts.

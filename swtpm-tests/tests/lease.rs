@@ -14,7 +14,7 @@ use swtpm_tests::spawn::Guarded;
 use swtpm_tests::swtpm::Swtpm;
 use tpm11::crypto::ec::Curve;
 use tpm11::tpm::{
-    Call, CipherMode, Direction, HashAlgorithm, Key, KeyBlob, KeySpec, KeyUse, Name, NewKey,
+    Call, Chaining, Direction, HashAlgorithm, Key, KeyBlob, KeySpec, KeyUse, Name, NewKey,
     PlainKey, Settings, Tpm,
 };
 
@@ -69,7 +69,7 @@ impl Bench {
         let (keyed, aes) = (make(KeyUse::Keyed, 1)?, make(KeyUse::Aes { bits: 256 }, 2)?);
         let mac = |key| self.tpm.mac(&call, key, HashAlgorithm::Sha256, &[1; 2500]);
         let cipher = |key, direction, input| {
-            let (mode, iv) = (CipherMode::Cbc, &mut [7; 16]);
+            let (mode, iv) = (Chaining::Cbc, &mut [7; 16]);
             self.tpm.cipher(&call, key, mode, direction, iv, input)
         };
         let first = mac(&keyed)?;

@@ -6,7 +6,7 @@ use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
 use aes::{Aes128, Aes192, Aes256};
 use hmac::{Mac, SimpleHmac};
 
-use super::super::testing::{AUTH, Bench, Meddling, bytes};
+use super::super::testing::{AUTH, Bench, CipherMode, Meddling, bytes};
 use super::*;
 use crate::tpm::key::{KEYED_LIMIT, SEALED_LIMIT};
 

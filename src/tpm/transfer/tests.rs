@@ -8,10 +8,11 @@ use rsa::traits::{PrivateKeyParts, PublicKeyParts};
 use super::super::testing::{AUTH, Bench, Meddling, bytes, spec};
 use super::*;
 use crate::crypto::ec::Curve;
+use crate::tpm::Direction;
 use crate::tpm::command::{Command as _, CreatePrimary, EvictControl, OWNER};
 use crate::tpm::emulator::{P256, Root, template};
 use crate::tpm::key::{KEYED_LIMIT, policy_secret};
-use crate::tpm::{CipherMode, Direction};
+use crate::tpm::testing::CipherMode;
 
 fn extractable(usage: KeyUse) -> KeySpec {
     KeySpec { extractable: true, ..spec(usage) }
