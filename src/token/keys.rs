@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::drbg;
 use crate::error::{Error, Refusal, Result};
-use crate::mechanism::{Params, Value};
+use crate::mechanism::{Chip, Params, Value};
 use crate::object::keyspec::{Derivation, Derives, Pair, Private, Secret};
 use crate::object::{Attributes, Material, Object, Template};
 use crate::tpm::{Call, KeyBlob};
@@ -57,18 +57,10 @@ impl Session {
     /// # Errors
     /// Those of [`Chip::make`](crate::mechanism::Chip::make); `NotLoggedIn`, the store's.
     pub(super) fn make_secret(&self, call: &Call, plan: Secret, value: Value) -> Result<u64> {
-        let (uuid, authorization) = self.name(call, plan.attributes.is(CKA_PRIVATE))?;
-        let (attributes, material) = self
-            .with_chip(call, None, |chip| chip.make(plan, value, uuid, authorization))
-            .map_err(|error| match error {
-                Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
-                other => other,
-            })?;
-        let object = Object { uuid, attributes: Arc::new(attributes), material };
-        match self.place_all(vec![object])?.as_slice() {
-            [handle] => Ok(*handle),
-            _ => Err(Error::Bug("one object, one handle")),
-        }
+        let private = plan.attributes.is(CKA_PRIVATE);
+        self.make(call, private, |chip, uuid, authorization| {
+            chip.make(plan, value, uuid, authorization)
+        })
     }
 
     /// Puts a checked private key that was outside into the TPM, and the key where its CKA_TOKEN says; its
@@ -77,18 +69,27 @@ impl Session {
     /// # Errors
     /// Those of [`Chip::bring_in`](crate::mechanism::Chip::bring_in); `NotLoggedIn`, the store's.
     pub(super) fn make_private(&self, call: &Call, key: Private) -> Result<u64> {
-        let (uuid, authorization) = self.name(call, key.attributes.is(CKA_PRIVATE))?;
+        let private = key.attributes.is(CKA_PRIVATE);
+        self.make(call, private, |chip, uuid, authorization| {
+            chip.bring_in(key, uuid, authorization)
+        })
+    }
+
+    /// Names a key, has `make` put it into the TPM, and places it.
+    fn make(
+        &self,
+        call: &Call,
+        private: bool,
+        make: impl FnOnce(&Chip<'_>, [u8; 16], Zeroizing<[u8; 32]>) -> Result<(Attributes, Material)>,
+    ) -> Result<u64> {
+        let (uuid, authorization) = self.name(call, private)?;
         let (attributes, material) = self
-            .with_chip(call, None, |chip| chip.bring_in(key, uuid, authorization))
+            .with_chip(call, None, |chip| make(chip, uuid, authorization))
             .map_err(|error| match error {
                 Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
                 other => other,
             })?;
-        let object = Object { uuid, attributes: Arc::new(attributes), material };
-        match self.place_all(vec![object])?.as_slice() {
-            [handle] => Ok(*handle),
-            _ => Err(Error::Bug("one object, one handle")),
-        }
+        self.place_one(Object { uuid, attributes: Arc::new(attributes), material })
     }
 
     /// A uuid for a new key, and the authorization that goes with it: derived where a login opened the

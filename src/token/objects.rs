@@ -291,7 +291,11 @@ impl Session {
 
     /// Puts a new object where its CKA_TOKEN says.
     pub(super) fn place(&self, attributes: Attributes, material: Material) -> Result<u64> {
-        let object = Object { uuid: new_uuid()?, attributes: Arc::new(attributes), material };
+        self.place_one(Object { uuid: new_uuid()?, attributes: Arc::new(attributes), material })
+    }
+
+    /// The same, of an object that has its uuid.
+    pub(super) fn place_one(&self, object: Object) -> Result<u64> {
         match self.place_all(vec![object])?.as_slice() {
             [handle] => Ok(*handle),
             _ => Err(Error::Bug("one object, one handle")),
