@@ -2,6 +2,7 @@
 
 use cryptoki_sys::*;
 
+use super::params::Mechanism;
 use super::ptr::{Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
 
@@ -112,7 +113,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
 /// # Safety
 /// `pMechanism` is NULL or points to a mechanism with a readable parameter.
 /// `pTemplate` is NULL or points to `ulAttributeCount` attributes, their values readable; `phKey`
-/// is NULL or writable.
+/// is NULL or writable, and so is each `phKey` in the parameter.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_DeriveKey(
     hSession: CK_SESSION_HANDLE,
@@ -132,10 +133,22 @@ pub unsafe extern "C" fn C_DeriveKey(
             )
         };
         let (session, template) = session(module, hSession, template.read())?;
-        let base = wide(hBaseKey);
-        let key = session.derive_key(mechanism.id, &mechanism.params, base, &template)?;
-        place.put(key as CK_OBJECT_HANDLE);
-        Ok(())
+        let (base, mut offending) = (wide(hBaseKey), None);
+        let Mechanism { id, params, places } = mechanism;
+        let made = session.derive_key(id, &params, base, &template, &mut offending);
+        let places = std::iter::once(place).chain(places);
+        match (made, offending) {
+            (Ok(keys), _) => {
+                places.zip(keys).for_each(|(place, key)| place.put(key as CK_OBJECT_HANDLE));
+                Ok(())
+            }
+            (Err(error), Some(number)) => {
+                // §6.42.6: the handle tells whose template it was.
+                places.skip(1 + number).take(1).for_each(|place| place.put(CK_INVALID_HANDLE));
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
     })
 }
 

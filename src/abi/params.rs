@@ -5,11 +5,11 @@ use std::mem::size_of;
 
 use cryptoki_sys::*;
 
-use super::ptr::{self, Input, wide};
+use super::ptr::{self, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
-use crate::mechanism::params::Salt;
+use crate::mechanism::params::{Number, Part, Salt, Sp800};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -20,6 +20,8 @@ pub(super) struct Mechanism {
     pub(super) id: u64,
     /// Its parameter.
     pub(super) params: Params,
+    /// Where the handles of the keys go that the parameter asks for besides.
+    pub(super) places: Vec<Place<CK_OBJECT_HANDLE>>,
 }
 
 /// Copies a mechanism.
@@ -30,7 +32,8 @@ pub(super) struct Mechanism {
 ///
 /// # Safety
 /// `at` is NULL or points to a mechanism whose parameter is what its type and length say: structures
-/// whose pointers are readable for the lengths beside them.
+/// whose pointers are readable for the lengths beside them, and writable where handles go, until the C_
+/// function returns.
 pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
     // SAFETY: this function's own contract.
     let given = unsafe { ptr::read("pMechanism is NULL", at)? };
@@ -38,19 +41,26 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
     let bytes = unsafe { Input::new("pParameter", given.pParameter.cast(), given.ulParameterLen) };
     let bytes = bytes
         .at_most(PARAMETER_LIMIT, Error::MechanismParamInvalid("longer than any parameter is"));
+    let mut places = Vec::new();
     // SAFETY: the parameter's pointers are readable by this function's own contract.
-    let params = match bytes.and_then(|bytes| unsafe { parameter(given.mechanism, &bytes) }) {
-        Err(Error::MechanismParamInvalid(why)) => Params::Invalid(why),
-        other => other?,
-    };
-    Ok(Mechanism { id: wide(given.mechanism), params })
+    let params =
+        match bytes.and_then(|bytes| unsafe { parameter(given.mechanism, &bytes, &mut places) }) {
+            Err(Error::MechanismParamInvalid(why)) => Params::Invalid(why),
+            other => other?,
+        };
+    Ok(Mechanism { id: wide(given.mechanism), params, places })
 }
 
-/// The copied parameter as the structure that the mechanism takes.
+/// The copied parameter as the structure that the mechanism takes; into `places`, where handles go.
 ///
 /// # Safety
-/// The pointers in it are readable for the lengths beside them.
-unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params> {
+/// The pointers in it are readable for the lengths beside them, and writable where handles go, until the
+/// C_ function returns.
+unsafe fn parameter(
+    mechanism: CK_MECHANISM_TYPE,
+    bytes: &[u8],
+    places: &mut Vec<Place<CK_OBJECT_HANDLE>>,
+) -> Result<Params> {
     if bytes.is_empty() {
         return Ok(Params::None);
     }
@@ -72,6 +82,12 @@ unsafe fn parameter(mechanism: CK_MECHANISM_TYPE, bytes: &[u8]) -> Result<Params
         CKM_AES_CTR => counter(bytes),
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_HKDF_DERIVE | CKM_HKDF_DATA => unsafe { hkdf(bytes) },
+        CKM_SP800_108_COUNTER_KDF
+        | CKM_SP800_108_FEEDBACK_KDF
+        | CKM_SP800_108_DOUBLE_PIPELINE_KDF => {
+            // SAFETY: the structure's pointers are readable and writable by this function's own contract.
+            unsafe { sp800(mechanism, bytes, places) }
+        }
         CKM_SHA_1_HMAC_GENERAL
         | CKM_SHA224_HMAC_GENERAL
         | CKM_SHA256_HMAC_GENERAL
@@ -185,6 +201,145 @@ unsafe fn hkdf(bytes: &[u8]) -> Result<Params> {
     let info = || unsafe { nested(given.pInfo, given.ulInfoLen) };
     let expand = expand.then(info).transpose()?;
     Ok(Params::Hkdf { hash: hash(given.prfHashMechanism)?, extract, expand })
+}
+
+/// The most data fields and the most additional keys.
+const FIELDS: usize = 256;
+
+/// CK_SP800_108_KDF_PARAMS and CK_SP800_108_FEEDBACK_KDF_PARAMS. PKCS#11 3.2 §6.42.2. All data fields
+/// together have at most [`PARAMETER_LIMIT`] bytes.
+///
+/// # Safety
+/// `pDataParams`, `pIV` and `pAdditionalDerivedKeys` are NULL or readable for the counts beside them, and
+/// so is what they point to; each `phKey` is NULL or writable until the C_ function returns.
+unsafe fn sp800(
+    mechanism: CK_MECHANISM_TYPE,
+    bytes: &[u8],
+    places: &mut Vec<Place<CK_OBJECT_HANDLE>>,
+) -> Result<Params> {
+    let (prf, fields, keys, initial) = if mechanism == CKM_SP800_108_FEEDBACK_KDF {
+        // SAFETY: numbers and pointers.
+        let given: CK_SP800_108_FEEDBACK_KDF_PARAMS = unsafe { structure(bytes)? };
+        // SAFETY: this function's own contract.
+        let initial = unsafe { nested(given.pIV, given.ulIVLen)? };
+        (
+            given.prfType,
+            (given.pDataParams, given.ulNumberOfDataParams),
+            (given.pAdditionalDerivedKeys, given.ulAdditionalDerivedKeys),
+            initial,
+        )
+    } else {
+        // SAFETY: numbers and pointers.
+        let given: CK_SP800_108_KDF_PARAMS = unsafe { structure(bytes)? };
+        (
+            given.prfType,
+            (given.pDataParams, given.ulNumberOfDataParams),
+            (given.pAdditionalDerivedKeys, given.ulAdditionalDerivedKeys),
+            Vec::new(),
+        )
+    };
+    let prf = prf_hash(prf)?;
+    // SAFETY: numbers and pointers, readable by this function's own contract.
+    let (fields, keys): (Vec<CK_PRF_DATA_PARAM>, Vec<CK_DERIVED_KEY>) =
+        unsafe { (array(fields.0, fields.1)?, array(keys.0, keys.1)?) };
+    let mut parts = Vec::with_capacity(fields.len());
+    let mut left = PARAMETER_LIMIT;
+    for field in &fields {
+        // SAFETY: this function's own contract.
+        let value = unsafe { nested(field.pValue.cast(), field.ulValueLen)? };
+        left = left
+            .checked_sub(value.len())
+            .ok_or(Error::MechanismParamInvalid("the data fields are too long"))?;
+        parts.push(part(mechanism, field.type_, value)?);
+    }
+    let mut additional = Vec::with_capacity(keys.len());
+    for key in &keys {
+        let null = |_| Error::MechanismParamInvalid("phKey is NULL");
+        // SAFETY: this function's own contract.
+        places.push(unsafe { Place::new("phKey", key.phKey).map_err(null)? });
+        // SAFETY: this function's own contract.
+        let template = unsafe { Template::new(key.pTemplate, key.ulAttributeCount) }.read();
+        if template.is_err() {
+            // §6.42.6: the handle tells whose template it was.
+            places.pop().into_iter().for_each(|place| place.put(CK_INVALID_HANDLE));
+        }
+        additional.push(template?);
+    }
+    Ok(Params::Sp800(Sp800 { prf, parts, initial, additional }))
+}
+
+/// One data field, from the bytes that it points to.
+fn part(mechanism: CK_MECHANISM_TYPE, kind: CK_PRF_DATA_TYPE, value: Vec<u8>) -> Result<Part> {
+    match kind {
+        CK_SP800_108_ITERATION_VARIABLE if mechanism == CKM_SP800_108_COUNTER_KDF => {
+            Ok(Part::Iteration(Some(counter_format(&value)?)))
+        }
+        CK_SP800_108_ITERATION_VARIABLE if value.is_empty() => Ok(Part::Iteration(None)),
+        CK_SP800_108_COUNTER => Ok(Part::Counter(counter_format(&value)?)),
+        CK_SP800_108_DKM_LENGTH => {
+            // SAFETY: numbers.
+            let given: CK_SP800_108_DKM_LENGTH_FORMAT = unsafe { structure(&value)? };
+            let segments = match given.dkmLengthMethod {
+                CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS => false,
+                CK_SP800_108_DKM_LENGTH_SUM_OF_SEGMENTS => true,
+                _ => return Err(Error::MechanismParamInvalid("no such dkmLengthMethod")),
+            };
+            let number = number(given.bLittleEndian, given.ulWidthInBits, 64)?;
+            Ok(Part::Length { number, segments })
+        }
+        CK_SP800_108_BYTE_ARRAY if !value.is_empty() => Ok(Part::Bytes(value)),
+        CK_SP800_108_KEY_HANDLE => {
+            // SAFETY: one number.
+            let handle: CK_OBJECT_HANDLE = unsafe { structure(&value)? };
+            Ok(Part::Key(wide(handle)))
+        }
+        _ => Err(Error::MechanismParamInvalid("no such data field, or not its value")),
+    }
+}
+
+/// CK_SP800_108_COUNTER_FORMAT: SP 800-108 has at most 32 bits.
+fn counter_format(value: &[u8]) -> Result<Number> {
+    // SAFETY: numbers.
+    let given: CK_SP800_108_COUNTER_FORMAT = unsafe { structure(value)? };
+    number(given.bLittleEndian, given.ulWidthInBits, 32)
+}
+
+fn number(little: CK_BBOOL, bits: CK_ULONG, most: CK_ULONG) -> Result<Number> {
+    if bits == 0 || bits % 8 != 0 || bits > most {
+        return Err(Error::MechanismParamInvalid("ulWidthInBits is no whole number of bytes"));
+    }
+    Ok(Number { little: truth(little)?, bytes: (bits / 8) as usize })
+}
+
+/// The hash of an HMAC's number.
+fn prf_hash(id: CK_MECHANISM_TYPE) -> Result<Hash> {
+    Ok(match id {
+        CKM_SHA_1_HMAC => Hash::Sha1,
+        CKM_SHA224_HMAC => Hash::Sha224,
+        CKM_SHA256_HMAC => Hash::Sha256,
+        CKM_SHA384_HMAC => Hash::Sha384,
+        CKM_SHA512_HMAC => Hash::Sha512,
+        CKM_SHA3_224_HMAC => Hash::Sha3_224,
+        CKM_SHA3_256_HMAC => Hash::Sha3_256,
+        CKM_SHA3_384_HMAC => Hash::Sha3_384,
+        CKM_SHA3_512_HMAC => Hash::Sha3_512,
+        _ => return Err(Error::MechanismParamInvalid("prfType is no HMAC of ours")),
+    })
+}
+
+/// An array that a parameter points to.
+///
+/// # Safety
+/// `T` is a C structure of numbers and pointers: valid for any bytes. `at` is NULL or readable for `count`
+/// of them.
+unsafe fn array<T: Copy>(at: *const T, count: CK_ULONG) -> Result<Vec<T>> {
+    let too_many = Error::MechanismParamInvalid("too many of what it points to");
+    let count = usize::try_from(count).ok().filter(|count| *count <= FIELDS).ok_or(too_many)?;
+    if count != 0 && at.is_null() {
+        return Err(Error::MechanismParamInvalid("a pointer inside it is NULL"));
+    }
+    // SAFETY: readable for `count` of them by this function's own contract.
+    Ok((0..count).map(|i| unsafe { at.add(i).read_unaligned() }).collect())
 }
 
 /// A CK_BBOOL inside a parameter.

@@ -11,7 +11,7 @@ use cryptoki_sys::{
 };
 use zeroize::Zeroizing;
 
-use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Size, ecdsa};
+use super::{Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, Size, ecdsa};
 use crate::crypto::ec;
 use crate::crypto::hash::Hash;
 use crate::crypto::kdf;
@@ -33,7 +33,7 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
         size: Size::Bits(256, 521),
         hash: None,
         chip: &[EcdhZGen::CODE],
-        does: Does { derive: Some((Derives::Agreement, derive)), ..NOTHING },
+        does: Does { derive: Some((Derives::Agreement, Derive::One(derive))), ..NOTHING },
     }
 }
 

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::params::Salt;
 use super::prf::Prf;
-use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, hmac};
+use super::{Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, hmac};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::object::Object;
@@ -27,7 +27,7 @@ const fn row(id: u64, name: &'static str, how: Derives) -> Mechanism {
         size: hmac::SIZE,
         hash: None,
         chip: &[Hmac::CODE],
-        does: Does { derive: Some((how, derive)), ..NOTHING },
+        does: Does { derive: Some((how, Derive::One(derive))), ..NOTHING },
     }
 }
 

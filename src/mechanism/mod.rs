@@ -21,6 +21,7 @@ mod rsa_pkcs1;
 mod rsa_pss;
 mod rsa_raw;
 pub mod secret;
+mod sp800_108;
 
 use std::sync::Arc;
 
@@ -230,7 +231,7 @@ pub type GeneratePair =
 
 /// Derives a secret of `length` bytes, where the template or the key type says how long it is, from the
 /// base key and the keys that the parameter names ([`Params::keys`]).
-pub type Derive = fn(
+type DeriveOne = fn(
     &'static Mechanism,
     &Params,
     &Object,
@@ -238,6 +239,25 @@ pub type Derive = fn(
     length: Option<usize>,
     &Chip<'_>,
 ) -> Result<Zeroizing<Vec<u8>>>;
+
+/// The same for several keys at once: one secret for each length.
+type DeriveSeveral = fn(
+    &'static Mechanism,
+    &Params,
+    &Object,
+    others: &[Object],
+    lengths: &[Option<usize>],
+    &Chip<'_>,
+) -> Result<Vec<Zeroizing<Vec<u8>>>>;
+
+/// How a mechanism derives.
+#[derive(Clone, Copy)]
+pub enum Derive {
+    /// One key.
+    One(DeriveOne),
+    /// One key, and those that its parameter asks for ([`Params::additional`]).
+    Several(DeriveSeveral),
+}
 
 /// What a row is filled up from.
 const NOTHING: Does = Does {
@@ -276,7 +296,7 @@ pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
 }
 
 /// Every family.
-static FAMILIES: [&[Mechanism]; 13] = [
+static FAMILIES: [&[Mechanism]; 14] = [
     generate::ROWS,
     generate::SECRETS,
     rsa_pkcs1::ROWS,
@@ -289,6 +309,7 @@ static FAMILIES: [&[Mechanism]; 13] = [
     aes_blocks::ROWS,
     aes_stream::ROWS,
     hkdf::ROWS,
+    sp800_108::ROWS,
     digest::ROWS,
 ];
 
@@ -569,7 +590,7 @@ impl Mechanism {
             .try_for_each(|key| self.admit(key, false, CKA_DERIVE, "CKA_DERIVE is FALSE"))
     }
 
-    /// C_DeriveKey: the secret, of `length` bytes where the template or the key type says so, else
+    /// C_DeriveKey: a secret for each of `lengths`, of so many bytes where template or key type say so, else
     /// of its natural length. `others` are the keys that the parameter names; they must permit what the
     /// base key must.
     ///
@@ -582,12 +603,19 @@ impl Mechanism {
         params: &Params,
         key: &Object,
         others: &[Object],
-        length: Option<usize>,
+        lengths: &[Option<usize>],
         chip: &Chip<'_>,
-    ) -> Result<Zeroizing<Vec<u8>>> {
+    ) -> Result<Vec<Zeroizing<Vec<u8>>>> {
         let (_, derive) = self.does.derive.ok_or(Error::MechanismInvalid(self.id))?;
         self.derives_from(std::iter::once(key).chain(others))?;
-        derive(self, params, key, others, length, chip).map_err(|error| match self.refused(error) {
+        let derived = match (derive, lengths) {
+            (Derive::One(derive), [length]) => {
+                derive(self, params, key, others, *length, chip).map(|secret| vec![secret])
+            }
+            (Derive::One(_), _) => Err(Error::Bug("several keys from what derives one")),
+            (Derive::Several(derive), _) => derive(self, params, key, others, lengths, chip),
+        };
+        derived.map_err(|error| match self.refused(error) {
             Error::Refused(Refusal::Point, _) => {
                 Error::MechanismParamInvalid("the point is not on the curve")
             }

@@ -2,6 +2,7 @@
 
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
+use crate::object::Template;
 
 /// CK_MECHANISM's parameter in our own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Params {
         /// bExpand: with which pInfo
         expand: Option<Vec<u8>>,
     },
+    /// CK_SP800_108_KDF_PARAMS, CK_SP800_108_FEEDBACK_KDF_PARAMS
+    Sp800(Sp800),
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
     /// CK_AES_CTR_PARAMS
@@ -70,12 +73,80 @@ pub enum Salt {
     Key(u64),
 }
 
+/// What the functions of SP 800-108 are given, PKCS#11 3.2 §6.42.2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sp800 {
+    /// prfType: the HMAC's hash
+    pub prf: Hash,
+    /// pDataParams
+    pub parts: Vec<Part>,
+    /// pIV of the feedback mode
+    pub initial: Vec<u8>,
+    /// pAdditionalDerivedKeys
+    pub additional: Vec<Template>,
+}
+
+/// A data field, CK_PRF_DATA_PARAM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// CK_SP800_108_ITERATION_VARIABLE: a counter, or what the mode feeds back.
+    Iteration(Option<Number>),
+    /// CK_SP800_108_COUNTER
+    Counter(Number),
+    /// CK_SP800_108_DKM_LENGTH, in bits
+    Length {
+        /// Its form
+        number: Number,
+        /// CK_SP800_108_DKM_LENGTH_SUM_OF_SEGMENTS
+        segments: bool,
+    },
+    /// CK_SP800_108_BYTE_ARRAY
+    Bytes(Vec<u8>),
+    /// CK_SP800_108_KEY_HANDLE
+    Key(u64),
+}
+
+impl Part {
+    /// How many bytes it has at the most, where it says so itself.
+    pub fn room(&self) -> usize {
+        match self {
+            Part::Iteration(Some(number)) | Part::Counter(number) | Part::Length { number, .. } => {
+                number.bytes
+            }
+            Part::Bytes(bytes) => bytes.len(),
+            Part::Iteration(None) | Part::Key(_) => 0,
+        }
+    }
+}
+
+/// How a number is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Number {
+    /// bLittleEndian
+    pub little: bool,
+    /// ulWidthInBits, in bytes: 1 to 8
+    pub bytes: usize,
+}
+
 impl Params {
     /// The handles of the keys that it names, in the order in which the mechanism gets them.
     pub fn keys(&self) -> Vec<u64> {
         match self {
             Params::Hkdf { extract: Some(Salt::Key(key)), .. } => vec![*key],
+            Params::Sp800(given) => given
+                .parts
+                .iter()
+                .filter_map(|part| if let Part::Key(key) = part { Some(*key) } else { None })
+                .collect(),
             _ => Vec::new(),
+        }
+    }
+
+    /// The templates of the keys that are to be made besides.
+    pub fn additional(&self) -> &[Template] {
+        match self {
+            Params::Sp800(given) => &given.additional,
+            _ => &[],
         }
     }
 

@@ -249,7 +249,7 @@ fn a_parameter_where_there_is_none_and_none_where_there_is_one_are_refused() {
         assert!(bad(row(CKM_RSA_PKCS_PSS).sign(params, &private).err()));
         assert!(bad(row(CKM_RSA_PKCS_OAEP).decrypt(params, &private).err()));
         without_tpm(|chip| {
-            assert!(bad(row(CKM_ECDH1_DERIVE).derive(params, &ec, &[], None, chip).err()));
+            assert!(bad(row(CKM_ECDH1_DERIVE).derive(params, &ec, &[], &[None], chip).err()));
         });
     }
 }
@@ -448,7 +448,7 @@ fn a_point_that_is_none_is_refused_without_the_tpm() {
             let params = Params::Ecdh { kdf: CKD_NULL, shared: vec![], public };
             for id in [CKM_ECDH1_DERIVE, CKM_ECDH1_COFACTOR_DERIVE] {
                 let refused =
-                    without_tpm(|chip| row(id).derive(&params, &key, &[], None, chip).err());
+                    without_tpm(|chip| row(id).derive(&params, &key, &[], &[None], chip).err());
                 assert!(matches!(refused, Some(Error::MechanismParamInvalid(_))), "{refused:?}");
             }
         }

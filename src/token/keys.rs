@@ -57,6 +57,12 @@ impl Session {
     /// # Errors
     /// Those of [`Chip::make`](crate::mechanism::Chip::make); `NotLoggedIn`, the store's.
     pub(super) fn make_secret(&self, call: &Call, plan: Secret, value: Value) -> Result<u64> {
+        let object = self.secret_object(call, plan, value)?;
+        self.place_one(object)
+    }
+
+    /// The same, as an object that is nowhere yet.
+    fn secret_object(&self, call: &Call, plan: Secret, value: Value) -> Result<Object> {
         let private = plan.attributes.is(CKA_PRIVATE);
         self.make(call, private, |chip, uuid, authorization| {
             chip.make(plan, value, uuid, authorization)
@@ -70,18 +76,19 @@ impl Session {
     /// Those of [`Chip::bring_in`](crate::mechanism::Chip::bring_in); `NotLoggedIn`, the store's.
     pub(super) fn make_private(&self, call: &Call, key: Private) -> Result<u64> {
         let private = key.attributes.is(CKA_PRIVATE);
-        self.make(call, private, |chip, uuid, authorization| {
+        let object = self.make(call, private, |chip, uuid, authorization| {
             chip.bring_in(key, uuid, authorization)
-        })
+        })?;
+        self.place_one(object)
     }
 
-    /// Names a key, has `make` put it into the TPM, and places it.
+    /// Names a key and has `make` put it into the TPM.
     fn make(
         &self,
         call: &Call,
         private: bool,
         make: impl FnOnce(&Chip<'_>, [u8; 16], Zeroizing<[u8; 32]>) -> Result<(Attributes, Material)>,
-    ) -> Result<u64> {
+    ) -> Result<Object> {
         let (uuid, authorization) = self.name(call, private)?;
         let (attributes, material) = self
             .with_chip(call, None, |chip| make(chip, uuid, authorization))
@@ -89,7 +96,7 @@ impl Session {
                 Error::Refused(Refusal::KeySize, why) => Error::KeySizeRange(why),
                 other => other,
             })?;
-        self.place_one(Object { uuid, attributes: Arc::new(attributes), material })
+        Ok(Object { uuid, attributes: Arc::new(attributes), material })
     }
 
     /// A uuid for a new key, and the authorization that goes with it: derived where a login opened the
@@ -155,7 +162,8 @@ impl Session {
         }
     }
 
-    /// C_DeriveKey
+    /// C_DeriveKey: the handle of the key, and of those that the parameter asks for besides. All of them
+    /// are made or none; `offending` becomes the number of the additional key whose template is at fault.
     ///
     /// # Errors
     /// `KeyInvalid`, `MechanismInvalid`, those of the rules; `NotLoggedIn` if the base key asks for a
@@ -166,7 +174,8 @@ impl Session {
         params: &Params,
         base: u64,
         template: &Template,
-    ) -> Result<u64> {
+        offending: &mut Option<usize>,
+    ) -> Result<Vec<u64>> {
         self.alive()?;
         let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
         let others = params
@@ -176,26 +185,46 @@ impl Session {
             .collect::<Result<Vec<_>>>()?;
         row.derives_from(std::iter::once(&base).chain(&others))?;
         let setting = self.token.setting()?;
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
         let inputs: Vec<&Attributes> =
             std::iter::once(&base).chain(&others).map(|key| &*key.attributes).collect();
         let derivation = Derivation { mechanism, how: row.derives()?, inputs: &inputs };
         let call = self.call(CKF_DERIVE);
-        let derive = |length| {
+        let derive = |lengths: &[Option<usize>]| {
             if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
                 return Err(Error::NotLoggedIn);
             }
-            self.with_chip(&call, None, |chip| row.derive(params, &base, &others, length, chip))
+            self.with_chip(&call, None, |chip| row.derive(params, &base, &others, lengths, chip))
+        };
+        let plan = |template: &Template| {
+            if template.bool(CKA_TOKEN) == Some(true) {
+                self.may_write()?;
+            }
+            Secret::derive(template, &setting, &derivation)
         };
         if derivation.how == Derives::Data {
+            if template.bool(CKA_TOKEN) == Some(true) {
+                self.may_write()?;
+            }
             let (mut attributes, length) = derivation.of_data(template, &setting)?;
-            attributes.set(CKA_VALUE, derive(length)?.as_slice());
-            return self.place(attributes, Material::None);
+            for value in derive(&[length])? {
+                attributes.set(CKA_VALUE, value.as_slice());
+            }
+            return Ok(vec![self.place(attributes, Material::None)?]);
         }
-        let plan = Secret::derive(template, &setting, &derivation)?;
-        let value = derive(plan.length)?;
-        self.make_secret(&call, plan, Value::Known(value))
+        let mut plans = vec![plan(template)?];
+        for (number, template) in params.additional().iter().enumerate() {
+            *offending = Some(number);
+            plans.push(plan(template)?);
+        }
+        *offending = None;
+        let lengths: Vec<Option<usize>> = plans.iter().map(|plan| plan.length).collect();
+        let values = derive(&lengths)?;
+        let mut keys = Vec::with_capacity(plans.len());
+        for (number, (plan, value)) in plans.into_iter().zip(values).enumerate() {
+            *offending = number.checked_sub(1);
+            keys.push(self.secret_object(&call, plan, Value::Known(value))?);
+        }
+        *offending = None;
+        self.place_all(keys)
     }
 }

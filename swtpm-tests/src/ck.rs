@@ -203,6 +203,51 @@ impl Mechanism {
         Mechanism::with(kind, parameter)
     }
 
+    /// A function of SP 800-108 with its structure; `initial` is the feedback mode's pIV, and for each of
+    /// `additional` keys there is a phKey in the memory at `pointers` of the structure's last pointer.
+    pub fn sp800(
+        kind: u64,
+        prf: u64,
+        fields: &[(u64, Memory)],
+        initial: &[u8],
+        additional: &[&[Attribute]],
+    ) -> Mechanism {
+        let mut array = Memory::default();
+        for (kind, value) in fields {
+            array.push_word(*kind);
+            if value.bytes.is_empty() {
+                array.push_word(0);
+            } else {
+                array.push_pointer(value.clone());
+            }
+            array.push_word(value.bytes.len() as u64);
+        }
+        let mut keys = Memory::default();
+        for attributes in additional {
+            keys.push_pointer(template(attributes));
+            keys.push_word(attributes.len() as u64);
+            keys.push_pointer(Memory::room(8));
+        }
+        let mut parameter = Memory::word(prf);
+        parameter.push_word(fields.len() as u64);
+        parameter.push_pointer(array);
+        if kind == CKM_SP800_108_FEEDBACK_KDF {
+            parameter.push_word(initial.len() as u64);
+            if initial.is_empty() {
+                parameter.push_word(0);
+            } else {
+                parameter.push_pointer(Memory::of(initial));
+            }
+        }
+        parameter.push_word(additional.len() as u64);
+        if additional.is_empty() {
+            parameter.push_word(0);
+        } else {
+            parameter.push_pointer(keys);
+        }
+        Mechanism::with(kind, parameter)
+    }
+
     /// CK_MECHANISM.
     pub fn memory(&self) -> Memory {
         let mut memory = Memory::default();

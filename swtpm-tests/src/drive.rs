@@ -233,8 +233,10 @@ enum Family {
     AesKey,
     /// HKDF: keys, or data.
     Hkdf,
-    /// Keys for it.
+    /// Keys for HKDF.
     HkdfKeys,
+    /// One of SP 800-108's functions.
+    Sp800,
     /// Secret keys of this CKK_x, for this hash's HMAC.
     Secret(u64, Hash),
 }
@@ -304,6 +306,9 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_HKDF_DERIVE, Family::Hkdf),
     (CKM_HKDF_DATA, Family::Hkdf),
     (CKM_HKDF_KEY_GEN, Family::HkdfKeys),
+    (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
+    (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
+    (CKM_SP800_108_DOUBLE_PIPELINE_KDF, Family::Sp800),
     (CKM_SHA_1_HMAC, Family::Hmac(SHA1, false)),
     (CKM_SHA224_HMAC, Family::Hmac(SHA224, false)),
     (CKM_SHA256_HMAC, Family::Hmac(SHA256, false)),
@@ -376,7 +381,7 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_DECRYPT
         }
         Family::Oaep | Family::Aes(..) => CKF_ENCRYPT | CKF_DECRYPT,
-        Family::Ecdh | Family::Hkdf => CKF_DERIVE,
+        Family::Ecdh | Family::Hkdf | Family::Sp800 => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
@@ -478,7 +483,8 @@ impl Driver {
             | Family::Aes(..)
             | Family::AesKey
             | Family::Hkdf
-            | Family::HkdfKeys => None,
+            | Family::HkdfKeys
+            | Family::Sp800 => None,
         }
     }
 
@@ -493,6 +499,7 @@ impl Driver {
                 | Family::AesKey
                 | Family::Hkdf
                 | Family::HkdfKeys
+                | Family::Sp800
         );
         own || self.wants().is_some()
     }
@@ -505,6 +512,7 @@ impl Driver {
             Family::Secret(..) => "secret keys",
             Family::Aes(..) | Family::AesKey => "AES",
             Family::Hkdf | Family::HkdfKeys => "HKDF",
+            Family::Sp800 => "SP 800-108",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
             Family::Pss(_) => "RSA PSS",
@@ -577,6 +585,7 @@ impl Driver {
             (Family::Aes(mode, lengths), _) => drive.aes(mode, lengths, random),
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
+            (Family::Sp800, _) => drive.sp800(random),
             (Family::HkdfKeys, _) => drive.hkdf_keys(random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
             (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
@@ -1091,6 +1100,52 @@ impl Drive<'_> {
         };
         let destroyed = ck.destroy_object(session, made);
         right(same?, || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A key of a base key that OpenSSL knows, too, and the chip works with.
+    fn sp800(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let value = random.bytes(32);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, true),
+            flag(CKA_EXTRACTABLE, false),
+            flag(CKA_DERIVE, true),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.sp800_with(key, &value, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn sp800_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let kind = self.driver.mechanism;
+        let length = *random.one_of(&[16, 32, 45]);
+        let label = random.bytes(20);
+        let expected = openssl::sp800(kind, value, &label, length);
+        let mut counter = Memory::word(0);
+        counter.push_word(32);
+        let mut fields = vec![(CK_SP800_108_BYTE_ARRAY, Memory::of(label))];
+        if kind == CKM_SP800_108_COUNTER_KDF {
+            fields.insert(0, (CK_SP800_108_ITERATION_VARIABLE, counter));
+        } else {
+            fields.insert(0, (CK_SP800_108_ITERATION_VARIABLE, Memory::default()));
+            fields.insert(1, (CK_SP800_108_COUNTER, counter));
+        }
+        let mechanism = Mechanism::sp800(kind, CKM_SHA256_HMAC, &fields, &[], &[]);
+        let template = [number(CKA_VALUE_LEN, length as u64), flag(CKA_SIGN, true)];
+        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template))?;
+        // It is as hidden as the base key: its MAC shows whether it is the right one.
+        let mac = by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, made, b"message"));
+        let destroyed = ck.destroy_object(session, made);
+        let same = mac? == openssl::hmac("sha256", &expected, b"message");
+        right(same, || self.named("another key"))?;
         by("C_DestroyObject", destroyed)
     }
 

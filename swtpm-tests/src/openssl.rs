@@ -326,6 +326,32 @@ pub fn hkdf_expand(name: &str, key: &[u8], info: &[u8], length: usize) -> Vec<u8
     made
 }
 
+/// The functions of SP 800-108 (CKM_SP800_108_x) of OpenSSL's HMAC-SHA-256s: a counter of 32 bits after what
+/// the mode feeds back, then the label.
+pub fn sp800(mode: u64, key: &[u8], label: &[u8], length: usize) -> Vec<u8> {
+    use cryptoki_sys::{CKM_SP800_108_DOUBLE_PIPELINE_KDF, CKM_SP800_108_FEEDBACK_KDF};
+
+    let (mut made, mut fed) = (Vec::new(), Vec::new());
+    if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF {
+        fed = label.to_vec();
+    }
+    for counter in 1u32.. {
+        if made.len() >= length {
+            break;
+        }
+        if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF {
+            fed = hmac("sha256", key, &fed);
+        }
+        let block = hmac("sha256", key, &[&fed[..], &counter.to_be_bytes(), label].concat());
+        made.extend(&block);
+        if mode == CKM_SP800_108_FEEDBACK_KDF {
+            fed = block;
+        }
+    }
+    made.truncate(length);
+    made
+}
+
 /// One block under an AES key.
 pub fn aes_ecb(key: &[u8], block: &[u8; 16]) -> [u8; 16] {
     let (mut schedule, mut out) = ([0u64; 64], [0; 16]);

@@ -371,3 +371,200 @@ fn a_derive_template_is_obeyed() {
     let data = Mechanism::hkdf(CKM_HKDF_DATA, SHA256.0, None, Some(b"info"));
     assert_eq!(scene.derive(data, base, &[length(12)]), Err(CKR_TEMPLATE_INCONSISTENT));
 }
+
+// ---- SP 800-108 ---------------------------------------------------------------------------------
+
+const MODES: [u64; 3] =
+    [CKM_SP800_108_COUNTER_KDF, CKM_SP800_108_FEEDBACK_KDF, CKM_SP800_108_DOUBLE_PIPELINE_KDF];
+
+/// CK_SP800_108_COUNTER_FORMAT
+fn counter(little: u8, bits: u64) -> Memory {
+    let mut memory = Memory::of([little, 0, 0, 0, 0, 0, 0, 0]);
+    memory.push_word(bits);
+    memory
+}
+
+/// CK_SP800_108_DKM_LENGTH_FORMAT
+fn dkm(method: u64, bits: u64) -> Memory {
+    let mut memory = Memory::word(method);
+    memory.push_word(0);
+    memory.push_word(bits);
+    memory
+}
+
+/// The iteration variable, a counter of 32 bits, a label.
+fn fields(mode: u64, label: &[u8]) -> Vec<(u64, Memory)> {
+    let label = (CK_SP800_108_BYTE_ARRAY, Memory::of(label));
+    if mode == CKM_SP800_108_COUNTER_KDF {
+        vec![(CK_SP800_108_ITERATION_VARIABLE, counter(0, 32)), label]
+    } else {
+        let iteration = (CK_SP800_108_ITERATION_VARIABLE, Memory::default());
+        vec![iteration, (CK_SP800_108_COUNTER, counter(0, 32)), label]
+    }
+}
+
+fn sp800(mode: u64, fields: &[(u64, Memory)]) -> Mechanism {
+    Mechanism::sp800(mode, CKM_SHA256_HMAC, fields, &[], &[])
+}
+
+#[test]
+fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
+    let scene = Scene::start();
+    let base = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let readable_key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    for mode in MODES {
+        let mechanism = || sp800(mode, &fields(mode, b"label"));
+        scene.derive(mechanism(), base, &signing(32)).expect("C_DeriveKey");
+        for (bytes, blocks) in [(16, 1), (80, 3)] {
+            let (record, key) = scene
+                .bench
+                .shim
+                .watch(|| scene.derive(mechanism(), base, &signing(bytes)).expect("C_DeriveKey"));
+            let expected = openssl::sp800(mode, &VALUE, b"label", bytes as usize);
+            let count = |name| record.names().iter().filter(|found| **found == name).count();
+            // The pipeline has two chains.
+            let macs = if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF { 2 * blocks } else { blocks };
+            assert_eq!((count("HMAC"), count("Create")), (macs, 1), "{}", record.lines());
+            assert_unseen(&record, &VALUE);
+            assert_unseen(&record, &expected[..16]);
+            scene.assert_hides(key, &expected);
+            assert!(scene.is(key, CKA_SENSITIVE) && !scene.is(key, CKA_EXTRACTABLE));
+        }
+        // Of a readable key the same comes without the TPM.
+        let (record, key) = scene
+            .bench
+            .shim
+            .watch(|| scene.derive(mechanism(), readable_key, &readable(80)).expect("a key"));
+        assert!(record.0.is_empty(), "{}", record.lines());
+        assert_eq!(scene.value(key), Ok(openssl::sp800(mode, &VALUE, b"label", 80)));
+    }
+    // Every HMAC that the chip has, and what the fields can say.
+    let key = scene.open(CKK_GENERIC_SECRET, b"another key's value");
+    let fields = [
+        (CK_SP800_108_DKM_LENGTH, dkm(CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS, 24)),
+        (CK_SP800_108_KEY_HANDLE, Memory::word(key)),
+        (CK_SP800_108_ITERATION_VARIABLE, counter(1, 16)),
+    ];
+    for (prf, name) in [(CKM_SHA_1_HMAC, "sha1"), (CKM_SHA384_HMAC, "sha384")] {
+        let mechanism = Mechanism::sp800(CKM_SP800_108_COUNTER_KDF, prf, &fields, &[], &[]);
+        let key = scene.derive(mechanism, base, &signing(16)).expect("C_DeriveKey");
+        let message = [&[0, 0, 128][..], b"another key's value", &[1, 0]].concat();
+        scene.assert_hides(key, &openssl::hmac(name, &VALUE, &message)[..16]);
+    }
+}
+
+#[test]
+fn sp_800_108_makes_several_keys_or_none() {
+    let scene = Scene::start();
+    let base = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let mode = CKM_SP800_108_COUNTER_KDF;
+    let derive = |first: &[Attribute], more: &[&[Attribute]]| {
+        let fields = fields(mode, b"label");
+        let mechanism = Mechanism::sp800(mode, CKM_SHA256_HMAC, &fields, &[], more);
+        let arguments = vec![
+            scene.session.into(),
+            mechanism.memory().into(),
+            base.into(),
+            template(first).into(),
+            Argument::Word(first.len() as u64),
+            Memory::room(8).into(),
+        ];
+        let (rv, arguments) = scene.app.raw("C_DeriveKey", arguments);
+        let parameter = &arguments[1].memory().pointers[0].1;
+        let (_, keys) = parameter.pointers.last().expect("additional keys");
+        let places = keys.pointers.iter().skip(1).step_by(2);
+        let made: Vec<u64> = std::iter::once(arguments[5].memory().word_at(0))
+            .chain(places.map(|(_, place)| place.word_at(0)))
+            .collect();
+        (rv, made)
+    };
+    let secrets = || {
+        let all = [number(CKA_CLASS, CKO_SECRET_KEY)];
+        scene.app.find(scene.session, &all).expect("a search").len()
+    };
+    let stored = [length(16), flag(CKA_SIGN, true), flag(CKA_TOKEN, true)];
+    let (rv, made) = derive(&signing(48), &[&signing(16), &stored]);
+    assert_eq!(rv, CKR_OK);
+    let block =
+        |counter| openssl::hmac("sha256", &VALUE, &[&[0, 0, 0, counter][..], b"label"].concat());
+    scene.assert_hides(made[0], &[block(1), block(2)].concat()[..48]);
+    scene.assert_hides(made[1], &block(3)[..16]);
+    scene.assert_hides(made[2], &block(4)[..16]);
+    assert!(scene.is(made[2], CKA_TOKEN) && !scene.is(made[1], CKA_TOKEN));
+
+    let before = secrets();
+    let untouched = 0xA5A5_A5A5_A5A5_A5A5;
+    let open = readable(16);
+    for (wrong, rv) in [
+        (&open[..], CKR_TEMPLATE_INCONSISTENT),
+        (&[length(15), flag(CKA_SIGN, true)], CKR_KEY_SIZE_RANGE),
+        (&[number(CKA_KEY_TYPE, CKK_DES3)], CKR_ATTRIBUTE_VALUE_INVALID),
+        (&[Attribute { kind: CKA_VALUE_LEN, value: vec![1] }], CKR_ATTRIBUTE_VALUE_INVALID),
+    ] {
+        let (found, made) = derive(&signing(16), &[&signing(16), wrong]);
+        assert_eq!(found, rv, "{wrong:?}");
+        assert_eq!(made, [untouched, untouched, CK_INVALID_HANDLE], "whose template it was");
+    }
+    let (rv, made) = derive(&open, &[&signing(16)]);
+    assert_eq!((rv, made), (CKR_TEMPLATE_INCONSISTENT, vec![untouched; 2]));
+    assert_eq!(secrets(), before, "none was made");
+}
+
+#[test]
+fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
+    let scene = Scene::start();
+    let hidden = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let open_key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    for mode in MODES {
+        let usual = fields(mode, b"label");
+        let derive = |fields: &[(u64, Memory)]| {
+            scene.derive(sp800(mode, fields), open_key, &readable(32)).map(drop)
+        };
+        assert_eq!(derive(&usual), Ok(()));
+        let bad = Err(CKR_MECHANISM_PARAM_INVALID);
+        let with = |kind, value| [&usual[..], &[(kind, value)]].concat();
+        assert_eq!(derive(&usual[1..]), bad, "no iteration variable");
+        assert_eq!(derive(&with(usual[0].0, usual[0].1.clone())), bad, "two of them");
+        assert_eq!(derive(&with(9, Memory::of([1]))), bad, "no such field");
+        assert_eq!(derive(&with(CK_SP800_108_BYTE_ARRAY, Memory::default())), bad, "no bytes");
+        for format in [counter(0, 0), counter(0, 12), counter(0, 40), counter(2, 32)] {
+            let mut fields = usual.clone();
+            let at = usize::from(mode != CKM_SP800_108_COUNTER_KDF);
+            fields[at].1 = format;
+            assert_eq!(derive(&fields), bad);
+        }
+        for format in [dkm(3, 32), dkm(1, 72), dkm(1, 0), dkm(1, 8), Memory::of([0; 16])] {
+            assert_eq!(derive(&with(CK_SP800_108_DKM_LENGTH, format)), bad);
+        }
+        let missing = with(CK_SP800_108_KEY_HANDLE, Memory::word(0xBAD));
+        assert_eq!(derive(&missing), Err(CKR_KEY_HANDLE_INVALID));
+        // The value of a key in the chip is no data, and it may be one that must not derive.
+        let unknown = with(CK_SP800_108_KEY_HANDLE, Memory::word(hidden));
+        let refused = scene.derive(sp800(mode, &unknown), open_key, &signing(32));
+        assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        let idle = scene.idle(CKK_GENERIC_SECRET);
+        let refused = derive(&with(CK_SP800_108_KEY_HANDLE, Memory::word(idle)));
+        assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+
+        let refused = |prf, base, template: &[Attribute]| {
+            let mechanism = Mechanism::sp800(mode, prf, &usual, &[], &[]);
+            scene.derive(mechanism, base, template).expect_err("nothing is derived")
+        };
+        let sha256 = CKM_SHA256_HMAC;
+        assert_eq!(refused(CKM_AES_CMAC, open_key, &readable(32)), CKR_MECHANISM_PARAM_INVALID);
+        assert_eq!(refused(sha256, open_key, &open()), CKR_TEMPLATE_INCOMPLETE);
+        assert_eq!(refused(sha256, open_key, &readable(1 << 20)), CKR_KEY_SIZE_RANGE);
+        assert_eq!(refused(sha256, hidden, &readable(32)), CKR_TEMPLATE_INCONSISTENT);
+        assert_eq!(refused(sha256, hidden, &signing(15)), CKR_KEY_SIZE_RANGE);
+        // No TPM has this hash.
+        let sha3 = refused(CKM_SHA3_256_HMAC, hidden, &signing(32));
+        assert_eq!(sha3, CKR_KEY_FUNCTION_NOT_PERMITTED);
+        assert_eq!(refused(sha256, idle, &readable(32)), CKR_KEY_FUNCTION_NOT_PERMITTED);
+        let other = scene.open(CKK_HKDF, &VALUE);
+        assert_eq!(refused(sha256, other, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
+        let narrow = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[CKM_HKDF_DERIVE]);
+        assert_eq!(refused(sha256, narrow, &signing(32)), CKR_MECHANISM_INVALID);
+        let none = scene.derive(mode, open_key, &readable(32));
+        assert_eq!(none, Err(CKR_MECHANISM_PARAM_INVALID));
+    }
+}
