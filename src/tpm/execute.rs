@@ -356,7 +356,7 @@ fn transmit(
 }
 
 /// Sleeps; an error if the call is canceled meanwhile, `None` if it would not end in time.
-fn rest(length: Duration, call: &Call) -> Option<Result<(), Fault>> {
+pub(super) fn rest(length: Duration, call: &Call) -> Option<Result<(), Fault>> {
     if Instant::now() + length >= call.deadline && !call.cancel.load(Ordering::Relaxed) {
         return None;
     }

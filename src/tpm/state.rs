@@ -13,7 +13,7 @@ use super::command::{
     Capability, Command, GetCapability, GetTestResult, StartAuthSession, Startup,
 };
 use super::connection::{Connection, Contexts, Shape};
-use super::execute::{Entity, execute};
+use super::execute::{Entity, execute, rest};
 use super::facts::{self, Facts};
 use super::fault::{Fault, Remedy, Trouble};
 use super::lease::{Grant, How, Inner, Key, KeyLease, Lease, Ticket};
@@ -130,6 +130,10 @@ const BREAK: Duration = Duration::from_secs(2);
 const LONG_BREAK: Duration = Duration::from_secs(30);
 /// How long a TPM that was never there is waited for; one that was gets the transport's own time.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// How soon another try is made for a session when others hold them all: doubled from the first to the
+/// second, until the call's deadline.
+const ROOM_AGAIN: Duration = Duration::from_millis(4);
+const ROOM_AGAIN_MOST: Duration = Duration::from_millis(500);
 /// TPM_RC_SESSION_HANDLES
 const SESSION_HANDLES: u32 = 0x905;
 /// TPM_RC_FAILURE
@@ -150,7 +154,7 @@ pub(super) struct Tried {
     started: bool,
     found_again: bool,
     without_session: bool,
-    flushes: u8,
+    flushes: u32,
 }
 
 impl State {
@@ -293,6 +297,11 @@ impl State {
                 connection.close(shape);
             }
         }
+        self.abandon_sessions(shape);
+    }
+
+    /// All connections but those that remember a PIN.
+    fn abandon_sessions(&mut self, shape: Shape) {
         for connection in std::mem::take(&mut self.keys).into_iter().chain(self.main.take()) {
             self.bury(connection, shape);
         }
@@ -830,21 +839,22 @@ impl State {
         Ok(())
     }
 
-    /// The TPM is full: of what is ours, then of what nobody owns.
+    /// The TPM is full: of what is ours, then of what nobody owns. What others hold, they may let go.
     fn make_room(
         &mut self,
         inner: &Inner,
         fault: &Fault,
-        time: u8,
+        time: u32,
         call: &Call,
     ) -> Result<bool, Fault> {
-        if inner.shape == Shape::Managed && fault.code() == Some(SESSION_HANDLES) {
-            self.halved = Some(Instant::now() + HALVED);
-            let surplus = self.keys.len().saturating_sub(MOST_KEYS / 2);
-            self.keys.drain(..surplus);
-            return Ok(time == 1);
-        }
+        let sessions = fault.remedy() == Remedy::FlushSessions;
         match (time, inner.shape) {
+            (1, Shape::Managed) if fault.code() == Some(SESSION_HANDLES) => {
+                self.halved = Some(Instant::now() + HALVED);
+                let surplus = self.keys.len().saturating_sub(MOST_KEYS / 2);
+                self.keys.drain(..surplus);
+                Ok(true)
+            }
             (1, Shape::Bare | Shape::Daemon) => {
                 let spared = self.spared();
                 if let Some(main) = &mut self.main {
@@ -859,6 +869,13 @@ impl State {
             (1, Shape::Managed) => {
                 self.abandon(inner.shape);
                 Ok(true)
+            }
+            // Behind a resource manager all programs share so many sessions. All of ours go, too: of
+            // many that wait for one more, one must get on.
+            (2.., Shape::Managed | Shape::Daemon) if sessions => {
+                self.abandon_sessions(inner.shape);
+                let wait = (ROOM_AGAIN * (1 << time.min(8))).min(ROOM_AGAIN_MOST);
+                Ok(rest(wait, call).transpose()?.is_some())
             }
             (2, Shape::Bare) if inner.exclusive => {
                 self.waiting.clear();
