@@ -9,21 +9,21 @@
 //!
 //! The rooms of the TPM, of the token and of the door have their threads, their locks without a rank,
 //! their atomics and their time from [`plain`], never from std, so that a model check can put its own in
-//! their place: `RUSTFLAGS="--cfg shuttle" cargo test --lib schedules`.
+//! their place: `cargo test --lib --features schedules schedules::`.
 
 use std::ops::{Deref, DerefMut};
 
-#[cfg(all(test, shuttle))]
+#[cfg(all(test, feature = "schedules"))]
 pub(crate) mod schedules;
 
 /// Threads, locks without a rank, atomics and time: std's.
-#[cfg(not(all(test, shuttle)))]
+#[cfg(not(all(test, feature = "schedules")))]
 pub mod plain {
     pub use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic};
     pub use std::time::Instant;
     pub use std::{thread, thread_local};
 }
-#[cfg(all(test, shuttle))]
+#[cfg(all(test, feature = "schedules"))]
 pub(crate) use schedules as plain;
 
 use plain::{Mutex as PlainMutex, MutexGuard, PoisonError};

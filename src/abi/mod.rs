@@ -30,7 +30,7 @@ mod params;
 mod ptr;
 mod random;
 mod rv;
-#[cfg(all(test, shuttle))]
+#[cfg(all(test, feature = "schedules"))]
 mod schedules;
 mod session;
 mod sign;

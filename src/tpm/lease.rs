@@ -486,7 +486,7 @@ impl Tpm {
         look(self.hold(&self.call()).unwrap().state().unwrap())
     }
 
-    #[cfg(all(test, shuttle))]
+    #[cfg(all(test, feature = "schedules"))]
     pub(super) fn has_reaper(&self) -> bool {
         self.reaper.lock().unwrap().is_some() || self.inner.desk().reaper.runs
     }

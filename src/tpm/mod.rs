@@ -16,7 +16,7 @@ pub mod lease;
 mod ledger;
 mod leftovers;
 pub mod pin;
-#[cfg(all(test, shuttle))]
+#[cfg(all(test, feature = "schedules"))]
 pub(crate) mod schedules;
 pub mod session;
 mod sharing;

@@ -118,7 +118,7 @@ fn test_files(path: &str, text: &str) -> Vec<String> {
     let directory = path
         .strip_suffix("mod.rs")
         .map_or_else(|| path.trim_end_matches(".rs").to_owned() + "/", str::to_owned);
-    let marks = ["#[cfg(test)]\n", "#[cfg(all(test, shuttle))]\n"];
+    let marks = ["#[cfg(test)]\n", "#[cfg(all(test, feature = \"schedules\"))]\n"];
     let declared = marks.iter().flat_map(|mark| text.split(mark).skip(1));
     declared
         .filter_map(|rest| {
