@@ -88,6 +88,11 @@ unsafe fn parameter(
             // SAFETY: the structure's pointers are readable and writable by this function's own contract.
             unsafe { sp800(mechanism, bytes, places) }
         }
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_AES_GCM | CKM_AES_GMAC => unsafe { gcm(bytes) },
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_AES_CCM => unsafe { ccm(bytes) },
+        CKM_AES_CMAC_GENERAL => length(bytes),
         CKM_SHA_1_HMAC_GENERAL
         | CKM_SHA224_HMAC_GENERAL
         | CKM_SHA256_HMAC_GENERAL
@@ -134,6 +139,33 @@ fn counter(bytes: &[u8]) -> Result<Params> {
     // SAFETY: a number and bytes.
     let given: CK_AES_CTR_PARAMS = unsafe { structure(bytes)? };
     Ok(Params::Counter { bits: wide(given.ulCounterBits), block: given.cb })
+}
+
+/// CK_GCM_PARAMS. PKCS#11 3.2 §6.13. ulIvBits says nothing.
+///
+/// # Safety
+/// `pIv` and `pAAD` are NULL or readable for the lengths beside them.
+unsafe fn gcm(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_GCM_PARAMS = unsafe { structure(bytes)? };
+    // SAFETY: this function's own contract.
+    let (iv, additional) =
+        unsafe { (nested(given.pIv, given.ulIvLen)?, nested(given.pAAD, given.ulAADLen)?) };
+    Ok(Params::Gcm { iv, additional, tag_bits: wide(given.ulTagBits) })
+}
+
+/// CK_CCM_PARAMS. PKCS#11 3.2 §6.13.
+///
+/// # Safety
+/// `pNonce` and `pAAD` are NULL or readable for the lengths beside them.
+unsafe fn ccm(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_CCM_PARAMS = unsafe { structure(bytes)? };
+    // SAFETY: this function's own contract.
+    let (nonce, additional) =
+        unsafe { (nested(given.pNonce, given.ulNonceLen)?, nested(given.pAAD, given.ulAADLen)?) };
+    let (length, mac_length) = (wide(given.ulDataLen), wide(given.ulMACLen));
+    Ok(Params::Ccm { length, nonce, additional, mac_length })
 }
 
 /// CK_MAC_GENERAL_PARAMS. PKCS#11 3.2 §6.18.

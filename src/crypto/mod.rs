@@ -6,6 +6,7 @@ pub mod aes;
 pub mod der;
 pub mod drbg;
 pub mod ec;
+pub mod ghash;
 pub mod hash;
 pub mod kdf;
 pub mod mac;

@@ -89,6 +89,11 @@ impl Counter {
         Self { block, mask, left: (mask - (block & mask)).saturating_add(1) }
     }
 
+    /// That of GCM: 32 bits, in which it may come round.
+    pub(super) fn endless(block: [u8; BLOCK]) -> Self {
+        Self { left: u128::MAX, ..Self::new(block, 32) }
+    }
+
     /// The counter blocks for so many bytes.
     ///
     /// # Errors

@@ -4,6 +4,9 @@
 
 mod aes;
 mod aes_blocks;
+mod aes_ccm;
+mod aes_cmac;
+mod aes_gcm;
 mod aes_stream;
 mod digest;
 mod ecdh;
@@ -296,7 +299,7 @@ pub fn signature(work: Box<dyn Sign>, chip: &Chip<'_>) -> Result<Vec<u8>> {
 }
 
 /// Every family.
-static FAMILIES: [&[Mechanism]; 14] = [
+static FAMILIES: &[&[Mechanism]] = &[
     generate::ROWS,
     generate::SECRETS,
     rsa_pkcs1::ROWS,
@@ -310,6 +313,9 @@ static FAMILIES: [&[Mechanism]; 14] = [
     aes_stream::ROWS,
     hkdf::ROWS,
     sp800_108::ROWS,
+    aes_gcm::ROWS,
+    aes_ccm::ROWS,
+    aes_cmac::ROWS,
     digest::ROWS,
 ];
 

