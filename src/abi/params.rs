@@ -82,6 +82,19 @@ unsafe fn parameter(
         CKM_AES_CTR => counter(bytes),
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_HKDF_DERIVE | CKM_HKDF_DATA => unsafe { hkdf(bytes) },
+        CKM_CONCATENATE_BASE_AND_KEY => {
+            // SAFETY: one number.
+            let handle: CK_OBJECT_HANDLE = unsafe { structure(bytes)? };
+            Ok(Params::Key(wide(handle)))
+        }
+        CKM_CONCATENATE_BASE_AND_DATA | CKM_CONCATENATE_DATA_AND_BASE | CKM_XOR_BASE_AND_DATA => {
+            // SAFETY: a pointer and a number.
+            let given: CK_KEY_DERIVATION_STRING_DATA = unsafe { structure(bytes)? };
+            // SAFETY: the structure's pointer is readable by this function's own contract.
+            Ok(Params::Data(unsafe { nested(given.pData, given.ulLen)? }))
+        }
+        // One number, too.
+        CKM_EXTRACT_KEY_FROM_KEY => length(bytes),
         CKM_SP800_108_COUNTER_KDF
         | CKM_SP800_108_FEEDBACK_KDF
         | CKM_SP800_108_DOUBLE_PIPELINE_KDF => {

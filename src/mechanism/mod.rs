@@ -16,6 +16,7 @@ mod hashing;
 mod hkdf;
 mod hmac;
 pub mod params;
+mod plain;
 mod prf;
 pub mod random;
 mod rsa;
@@ -313,6 +314,8 @@ static FAMILIES: &[&[Mechanism]] = &[
     aes_stream::ROWS,
     hkdf::ROWS,
     sp800_108::ROWS,
+    plain::ROWS,
+    plain::HASHED,
     aes_gcm::ROWS,
     aes_ccm::ROWS,
     aes_cmac::ROWS,
@@ -375,6 +378,7 @@ impl Mechanism {
             (verify.is_some() && public, CKF_VERIFY),
             (verify_recover.is_some(), CKF_VERIFY_RECOVER),
             (encrypt.is_some() && public, CKF_ENCRYPT),
+            (derive.is_some() && self.chip.is_empty(), CKF_DERIVE),
         ];
         let chip = [
             (sign.is_some(), CKF_SIGN),

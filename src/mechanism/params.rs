@@ -47,6 +47,10 @@ pub enum Params {
     },
     /// CK_SP800_108_KDF_PARAMS, CK_SP800_108_FEEDBACK_KDF_PARAMS
     Sp800(Sp800),
+    /// CK_OBJECT_HANDLE of a second key
+    Key(u64),
+    /// CK_KEY_DERIVATION_STRING_DATA
+    Data(Vec<u8>),
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
     /// CK_AES_CTR_PARAMS
@@ -76,7 +80,7 @@ pub enum Params {
         /// ulMACLen, in bytes
         mac_length: u64,
     },
-    /// CK_MAC_GENERAL_PARAMS: how many bytes of the MAC
+    /// CK_MAC_GENERAL_PARAMS: how many bytes of the MAC; CK_EXTRACT_PARAMS: the first bit
     Length(u64),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
     Bytes(Vec<u8>),
@@ -153,6 +157,7 @@ impl Params {
     pub fn keys(&self) -> Vec<u64> {
         match self {
             Params::Hkdf { extract: Some(Salt::Key(key)), .. } => vec![*key],
+            Params::Key(key) => vec![*key],
             Params::Sp800(given) => given
                 .parts
                 .iter()

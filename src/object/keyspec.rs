@@ -381,10 +381,10 @@ impl Secret {
             .and_then(Template::from_bytes)
             .is_some_and(|template| template.bool(CKA_SENSITIVE) == Some(true));
         let mut least = 1;
+        if how != Derives::OneWay && key_type == CKK_AES && !attributes.has(CKA_VALUE_LEN) {
+            return Err(Error::TemplateIncomplete(CKA_VALUE_LEN));
+        }
         if how == Derives::Agreement {
-            if key_type == CKK_AES && !attributes.has(CKA_VALUE_LEN) {
-                return Err(Error::TemplateIncomplete(CKA_VALUE_LEN));
-            }
             let sensitive = sensitive.unwrap_or(false);
             opened(&mut attributes, sensitive, extractable.unwrap_or(!sensitive));
             if kept && guarded {

@@ -393,8 +393,8 @@ pub static ROLES: &[Roles] = &[
         of: SECRET,
         key_type: CKK_AES,
         usual: &[CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY],
-        able: &[],
-        unable: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
+        able: &[CKA_DERIVE],
+        unable: &[CKA_WRAP, CKA_UNWRAP],
     },
     Roles {
         of: SECRET,

@@ -241,6 +241,8 @@ enum Family {
     Hkdf,
     /// Keys for HKDF.
     HkdfKeys,
+    /// On the bytes of a key; with a hash, its digest.
+    Plain(Option<Hash>),
     /// One of SP 800-108's functions.
     Sp800,
     /// Secret keys of this CKK_x, for this hash's HMAC.
@@ -312,6 +314,22 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_HKDF_DERIVE, Family::Hkdf),
     (CKM_HKDF_DATA, Family::Hkdf),
     (CKM_HKDF_KEY_GEN, Family::HkdfKeys),
+    (CKM_CONCATENATE_BASE_AND_KEY, Family::Plain(None)),
+    (CKM_CONCATENATE_BASE_AND_DATA, Family::Plain(None)),
+    (CKM_CONCATENATE_DATA_AND_BASE, Family::Plain(None)),
+    (CKM_XOR_BASE_AND_DATA, Family::Plain(None)),
+    (CKM_EXTRACT_KEY_FROM_KEY, Family::Plain(None)),
+    (CKM_SHA1_KEY_DERIVATION, Family::Plain(Some(SHA1))),
+    (CKM_SHA224_KEY_DERIVATION, Family::Plain(Some(SHA224))),
+    (CKM_SHA256_KEY_DERIVATION, Family::Plain(Some(SHA256))),
+    (CKM_SHA384_KEY_DERIVATION, Family::Plain(Some(SHA384))),
+    (CKM_SHA512_KEY_DERIVATION, Family::Plain(Some(SHA512))),
+    (CKM_SHA512_224_KEY_DERIVATION, Family::Plain(Some(SHA512_224))),
+    (CKM_SHA512_256_KEY_DERIVATION, Family::Plain(Some(SHA512_256))),
+    (CKM_SHA3_224_KEY_DERIVATION, Family::Plain(Some(SHA3_224))),
+    (CKM_SHA3_256_KEY_DERIVATION, Family::Plain(Some(SHA3_256))),
+    (CKM_SHA3_384_KEY_DERIVATION, Family::Plain(Some(SHA3_384))),
+    (CKM_SHA3_512_KEY_DERIVATION, Family::Plain(Some(SHA3_512))),
     (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
     (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
     (CKM_SP800_108_DOUBLE_PIPELINE_KDF, Family::Sp800),
@@ -392,7 +410,7 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_DECRYPT
         }
         Family::Oaep | Family::Aes(..) | Family::Aead(_) => CKF_ENCRYPT | CKF_DECRYPT,
-        Family::Ecdh | Family::Hkdf | Family::Sp800 => CKF_DERIVE,
+        Family::Ecdh | Family::Hkdf | Family::Sp800 | Family::Plain(_) => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
@@ -498,7 +516,8 @@ impl Driver {
             | Family::AesKey
             | Family::Hkdf
             | Family::HkdfKeys
-            | Family::Sp800 => None,
+            | Family::Sp800
+            | Family::Plain(_) => None,
         }
     }
 
@@ -532,6 +551,7 @@ impl Driver {
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Sp800 => "SP 800-108",
+            Family::Plain(_) => "derivation from the bytes of keys",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
             Family::Pss(_) => "RSA PSS",
@@ -607,6 +627,7 @@ impl Driver {
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
+            (Family::Plain(hash), _) => drive.plain(hash, random),
             (Family::HkdfKeys, _) => drive.hkdf_keys(random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
             (_, CKF_VERIFY | CKF_VERIFY_RECOVER) => drive.verify(random),
@@ -1212,6 +1233,69 @@ impl Drive<'_> {
         };
         let destroyed = ck.destroy_object(session, made);
         right(same?, || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A key from the bytes of readable keys.
+    fn plain(&self, hash: Option<Hash>, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let bytes_of = random.bytes(32);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+            flag(CKA_DERIVE, true),
+            bytes(CKA_VALUE, bytes_of.clone()),
+        ];
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.plain_with(key, &bytes_of, hash, random);
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn plain_with(
+        &self,
+        key: u64,
+        value: &[u8],
+        hash: Option<Hash>,
+        random: &mut Random,
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let kind = self.driver.mechanism;
+        let data = random.bytes(20);
+        let string = || {
+            let mut parameter = Memory::default();
+            parameter.push_bytes(&data);
+            Mechanism::with(kind, parameter)
+        };
+        let (mechanism, expected) = match (kind, hash) {
+            (_, Some(hash)) => (kind.into(), openssl::digest(hash.2, value)),
+            (CKM_CONCATENATE_BASE_AND_KEY, _) => {
+                (Mechanism::with(kind, Memory::word(key)), [value, value].concat())
+            }
+            (CKM_CONCATENATE_BASE_AND_DATA, _) => (string(), [value, &data].concat()),
+            (CKM_CONCATENATE_DATA_AND_BASE, _) => (string(), [&data, value].concat()),
+            (CKM_XOR_BASE_AND_DATA, _) => {
+                (string(), value.iter().zip(&data).map(|(one, other)| one ^ other).collect())
+            }
+            _ => {
+                let at = random.below(32);
+                let turned = value.iter().cycle().skip(at).take(16).copied().collect();
+                (Mechanism::with(kind, Memory::word(8 * at as u64)), turned)
+            }
+        };
+        let template = [
+            number(CKA_VALUE_LEN, expected.len() as u64),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ];
+        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template))?;
+        let found = by("C_GetAttributeValue", ck.attribute(session, made, CKA_VALUE));
+        let destroyed = ck.destroy_object(session, made);
+        right(found? == expected, || self.named("another key"))?;
         by("C_DestroyObject", destroyed)
     }
 

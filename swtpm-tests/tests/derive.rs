@@ -2,9 +2,11 @@
 //! the chip computes and what it costs, what is inherited and what is refused.
 
 use cryptoki_sys::*;
+use swtpm_tests::bench::Setup;
 use swtpm_tests::ck::{Attribute, Mechanism, Salt, bytes, flag, number, template};
 use swtpm_tests::door::{Argument, Memory};
-use swtpm_tests::shim::Record;
+use swtpm_tests::shim::{Chip, Record};
+use swtpm_tests::wire::ENCRYPT_DECRYPT_2;
 use swtpm_tests::{App, Bench, openssl};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
@@ -20,7 +22,10 @@ struct Scene {
 
 impl Scene {
     fn start() -> Scene {
-        let bench = Bench::start();
+        Scene::on(Bench::start())
+    }
+
+    fn on(bench: Bench) -> Scene {
         bench.token();
         let (app, session) = bench.logged_in();
         Scene { bench, app, session }
@@ -567,4 +572,185 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
         let none = scene.derive(mode, open_key, &readable(32));
         assert_eq!(none, Err(CKR_MECHANISM_PARAM_INVALID));
     }
+}
+
+// ---- the bytes of keys --------------------------------------------------------------------------
+
+const HASHES: [(u64, &str); 11] = [
+    (CKM_SHA1_KEY_DERIVATION, "sha1"),
+    (CKM_SHA224_KEY_DERIVATION, "sha224"),
+    (CKM_SHA256_KEY_DERIVATION, "sha256"),
+    (CKM_SHA384_KEY_DERIVATION, "sha384"),
+    (CKM_SHA512_KEY_DERIVATION, "sha512"),
+    (CKM_SHA512_224_KEY_DERIVATION, "sha512-224"),
+    (CKM_SHA512_256_KEY_DERIVATION, "sha512-256"),
+    (CKM_SHA3_224_KEY_DERIVATION, "sha3-224"),
+    (CKM_SHA3_256_KEY_DERIVATION, "sha3-256"),
+    (CKM_SHA3_384_KEY_DERIVATION, "sha3-384"),
+    (CKM_SHA3_512_KEY_DERIVATION, "sha3-512"),
+];
+
+const TELLING: [u64; 5] = [
+    CKM_CONCATENATE_BASE_AND_KEY,
+    CKM_CONCATENATE_BASE_AND_DATA,
+    CKM_CONCATENATE_DATA_AND_BASE,
+    CKM_XOR_BASE_AND_DATA,
+    CKM_EXTRACT_KEY_FROM_KEY,
+];
+
+/// CK_KEY_DERIVATION_STRING_DATA
+fn string(kind: u64, data: &[u8]) -> Mechanism {
+    let mut parameter = Memory::default();
+    parameter.push_bytes(data);
+    Mechanism::with(kind, parameter)
+}
+
+#[test]
+fn keys_are_made_of_the_bytes_of_readable_keys_without_the_tpm() {
+    let scene = Scene::start();
+    // The examples of §6.43.
+    let base = scene.open(CKK_GENERIC_SECRET, &[0x01, 0x23, 0x45, 0x67]);
+    let other = scene.open(CKK_GENERIC_SECRET, &[0x89, 0xab, 0xcd, 0xef]);
+    let data = [0x89, 0xab, 0xcd, 0xef];
+    let extracted = scene.open(CKK_GENERIC_SECRET, &[0x32, 0x9f, 0x84, 0xa9]);
+    let (record, ()) = scene.bench.shim.watch(|| {
+        for (mechanism, base, template, expected) in [
+            (
+                Mechanism::with(CKM_CONCATENATE_BASE_AND_KEY, Memory::word(other)),
+                base,
+                open().to_vec(),
+                &[0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef][..],
+            ),
+            (
+                string(CKM_CONCATENATE_BASE_AND_DATA, &data),
+                base,
+                readable(5),
+                &[0x01, 0x23, 0x45, 0x67, 0x89],
+            ),
+            (
+                string(CKM_CONCATENATE_DATA_AND_BASE, &data),
+                base,
+                open().to_vec(),
+                &[0x89, 0xab, 0xcd, 0xef, 0x01, 0x23, 0x45, 0x67],
+            ),
+            (string(CKM_XOR_BASE_AND_DATA, &data), base, open().to_vec(), &[0x88; 4]),
+            (string(CKM_XOR_BASE_AND_DATA, &data[..2]), base, open().to_vec(), &[0x88; 2]),
+            (
+                Mechanism::with(CKM_EXTRACT_KEY_FROM_KEY, Memory::word(21)),
+                extracted,
+                readable(2),
+                &[0x95, 0x26],
+            ),
+        ] {
+            let made = scene.derive(mechanism, base, &template).expect("C_DeriveKey");
+            assert_eq!(scene.value(made).as_deref(), Ok(expected));
+        }
+        let base = scene.open(CKK_GENERIC_SECRET, &VALUE);
+        for (mechanism, name) in HASHES {
+            let digest = openssl::digest(name, &VALUE);
+            let whole = scene.derive(mechanism, base, &open()).expect("C_DeriveKey");
+            assert_eq!(scene.value(whole), Ok(digest.clone()), "{name}");
+            let part = scene.derive(mechanism, base, &readable(16)).expect("C_DeriveKey");
+            assert_eq!(scene.value(part).as_deref(), Ok(&digest[..16]), "{name}");
+        }
+    });
+    assert!(record.0.is_empty(), "{}", record.lines());
+    let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
+    for id in TELLING.into_iter().chain(HASHES.map(|(id, _)| id)) {
+        let info = scene.app.mechanism_info(slot, id).expect("C_GetMechanismInfo");
+        assert_eq!(info.flags & (CKF_DERIVE | CKF_HW), CKF_DERIVE, "{id:#x}: no TPM does it");
+    }
+}
+
+#[test]
+fn the_bytes_of_a_hidden_key_make_no_other() {
+    let scene = Scene::start();
+    let silent = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let base = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let mechanism = |id| match id {
+        CKM_CONCATENATE_BASE_AND_KEY => Mechanism::with(id, Memory::word(base)),
+        CKM_EXTRACT_KEY_FROM_KEY => Mechanism::with(id, Memory::word(0)),
+        _ if TELLING.contains(&id) => string(id, b"sixteen bytes it"),
+        _ => id.into(),
+    };
+    for id in TELLING.into_iter().chain(HASHES.map(|(id, _)| id)) {
+        let derive = |base, template: &[Attribute]| scene.derive(mechanism(id), base, template);
+        // P11: only where its own list names the mechanism; and of the chip's keys there are no bytes.
+        assert_eq!(derive(silent, &signing(16)), Err(CKR_MECHANISM_INVALID), "{id:#x}");
+        let named = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[id]);
+        assert_eq!(derive(named, &readable(16)), Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
+        let refused = derive(named, &signing(16));
+        assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED), "{id:#x}");
+        let idle = scene.idle(CKK_GENERIC_SECRET);
+        assert_eq!(derive(idle, &readable(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED), "{id:#x}");
+        let hkdf = scene.open(CKK_HKDF, &VALUE);
+        assert_eq!(derive(hkdf, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT), "{id:#x}");
+        assert_eq!(derive(base, &readable(65)), Err(CKR_KEY_SIZE_RANGE), "{id:#x}");
+        let wrong = Mechanism::with(id, Memory::of([0; 40]));
+        let refused = scene.derive(wrong, base, &readable(16));
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{id:#x}");
+        // AES keys have no one length.
+        let aes = [&open()[..], &[number(CKA_KEY_TYPE, CKK_AES)]].concat();
+        assert_eq!(derive(base, &aes), Err(CKR_TEMPLATE_INCOMPLETE), "{id:#x}");
+        let aes = derive(base, &[&aes[..], &[length(16)]].concat()).expect("an AES key");
+        assert!(scene.is(aes, CKA_ENCRYPT), "{id:#x}");
+        if TELLING.contains(&id) {
+            let none = scene.derive(id, base, &readable(16));
+            assert_eq!(none, Err(CKR_MECHANISM_PARAM_INVALID), "{id:#x}");
+        }
+    }
+    let joined = |key| Mechanism::with(CKM_CONCATENATE_BASE_AND_KEY, Memory::word(key));
+    let both = scene.derive(joined(silent), base, &signing(16));
+    assert_eq!(both, Err(CKR_MECHANISM_INVALID), "the second key is hidden");
+    assert_eq!(scene.derive(joined(0xBAD), base, &open()), Err(CKR_KEY_HANDLE_INVALID));
+    let extract = |bit| Mechanism::with(CKM_EXTRACT_KEY_FROM_KEY, Memory::word(bit));
+    let outside = scene.derive(extract(256), base, &readable(16));
+    assert_eq!(outside, Err(CKR_MECHANISM_PARAM_INVALID));
+    assert_eq!(scene.derive(extract(0), base, &open()), Err(CKR_TEMPLATE_INCOMPLETE));
+}
+
+#[test]
+fn the_bytes_of_a_sealed_key_make_keys_as_hidden_if_it_names_the_mechanism() {
+    let bench = Setup::default().config("[keys]\nsecret_keys = \"sealed\"").start();
+    bench.shim.become_chip(Chip { without_commands: vec![ENCRYPT_DECRYPT_2], ..Chip::default() });
+    let scene = Scene::on(bench);
+    let digest = openssl::digest("sha256", &VALUE);
+    for (id, mechanism, expected) in [
+        (CKM_SHA256_KEY_DERIVATION, CKM_SHA256_KEY_DERIVATION.into(), digest),
+        (
+            CKM_EXTRACT_KEY_FROM_KEY,
+            Mechanism::with(CKM_EXTRACT_KEY_FROM_KEY, Memory::word(0)),
+            VALUE.to_vec(),
+        ),
+    ] {
+        let derive = |base, template: &[Attribute]| scene.derive(mechanism.clone(), base, template);
+        let silent = scene.hidden(CKK_AES, &VALUE, &[]);
+        assert_eq!(derive(silent, &signing(16)), Err(CKR_MECHANISM_INVALID));
+        let named = scene.hidden(CKK_AES, &VALUE, &[id]);
+        let (record, made) = scene.bench.shim.watch(|| derive(named, &signing(32)).expect("a key"));
+        assert!(record.names().contains(&"Unseal"), "{}", record.lines());
+        assert_unseen(&record, &VALUE);
+        assert_unseen(&record, &expected);
+        scene.assert_hides(made, &expected);
+        assert_eq!(derive(named, &signing(15)), Err(CKR_KEY_SIZE_RANGE), "short enough to guess");
+        assert_eq!(derive(named, &readable(32)), Err(CKR_TEMPLATE_INCONSISTENT));
+    }
+}
+
+#[test]
+fn what_the_standard_alone_asks_is_that_a_sensitive_key_gives_sensitive_ones() {
+    let bench = Setup::default()
+        .config("[keys]\nsecret_keys = \"sealed\"\n[policy]\napi_attacks = \"standard\"")
+        .start();
+    bench.shim.become_chip(Chip { without_commands: vec![ENCRYPT_DECRYPT_2], ..Chip::default() });
+    let scene = Scene::on(bench);
+    let sealed = scene.hidden(CKK_AES, &VALUE, &[]);
+    let extract = || Mechanism::with(CKM_EXTRACT_KEY_FROM_KEY, Memory::word(8));
+    let byte = scene.derive(extract(), sealed, &signing(1)).expect("the specification permits it");
+    scene.assert_hides(byte, &VALUE[1..2]);
+    assert_eq!(scene.derive(extract(), sealed, &readable(1)), Err(CKR_TEMPLATE_INCONSISTENT));
+    // Of what lives in the chip there are no bytes, whatever the policy.
+    let chips = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let refused = scene.derive(extract(), chips, &signing(16));
+    assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
 }
