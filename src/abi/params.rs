@@ -87,11 +87,21 @@ unsafe fn parameter(
             let handle: CK_OBJECT_HANDLE = unsafe { structure(bytes)? };
             Ok(Params::Key(wide(handle)))
         }
-        CKM_CONCATENATE_BASE_AND_DATA | CKM_CONCATENATE_DATA_AND_BASE | CKM_XOR_BASE_AND_DATA => {
+        CKM_CONCATENATE_BASE_AND_DATA
+        | CKM_CONCATENATE_DATA_AND_BASE
+        | CKM_XOR_BASE_AND_DATA
+        | CKM_AES_ECB_ENCRYPT_DATA => {
             // SAFETY: a pointer and a number.
             let given: CK_KEY_DERIVATION_STRING_DATA = unsafe { structure(bytes)? };
             // SAFETY: the structure's pointer is readable by this function's own contract.
             Ok(Params::Data(unsafe { nested(given.pData, given.ulLen)? }))
+        }
+        CKM_AES_CBC_ENCRYPT_DATA => {
+            // SAFETY: bytes, a pointer and a number.
+            let given: CK_AES_CBC_ENCRYPT_DATA_PARAMS = unsafe { structure(bytes)? };
+            // SAFETY: the structure's pointer is readable by this function's own contract.
+            let data = unsafe { nested(given.pData, given.length)? };
+            Ok(Params::Chained { iv: given.iv, data })
         }
         // One number, too.
         CKM_EXTRACT_KEY_FROM_KEY => length(bytes),

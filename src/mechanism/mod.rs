@@ -6,6 +6,7 @@ mod aes;
 mod aes_blocks;
 mod aes_ccm;
 mod aes_cmac;
+mod aes_data;
 mod aes_gcm;
 mod aes_stream;
 mod digest;
@@ -314,6 +315,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     aes_stream::ROWS,
     hkdf::ROWS,
     sp800_108::ROWS,
+    aes_data::ROWS,
     plain::ROWS,
     plain::HASHED,
     aes_gcm::ROWS,

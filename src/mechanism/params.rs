@@ -51,6 +51,13 @@ pub enum Params {
     Key(u64),
     /// CK_KEY_DERIVATION_STRING_DATA
     Data(Vec<u8>),
+    /// CK_AES_CBC_ENCRYPT_DATA_PARAMS
+    Chained {
+        /// iv
+        iv: [u8; 16],
+        /// pData
+        data: Vec<u8>,
+    },
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
     /// CK_AES_CTR_PARAMS

@@ -276,6 +276,13 @@ impl Mechanism {
         Mechanism::with(kind, parameter)
     }
 
+    /// CK_KEY_DERIVATION_STRING_DATA, behind the IV of CK_AES_CBC_ENCRYPT_DATA_PARAMS where there is one.
+    pub fn string(kind: u64, iv: &[u8], data: &[u8]) -> Mechanism {
+        let mut parameter = Memory::of(iv);
+        parameter.push_bytes(data);
+        Mechanism::with(kind, parameter)
+    }
+
     /// CK_MECHANISM.
     pub fn memory(&self) -> Memory {
         let mut memory = Memory::default();

@@ -243,6 +243,8 @@ enum Family {
     HkdfKeys,
     /// On the bytes of a key; with a hash, its digest.
     Plain(Option<Hash>),
+    /// What a mode of AES makes of data.
+    AesData(&'static str),
     /// One of SP 800-108's functions.
     Sp800,
     /// Secret keys of this CKK_x, for this hash's HMAC.
@@ -330,6 +332,8 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_SHA3_256_KEY_DERIVATION, Family::Plain(Some(SHA3_256))),
     (CKM_SHA3_384_KEY_DERIVATION, Family::Plain(Some(SHA3_384))),
     (CKM_SHA3_512_KEY_DERIVATION, Family::Plain(Some(SHA3_512))),
+    (CKM_AES_ECB_ENCRYPT_DATA, Family::AesData("ECB")),
+    (CKM_AES_CBC_ENCRYPT_DATA, Family::AesData("CBC")),
     (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
     (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
     (CKM_SP800_108_DOUBLE_PIPELINE_KDF, Family::Sp800),
@@ -410,7 +414,9 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_DECRYPT
         }
         Family::Oaep | Family::Aes(..) | Family::Aead(_) => CKF_ENCRYPT | CKF_DECRYPT,
-        Family::Ecdh | Family::Hkdf | Family::Sp800 | Family::Plain(_) => CKF_DERIVE,
+        Family::Ecdh | Family::Hkdf | Family::Sp800 | Family::Plain(_) | Family::AesData(_) => {
+            CKF_DERIVE
+        }
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
@@ -517,7 +523,8 @@ impl Driver {
             | Family::Hkdf
             | Family::HkdfKeys
             | Family::Sp800
-            | Family::Plain(_) => None,
+            | Family::Plain(_)
+            | Family::AesData(_) => None,
         }
     }
 
@@ -536,6 +543,7 @@ impl Driver {
                 | Family::Hkdf
                 | Family::HkdfKeys
                 | Family::Sp800
+                | Family::AesData(_)
         );
         own || self.wants().is_some()
     }
@@ -551,6 +559,7 @@ impl Driver {
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Sp800 => "SP 800-108",
+            Family::AesData(_) => "derivation by encryption",
             Family::Plain(_) => "derivation from the bytes of keys",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
@@ -627,6 +636,7 @@ impl Driver {
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
+            (Family::AesData(mode), _) => drive.aes_data(mode, random),
             (Family::Plain(hash), _) => drive.plain(hash, random),
             (Family::HkdfKeys, _) => drive.hkdf_keys(random),
             (_, CKF_SIGN | CKF_SIGN_RECOVER) => drive.sign(pair(), random),
@@ -1266,11 +1276,7 @@ impl Drive<'_> {
         let (ck, session) = (self.ck, self.session);
         let kind = self.driver.mechanism;
         let data = random.bytes(20);
-        let string = || {
-            let mut parameter = Memory::default();
-            parameter.push_bytes(&data);
-            Mechanism::with(kind, parameter)
-        };
+        let string = || Mechanism::string(kind, &[], &data);
         let (mechanism, expected) = match (kind, hash) {
             (_, Some(hash)) => (kind.into(), openssl::digest(hash.2, value)),
             (CKM_CONCATENATE_BASE_AND_KEY, _) => {
@@ -1299,32 +1305,62 @@ impl Drive<'_> {
         by("C_DestroyObject", destroyed)
     }
 
-    /// A key of a base key that OpenSSL knows, too, and the chip works with.
-    fn sp800(&self, random: &mut Random) -> Outcome {
-        let (ck, session) = (self.ck, self.session);
+    /// A key that the chip makes of data, under a key that OpenSSL knows, too.
+    fn aes_data(&self, mode: &str, random: &mut Random) -> Outcome {
         let value = random.bytes(32);
-        let template = [
+        let base = [
+            number(CKA_KEY_TYPE, CKK_AES),
+            bytes(CKA_ALLOWED_MECHANISMS, self.driver.mechanism.to_ne_bytes()),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        let iv = if mode == "ECB" { Vec::new() } else { random.bytes(16) };
+        let data = random.bytes(48);
+        let length = *random.one_of(&[16, 32, 45]);
+        let mut expected = openssl::aes(mode, true, false, &value, &iv, &data)
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
+        expected.truncate(length);
+        let mechanism = Mechanism::string(self.driver.mechanism, &iv, &data);
+        self.derived_in_the_chip(&base, mechanism, &expected)
+    }
+
+    /// A hidden key of a hidden base key: its MAC shows whether it is the right one.
+    fn derived_in_the_chip(
+        &self,
+        base: &[Attribute],
+        mechanism: Mechanism,
+        expected: &[u8],
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let hidden = [
             number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
             flag(CKA_TOKEN, false),
             flag(CKA_SENSITIVE, true),
             flag(CKA_EXTRACTABLE, false),
             flag(CKA_DERIVE, true),
-            bytes(CKA_VALUE, value.clone()),
         ];
-        let key = by("C_CreateObject", ck.create_object(session, &template))?;
-        let outcome = self.sp800_with(key, &value, random);
+        let key = by("C_CreateObject", ck.create_object(session, &[&hidden, base].concat()))?;
+        let template = [number(CKA_VALUE_LEN, expected.len() as u64), flag(CKA_SIGN, true)];
+        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template));
+        let outcome = made.and_then(|made| {
+            let mac = by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, made, b"message"));
+            let destroyed = ck.destroy_object(session, made);
+            let same = mac? == openssl::hmac("sha256", expected, b"message");
+            right(same, || self.named("another key"))?;
+            by("C_DestroyObject", destroyed)
+        });
         let destroyed = ck.destroy_object(session, key);
         outcome?;
         by("C_DestroyObject", destroyed)
     }
 
-    fn sp800_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
-        let (ck, session) = (self.ck, self.session);
+    /// A key of a base key that OpenSSL knows, too, and the chip works with.
+    fn sp800(&self, random: &mut Random) -> Outcome {
         let kind = self.driver.mechanism;
+        let value = random.bytes(32);
+        let base = [number(CKA_KEY_TYPE, CKK_GENERIC_SECRET), bytes(CKA_VALUE, value.clone())];
         let length = *random.one_of(&[16, 32, 45]);
         let label = random.bytes(20);
-        let expected = openssl::sp800(kind, value, &label, length);
+        let expected = openssl::sp800(kind, &value, &label, length);
         let mut counter = Memory::word(0);
         counter.push_word(32);
         let mut fields = vec![(CK_SP800_108_BYTE_ARRAY, Memory::of(label))];
@@ -1335,14 +1371,7 @@ impl Drive<'_> {
             fields.insert(1, (CK_SP800_108_COUNTER, counter));
         }
         let mechanism = Mechanism::sp800(kind, CKM_SHA256_HMAC, &fields, &[], &[]);
-        let template = [number(CKA_VALUE_LEN, length as u64), flag(CKA_SIGN, true)];
-        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template))?;
-        // It is as hidden as the base key: its MAC shows whether it is the right one.
-        let mac = by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, made, b"message"));
-        let destroyed = ck.destroy_object(session, made);
-        let same = mac? == openssl::hmac("sha256", &expected, b"message");
-        right(same, || self.named("another key"))?;
-        by("C_DestroyObject", destroyed)
+        self.derived_in_the_chip(&base, mechanism, &expected)
     }
 
     /// A new key for HKDF, readable, so that OpenSSL can do what it does.

@@ -600,9 +600,7 @@ const TELLING: [u64; 5] = [
 
 /// CK_KEY_DERIVATION_STRING_DATA
 fn string(kind: u64, data: &[u8]) -> Mechanism {
-    let mut parameter = Memory::default();
-    parameter.push_bytes(data);
-    Mechanism::with(kind, parameter)
+    Mechanism::string(kind, &[], data)
 }
 
 #[test]
@@ -753,4 +751,84 @@ fn what_the_standard_alone_asks_is_that_a_sensitive_key_gives_sensitive_ones() {
     let chips = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
     let refused = scene.derive(extract(), chips, &signing(16));
     assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+}
+
+// ---- encryption of data -------------------------------------------------------------------------
+
+/// The mechanism, OpenSSL's name of the mode, the IV.
+const ENCRYPTED: [(u64, &str, &[u8]); 2] = [
+    (CKM_AES_ECB_ENCRYPT_DATA, "ECB", &[]),
+    (CKM_AES_CBC_ENCRYPT_DATA, "CBC", b"sixteen bytes iv"),
+];
+
+#[test]
+fn the_chip_encrypts_data_to_keys_that_are_on_no_bus() {
+    let scene = Scene::start();
+    let data: Vec<u8> = (0..=255).cycle().take(2048).collect();
+    for (id, mode, iv) in ENCRYPTED {
+        let expected = openssl::aes(mode, true, false, &VALUE, iv, &data).expect("OpenSSL");
+        let mechanism = |bytes: usize| Mechanism::string(id, iv, &data[..bytes]);
+        let hidden = scene.hidden(CKK_AES, &VALUE, &[id]);
+        scene.derive(mechanism(16), hidden, &signing(16)).expect("C_DeriveKey");
+        for (bytes, length) in [(16, 16), (48, 33), (2048, 128)] {
+            let derive =
+                || scene.derive(mechanism(bytes), hidden, &signing(length)).expect("a key");
+            let (record, key) = scene.bench.shim.watch(derive);
+            let count = |name| record.names().iter().filter(|found| **found == name).count();
+            assert_eq!((count("EncryptDecrypt2"), count("Create")), (1, 1), "{}", record.lines());
+            assert_unseen(&record, &VALUE);
+            for block in expected[..bytes].chunks(16) {
+                assert_unseen(&record, block);
+            }
+            scene.assert_hides(key, &expected[..length as usize]);
+            assert!(scene.is(key, CKA_SENSITIVE) && !scene.is(key, CKA_EXTRACTABLE));
+        }
+        // Without a length all of it is the key; a longer one than a buffer of the TPM.
+        let open_key = scene.create(CKK_AES, &VALUE, &open());
+        let all = scene.derive(mechanism(2048), open_key, &open()).expect("C_DeriveKey");
+        assert_eq!(scene.value(all), Ok(expected.clone()), "{mode}");
+        let aes = [&readable(32)[..], &[number(CKA_KEY_TYPE, CKK_AES)]].concat();
+        let aes = scene.derive(mechanism(48), open_key, &aes).expect("an AES key");
+        assert_eq!(scene.value(aes).as_deref(), Ok(&expected[..32]), "{mode}");
+    }
+}
+
+#[test]
+fn encrypted_data_is_a_key_only_if_the_base_key_says_so_and_encrypts_nothing_else() {
+    let scene = Scene::start();
+    let open_key = scene.create(CKK_AES, &VALUE, &open());
+    for (id, _, iv) in ENCRYPTED {
+        let derive = |base, data: &[u8], template: &[Attribute]| {
+            scene.derive(Mechanism::string(id, iv, data), base, template)
+        };
+        let data = [5; 32];
+        let silent = scene.hidden(CKK_AES, &VALUE, &[]);
+        assert_eq!(derive(silent, &data, &signing(16)), Err(CKR_MECHANISM_INVALID), "{id:#x}");
+        let named = scene.hidden(CKK_AES, &VALUE, &[id, CKM_AES_ECB, CKM_AES_CBC]);
+        assert_eq!(derive(named, &data, &readable(16)), Err(CKR_TEMPLATE_INCONSISTENT));
+        assert_eq!(derive(named, &data, &signing(15)), Err(CKR_KEY_SIZE_RANGE), "{id:#x}");
+        assert_eq!(derive(named, &data, &signing(33)), Err(CKR_DATA_LEN_RANGE), "{id:#x}");
+        // What it derives it would tell by encrypting.
+        assert!(!scene.is(named, CKA_ENCRYPT) && !scene.is(named, CKA_DECRYPT));
+        let mode = if iv.is_empty() { CKM_AES_ECB } else { CKM_AES_CBC };
+        let told = scene.app.encrypt(scene.session, Mechanism::bytes(mode, iv), named, &data);
+        assert_eq!(told.map_err(|rv| rv.0), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        let both =
+            [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false), flag(CKA_ENCRYPT, true)];
+        let both = scene.create(CKK_AES, &VALUE, &both);
+        assert!(scene.is(both, CKA_ENCRYPT) && !scene.is(both, CKA_DERIVE), "one of the two");
+        assert_eq!(derive(both, &data, &signing(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+
+        for wrong in [&data[..0], &data[..15], &data[..31]] {
+            let refused = derive(open_key, wrong, &readable(16));
+            assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{id:#x} {}", wrong.len());
+        }
+        assert_eq!(derive(open_key, &data, &readable(33)), Err(CKR_DATA_LEN_RANGE), "{id:#x}");
+        for wrong in [id.into(), Mechanism::with(id, Memory::of([0; 24]))] {
+            let refused = scene.derive(wrong, open_key, &readable(16));
+            assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{id:#x}");
+        }
+        let other = scene.open(CKK_GENERIC_SECRET, &VALUE);
+        assert_eq!(derive(other, &data, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT));
+    }
 }
