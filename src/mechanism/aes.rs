@@ -18,7 +18,7 @@ pub(super) const KEYS: Keys = Keys::Secret(&[CKK_AES]);
 
 /// A row of AES.
 pub(super) const fn row(id: u64, name: &'static str, does: Does) -> Mechanism {
-    Mechanism { id, name, keys: KEYS, size: SIZE, hash: None, chip: &[EncryptDecrypt2::CODE], does }
+    Mechanism { id, name, keys: KEYS, size: SIZE, hash: None, chip: &[EncryptDecrypt2::ID], does }
 }
 
 /// A key's block cipher with the modes that chain its blocks, for the length of one C_ call.

@@ -32,7 +32,7 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
         keys: Keys::Pair(CKK_EC),
         size: Size::Bits(256, 521),
         hash: None,
-        chip: &[EcdhZGen::CODE],
+        chip: &[EcdhZGen::ID],
         does: Does { derive: Some((Derives::Agreement, Derive::One(derive))), ..NOTHING },
     }
 }

@@ -39,7 +39,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
         keys: Keys::Pair(CKK_EC),
         size: Size::Bits(256, 521),
         hash,
-        chip: &[SignEcdsa::CODE],
+        chip: &[SignEcdsa::ID],
         does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
     }
 }

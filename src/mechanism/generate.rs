@@ -8,7 +8,7 @@ use crate::crypto::ec::Point;
 use crate::crypto::hash::Hash;
 use crate::crypto::{roca, rsa};
 use crate::error::{Error, Result};
-use crate::tpm::command::{Command as _, Create, EncryptDecrypt2, Hmac, Unseal};
+use crate::tpm::command::{Command as _, CommandId, Create, EncryptDecrypt2, Hmac, Unseal};
 use crate::tpm::key::{self, KEYED_LIMIT, PublicKey};
 use crate::tpm::{Facts, KeySpec, KeyUse, NewKey};
 
@@ -24,7 +24,7 @@ const fn row(id: u64, name: &'static str, key_type: u64, size: Size) -> Mechanis
         keys: Keys::Pair(key_type),
         size,
         hash: None,
-        chip: &[Create::CODE],
+        chip: &[Create::ID],
         does: Does { generate_pair: Some(generate), ..NOTHING },
     }
 }
@@ -39,7 +39,7 @@ pub(super) static SECRETS: &[Mechanism] = &[
         None,
     ),
     Mechanism {
-        chip: &[Create::CODE, EncryptDecrypt2::CODE],
+        chip: &[Create::ID, EncryptDecrypt2::ID],
         ..aes::row(CKM_AES_KEY_GEN, "CKM_AES_KEY_GEN", Does { generate: Some(draw), ..NOTHING })
     },
     secret(
@@ -100,9 +100,9 @@ const fn secret(
     size: Size,
     hash: Option<Hash>,
 ) -> Mechanism {
-    let chip: &[u32] = match keys {
-        Keys::Sealed(_) => &[Create::CODE, Unseal::CODE],
-        _ => &[Create::CODE, Hmac::CODE],
+    let chip: &[CommandId] = match keys {
+        Keys::Sealed(_) => &[Create::ID, Unseal::ID],
+        _ => &[Create::ID, Hmac::ID],
     };
     let does = Does { generate: Some(draw), ..NOTHING };
     Mechanism { id, name, keys, size, hash, chip, does }

@@ -26,7 +26,7 @@ const fn row(id: u64, name: &'static str, how: Derives) -> Mechanism {
         keys: Keys::Secret(&[CKK_HKDF, CKK_GENERIC_SECRET]),
         size: hmac::SIZE,
         hash: None,
-        chip: &[Hmac::CODE],
+        chip: &[Hmac::ID],
         does: Does { derive: Some((how, Derive::One(derive))), ..NOTHING },
     }
 }

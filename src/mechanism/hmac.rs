@@ -13,7 +13,7 @@ use crate::crypto::mac;
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::tpm::HashAlgorithm;
-use crate::tpm::command::{Command as _, Hmac, Unseal};
+use crate::tpm::command::{Command as _, CommandId, Hmac, Unseal};
 use crate::tpm::key::KEYED_LIMIT;
 
 /// Keys of HMAC, in bytes.
@@ -24,9 +24,9 @@ macro_rules! rows {
     ($(($whole:ident, $general:ident, $hash:ident, $key_type:ident, $keys:ident, $command:ident)),* $(,)?) => {
         &[$(
             row($whole, stringify!($whole), Hash::$hash,
-                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::CODE]),
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID]),
             row($general, stringify!($general), Hash::$hash,
-                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::CODE]),
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID]),
         )*]
     };
 }
@@ -64,7 +64,7 @@ const fn row(
     name: &'static str,
     hash: Hash,
     keys: Keys,
-    chip: &'static [u32],
+    chip: &'static [CommandId],
 ) -> Mechanism {
     Mechanism {
         id,

@@ -28,14 +28,16 @@ mod rsa_raw;
 pub mod secret;
 mod sp800_108;
 
+use std::fmt;
 use std::sync::Arc;
 
 use cryptoki_sys::{
     CKA_DECRYPT, CKA_DERIVE, CKA_ENCRYPT, CKA_SIGN, CKA_SIGN_RECOVER, CKA_VERIFY,
     CKA_VERIFY_RECOVER, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_COMPRESS, CKF_EC_CURVENAME,
     CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
-    CKF_HW, CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER, CKK_AES, CKK_EC, CKK_RSA,
-    CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKF_HW, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY,
+    CKF_SIGN, CKF_SIGN_RECOVER, CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER, CKF_WRAP, CKK_AES,
+    CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 use zeroize::Zeroizing;
 
@@ -43,6 +45,7 @@ use crate::crypto::hash::Hash;
 use crate::error::{Error, Refusal, Result};
 use crate::object::keyspec::Derives;
 use crate::object::{Material, Object};
+use crate::tpm::command::CommandId;
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
 pub use params::Params;
@@ -147,8 +150,8 @@ pub struct Mechanism {
     pub size: Size,
     /// The hash that is a part of it.
     pub hash: Option<Hash>,
-    /// The TPM commands (TPM_CC) without which its private half cannot work.
-    pub chip: &'static [u32],
+    /// The TPM commands without which its private half cannot work; none if the host does that.
+    pub chip: &'static [CommandId],
     /// What it can do.
     pub does: Does,
 }
@@ -182,6 +185,38 @@ impl Keys {
             (Keys::Secret(_) | Keys::Sealed(_), _) => CKO_SECRET_KEY,
             (_, true) => CKO_PUBLIC_KEY,
             (_, false) => CKO_PRIVATE_KEY,
+        }
+    }
+}
+
+/// Where an operation is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the TPM, with a key that is there.
+    Tpm,
+    /// In the host, with a key that the TPM keeps sealed.
+    Sealed,
+    /// In the host.
+    Host,
+}
+
+/// Why a mechanism, or its private half, cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// The TPM does not have this command.
+    Command(&'static str),
+    /// The TPM has no keys of the kind, or cannot hash so.
+    Algorithm(&'static str),
+    /// `[keys]` does not have this line.
+    Sealing(&'static str),
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Command(name) => write!(out, "the TPM lacks {name}"),
+            Lack::Algorithm(what) => write!(out, "the TPM lacks {what}"),
+            Lack::Sealing(line) => write!(out, "needs `{line}` in [keys]"),
         }
     }
 }
@@ -324,8 +359,33 @@ static FAMILIES: &[&[Mechanism]] = &[
     digest::ROWS,
 ];
 
+/// The names of operations by their CKF_ flags, for log and tool.
+pub static OPERATIONS: &[(u64, &str)] = &[
+    (CKF_DIGEST, "digest"),
+    (CKF_SIGN, "sign"),
+    (CKF_SIGN_RECOVER, "sign-recover"),
+    (CKF_VERIFY, "verify"),
+    (CKF_VERIFY_RECOVER, "verify-recover"),
+    (CKF_ENCRYPT, "encrypt"),
+    (CKF_DECRYPT, "decrypt"),
+    (CKF_MESSAGE_ENCRYPT, "message-encrypt"),
+    (CKF_MESSAGE_DECRYPT, "message-decrypt"),
+    (CKF_MESSAGE_SIGN, "message-sign"),
+    (CKF_MESSAGE_VERIFY, "message-verify"),
+    (CKF_GENERATE, "generate"),
+    (CKF_GENERATE_KEY_PAIR, "generate-pair"),
+    (CKF_WRAP, "wrap"),
+    (CKF_UNWRAP, "unwrap"),
+    (CKF_DERIVE, "derive"),
+];
+
+/// The name of an operation.
+pub fn operation_name(flag: u64) -> Option<&'static str> {
+    OPERATIONS.iter().find(|(id, _)| *id == flag).map(|(_, name)| *name)
+}
+
 /// Every row.
-fn rows() -> impl Iterator<Item = &'static Mechanism> {
+pub fn rows() -> impl Iterator<Item = &'static Mechanism> {
     FAMILIES.iter().copied().flatten()
 }
 
@@ -358,9 +418,9 @@ pub fn info(id: u64, facts: Option<&Facts>, sealing: Sealing) -> Result<Info> {
 }
 
 impl Mechanism {
-    /// The CKF_ flags: what there are constructors for, less what the TPM of these facts cannot do;
-    /// CKF_HW if the TPM does the work. A key that is sealed works in the host.
-    pub fn flags(&self, facts: Option<&Facts>, sealing: Sealing) -> u64 {
+    /// What it can do with the TPM of these facts, and where each of it is done; without facts, all that
+    /// there are constructors for.
+    pub fn operations(&self, facts: Option<&Facts>, sealing: Sealing) -> Vec<(u64, Place)> {
         let Does {
             digest,
             sign,
@@ -373,39 +433,35 @@ impl Mechanism {
             generate_pair,
             derive,
         } = &self.does;
+        let private = self.place(facts, sealing).ok();
         // What a public key does, the host does; a secret key is in the chip for both ways.
-        let public = !matches!(self.keys, Keys::Secret(_) | Keys::Sealed(_));
-        let host = [
-            (digest.is_some(), CKF_DIGEST),
-            (verify.is_some() && public, CKF_VERIFY),
-            (verify_recover.is_some(), CKF_VERIFY_RECOVER),
-            (encrypt.is_some() && public, CKF_ENCRYPT),
-            (derive.is_some() && self.chip.is_empty(), CKF_DERIVE),
-        ];
-        let chip = [
-            (sign.is_some(), CKF_SIGN),
-            (sign_recover.is_some(), CKF_SIGN_RECOVER),
-            (decrypt.is_some(), CKF_DECRYPT),
-            (verify.is_some(), CKF_VERIFY),
-            (encrypt.is_some(), CKF_ENCRYPT),
-            (generate.is_some(), CKF_GENERATE),
-            (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR),
-            (derive.is_some(), CKF_DERIVE),
-        ];
-        let of = |flags: &[(bool, u64)]| {
-            flags.iter().filter(|(is, _)| *is).fold(0, |sum, (_, flag)| sum | flag)
+        let public = match self.keys {
+            Keys::Secret(_) | Keys::Sealed(_) => private,
+            Keys::None | Keys::Pair(_) => Some(Place::Host),
         };
-        let mut flags = of(&host);
-        if !self.chip.is_empty() {
-            match (self.keys, self.chip_can(facts)) {
-                (Keys::Sealed(_), true) if sealing.keys => flags |= of(&chip),
-                (Keys::Sealed(_), _) => {}
-                (_, true) => flags |= of(&chip) | CKF_HW,
-                (Keys::Secret(types), false) if sealing.ciphers && types == [CKK_AES] => {
-                    flags |= of(&chip);
-                }
-                (_, false) => {}
-            }
+        [
+            (digest.is_some(), CKF_DIGEST, Some(Place::Host)),
+            (sign.is_some(), CKF_SIGN, private),
+            (sign_recover.is_some(), CKF_SIGN_RECOVER, private),
+            (verify.is_some(), CKF_VERIFY, public),
+            (verify_recover.is_some(), CKF_VERIFY_RECOVER, Some(Place::Host)),
+            (encrypt.is_some(), CKF_ENCRYPT, public),
+            (decrypt.is_some(), CKF_DECRYPT, private),
+            (generate.is_some(), CKF_GENERATE, private),
+            (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR, private),
+            (derive.is_some(), CKF_DERIVE, private),
+        ]
+        .into_iter()
+        .filter_map(|(can, flag, place)| Some((flag, place.filter(|_| can)?)))
+        .collect()
+    }
+
+    /// The CKF_ flags of its [`operations`](Self::operations); CKF_HW if the TPM does the work. A key that
+    /// is sealed works in the host.
+    pub fn flags(&self, facts: Option<&Facts>, sealing: Sealing) -> u64 {
+        let mut flags = 0;
+        for (flag, place) in self.operations(facts, sealing) {
+            flags |= flag | if place == Place::Tpm { CKF_HW } else { 0 };
         }
         if self.keys == Keys::Pair(CKK_EC) && flags != 0 {
             // §6.3, table of mechanism information flags.
@@ -415,25 +471,49 @@ impl Mechanism {
         flags
     }
 
-    /// Whether the TPM of these facts has the commands, and a key of the type at all.
-    fn chip_can(&self, facts: Option<&Facts>) -> bool {
-        let Some(facts) = facts else { return true };
-        let keys = match self.keys {
-            Keys::Pair(CKK_RSA) => !facts.rsa_bits.is_empty(),
-            Keys::Pair(CKK_EC) => !facts.curves.is_empty(),
-            Keys::Secret([CKK_AES]) => !facts.aes_bits.is_empty(),
+    /// Where the private half of its work is done, or why nowhere.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn place(
+        &self,
+        facts: Option<&Facts>,
+        sealing: Sealing,
+    ) -> std::result::Result<Place, Lack> {
+        if self.chip.is_empty() {
+            return Ok(Place::Host);
+        }
+        match (self.keys, self.lack(facts)) {
+            (Keys::Sealed(_), None) if sealing.keys => Ok(Place::Sealed),
+            (Keys::Sealed(_), None) => Err(Lack::Sealing("sealed_keys = true")),
+            (_, None) => Ok(Place::Tpm),
+            (Keys::Secret([CKK_AES]), Some(_)) if sealing.ciphers => Ok(Place::Sealed),
+            (_, Some(lack)) => Err(lack),
+        }
+    }
+
+    /// What the TPM of these facts lacks of the commands, or of keys of the type at all.
+    fn lack(&self, facts: Option<&Facts>) -> Option<Lack> {
+        let facts = facts?;
+        if let Some(command) = self.chip.iter().find(|command| !facts.has_command(command.code)) {
+            return Some(Lack::Command(command.name));
+        }
+        let hash = self.hash.and_then(hmac::of_the_chip);
+        let lack = match self.keys {
+            Keys::Pair(CKK_RSA) => facts.rsa_bits.is_empty().then_some("RSA"),
+            Keys::Pair(CKK_EC) => facts.curves.is_empty().then_some("elliptic curves"),
+            Keys::Secret([CKK_AES]) => facts.aes_bits.is_empty().then_some("AES"),
             // What works with a secret key in the chip hashes there.
-            Keys::Secret(_) => self
-                .hash
-                .and_then(hmac::of_the_chip)
-                .is_none_or(|hash| facts.hashes.contains(&hash)),
-            _ => true,
+            Keys::Secret(_) if hash.is_some_and(|hash| !facts.hashes.contains(&hash)) => {
+                Some("the hash")
+            }
+            _ => None,
         };
-        keys && self.chip.iter().all(|command| facts.has_command(*command))
+        lack.map(Lack::Algorithm)
     }
 
     /// The smallest and the largest key: the TPM's where it is known, else the host's.
-    fn sizes(&self, facts: Option<&Facts>) -> (u64, u64) {
+    pub fn sizes(&self, facts: Option<&Facts>) -> (u64, u64) {
         let (min, max) = match self.size {
             Size::None => return (0, 0),
             Size::Bytes(min, max) | Size::Bits(min, max) => (min, max),

@@ -63,7 +63,7 @@ fn derive(
     match (row.id, row.hash, params) {
         (_, Some(hash), _) => {
             params.none()?;
-            let digest = Zeroizing::new(hash.digest(&*chip.value(key)?).to_vec());
+            let digest = Zeroizing::new(hash.digest(&chip.value(key)?).to_vec());
             beginning(digest, length)
         }
         (CKM_CONCATENATE_BASE_AND_KEY, _, Params::Key(_)) => {

@@ -17,7 +17,7 @@ pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     keys: Keys::Pair(CKK_RSA),
     size: rsa::SIZE,
     hash: None,
-    chip: &[RsaDecrypt::CODE],
+    chip: &[RsaDecrypt::ID],
     does: Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING },
 }];
 

@@ -39,7 +39,7 @@ const fn row(id: u64, name: &'static str, hash: Option<Hash>) -> Mechanism {
         keys: Keys::Pair(CKK_RSA),
         size: rsa::SIZE,
         hash,
-        chip: &[RsaDecrypt::CODE],
+        chip: &[RsaDecrypt::ID],
         does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
     }
 }

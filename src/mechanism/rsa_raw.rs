@@ -18,7 +18,7 @@ pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     keys: Keys::Pair(CKK_RSA),
     size: rsa::SIZE,
     hash: None,
-    chip: &[RsaDecrypt::CODE],
+    chip: &[RsaDecrypt::ID],
     does: Does {
         sign: Some(sign),
         sign_recover: Some(sign),

@@ -30,7 +30,7 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
         keys: Keys::Secret(&[CKK_GENERIC_SECRET]),
         size: Size::Bits(8, 8 * KEYED_LIMIT as u64),
         hash: None,
-        chip: &[Hmac::CODE],
+        chip: &[Hmac::ID],
         does: Does { derive: Some((Derives::OneWay, Derive::Several(derive))), ..NOTHING },
     }
 }

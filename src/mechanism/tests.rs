@@ -10,6 +10,7 @@ use cryptoki_sys::*;
 use super::*;
 use crate::crypto::ec::Curve;
 use crate::object::Attributes;
+use crate::object::rules::key_type_name;
 use crate::tpm::{HashAlgorithm, KeyBlob, Settings};
 
 // ---- keys and a TPM that is never reached -------------------------------------------------------
@@ -121,6 +122,15 @@ fn every_row_has_its_own_number_and_name_and_starts_something() {
         assert_ne!(row.flags(None, ALL) & !CKF_HW, 0, "{} does nothing", row.name);
         assert_eq!(lookup(row.id).unwrap().name, row.name);
         assert_eq!(row.keys == Keys::None, row.size == Size::None, "{}", row.name);
+        for (flag, _) in row.operations(None, ALL) {
+            assert!(operation_name(flag).is_some(), "{}: {flag:#x} has no name", row.name);
+        }
+        if let Keys::Pair(only) = &row.keys {
+            assert!(key_type_name(*only).is_some(), "{}", row.name);
+        }
+        if let Keys::Secret(types) | Keys::Sealed(types) = row.keys {
+            assert!(types.iter().all(|one| key_type_name(*one).is_some()), "{}", row.name);
+        }
         // The hash of a mechanism hides in its name.
         assert_eq!(row.hash.is_some(), row.name.contains("SHA"), "{}", row.name);
     }

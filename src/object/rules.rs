@@ -468,3 +468,33 @@ pub fn guarded(id: u64) -> bool {
 pub fn name(id: u64) -> Option<&'static str> {
     RULES.iter().find(|rule| rule.id == id).map(|rule| rule.name)
 }
+
+/// Names of key types.
+macro_rules! key_types {
+    ($($id:ident),* $(,)?) => { &[$(($id, stringify!($id)),)*] };
+}
+
+/// The key types of [`ROLES`] by name.
+static KEY_TYPES: &[(u64, &str)] = key_types![
+    CKK_RSA,
+    CKK_EC,
+    CKK_GENERIC_SECRET,
+    CKK_AES,
+    CKK_HKDF,
+    CKK_SHA_1_HMAC,
+    CKK_SHA224_HMAC,
+    CKK_SHA256_HMAC,
+    CKK_SHA384_HMAC,
+    CKK_SHA512_HMAC,
+    CKK_SHA512_224_HMAC,
+    CKK_SHA512_256_HMAC,
+    CKK_SHA3_224_HMAC,
+    CKK_SHA3_256_HMAC,
+    CKK_SHA3_384_HMAC,
+    CKK_SHA3_512_HMAC,
+];
+
+/// The name of a key type for log and tool; `None` for types that the token lacks.
+pub fn key_type_name(key_type: u64) -> Option<&'static str> {
+    KEY_TYPES.iter().find(|(id, _)| *id == key_type).map(|(_, name)| *name)
+}

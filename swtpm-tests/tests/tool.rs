@@ -9,7 +9,7 @@ use cryptoki_sys::*;
 use serde_json::Value;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
 use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
-use swtpm_tests::shim::{Action, Fault};
+use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -395,4 +395,83 @@ fn a_store_that_somebody_may_only_read_is_no_failure_and_one_that_he_may_not_is_
     assert!(json["tpms"][0]["stores"][0]["unreadable"].is_string(), "{json}");
     assert!(json["tpms"][0]["stores"][0]["read_only"].is_null(), "{json}");
     set_mode(&bench.store(), 0o700);
+}
+
+// ---- mechanisms ---------------------------------------------------------------------------------
+
+/// What the tool says of one of the mechanisms of the only TPM.
+fn said_of<'a>(list: &'a Value, name: &str) -> &'a Value {
+    let rows = list["tpms"][0]["mechanisms"].as_array().expect("a list");
+    rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn mechanisms(bench: &Bench) -> Value {
+    let output = bench.run(tool(bench, &["mechanisms", "--json"]), LIMIT);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// Whatever has an operation in the list of the tool is in the module's, with that flag and these sizes,
+/// and nothing else is.
+#[test]
+fn the_list_of_mechanisms_is_what_the_module_tells() {
+    let bench = Setup::default().config("[keys]\nsealed_keys = true").start();
+    bench.token();
+    let app = bench.ready();
+    let slot = app.slot_of(LABEL).expect("the token");
+    let list = mechanisms(&bench);
+    let mut told = app.mechanisms(slot).expect("C_GetMechanismList");
+    for row in list["tpms"][0]["mechanisms"].as_array().expect("a list") {
+        let of = |place: &str| row[place].as_array().expect("a list").clone();
+        let operations = [of("tpm"), of("sealed"), of("host")].concat();
+        let id = row["id"].as_u64().expect("a number");
+        assert_eq!(told.contains(&id), !operations.is_empty(), "{row}");
+        told.retain(|other| *other != id);
+        if operations.is_empty() {
+            continue;
+        }
+        let info = app.mechanism_info(slot, id).expect("C_GetMechanismInfo");
+        assert_eq!(info.ulMinKeySize, row["min_key_size"].as_u64().unwrap(), "{row}");
+        assert_eq!(info.ulMaxKeySize, row["max_key_size"].as_u64().unwrap(), "{row}");
+        assert_eq!(info.flags & CKF_HW != 0, !of("tpm").is_empty(), "{row}");
+        for (flag, name) in tpm11::mechanism::OPERATIONS {
+            let has = operations.iter().any(|operation| operation == name);
+            assert_eq!(info.flags & flag != 0, has, "{name}: {row}");
+        }
+    }
+    assert_eq!(told, [0; 0], "not in the tool's list");
+}
+
+#[test]
+fn the_list_of_mechanisms_says_what_this_tpm_and_this_configuration_refuse() {
+    let bench = Bench::start();
+    let without_commands = vec![wire::ENCRYPT_DECRYPT_2, wire::SIGN];
+    bench.shim.become_chip(Chip { without_commands, ..Chip::default() });
+    let list = mechanisms(&bench);
+    for (name, refused, why) in [
+        ("CKM_AES_CBC", "encrypt", "the TPM lacks TPM2_EncryptDecrypt2"),
+        ("CKM_ECDSA_SHA256", "sign", "the TPM lacks TPM2_Sign"),
+        ("CKM_SHA3_256_HMAC", "sign", "needs `sealed_keys = true` in [keys]"),
+    ] {
+        let row = said_of(&list, name);
+        let refusals = row["refused"].as_array().expect("a list");
+        assert!(refusals.iter().any(|operation| operation == refused), "{row}");
+        assert_eq!(row["why"], why, "{row}");
+    }
+    assert_eq!(said_of(&list, "CKM_ECDSA_SHA256")["host"], serde_json::json!(["verify"]));
+    assert!(said_of(&list, "CKM_SHA256_HMAC")["why"].is_null());
+
+    let output = bench.run(tool(&bench, &["mechanisms"]), LIMIT);
+    let said = text(&output.stdout);
+    assert!(said.contains("(the TPM lacks TPM2_EncryptDecrypt2)"), "{said}");
+    assert!(said.lines().any(|line| line.contains("CKM_SHA256 ") && line.contains("host: digest")));
+}
+
+/// `cargo run --bin tpm11 -- mechanisms --markdown >docs/MECHANISMS.md` writes it anew.
+#[test]
+fn the_page_of_mechanisms_is_written_from_their_rows() {
+    let bench = Bench::start();
+    let output = bench.run(tool(&bench, &["mechanisms", "--markdown"]), LIMIT);
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/MECHANISMS.md");
+    assert_eq!(text(&output.stdout), std::fs::read_to_string(page).expect("the page"));
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod failure;
 mod init;
 mod installed;
+mod mechanisms;
 mod pins;
 mod recover;
 mod status;
@@ -42,6 +43,10 @@ enum Command {
     /// nothing unless told to. The exit code is 0 without warning, 1 with warnings alone, else it names
     /// the cause of the first failure: 3 configuration, 4 TPM, 5 store, 6 token.
     Doctor(doctor::Options),
+    /// Print every mechanism: what it does, where, with which keys, and what this TPM refuses
+    ///
+    /// Asks the TPM what it can, and changes nothing.
+    Mechanisms(mechanisms::Options),
     /// Say by the exit code whether a file is locked: the other half of `doctor`'s look at locks
     #[command(hide = true)]
     TryLock {
@@ -81,6 +86,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Status(options) => status::run(options, out),
         Command::Doctor(options) => doctor::run(options, out),
+        Command::Mechanisms(options) => mechanisms::run(options, out),
         Command::TryLock { file } => Ok(doctor::try_lock(file)),
         Command::Init(options) => init::run(options, out),
         Command::Unlock(options) => unlock::run(options, out),

@@ -59,12 +59,23 @@ pub enum Class {
     KeyGeneration,
 }
 
+/// A TPM command in a list of commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandId {
+    /// TPM_CC
+    pub code: u32,
+    /// Its name in the specification.
+    pub name: &'static str,
+}
+
 /// A TPM command as data.
 pub trait Command {
     /// TPM_CC
     const CODE: u32;
     /// Its name in the specification.
     const NAME: &'static str;
+    /// Both.
+    const ID: CommandId = CommandId { code: Self::CODE, name: Self::NAME };
     /// How many of its handles need an authorization; these come first.
     const AUTH_HANDLES: usize = 0;
     /// The response begins with a handle.
