@@ -8,6 +8,7 @@ mod aes_ccm;
 mod aes_cmac;
 mod aes_data;
 mod aes_gcm;
+mod aes_key_wrap;
 mod aes_stream;
 mod digest;
 mod ecdh;
@@ -356,6 +357,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     aes_gcm::ROWS,
     aes_ccm::ROWS,
     aes_cmac::ROWS,
+    aes_key_wrap::ROWS,
     digest::ROWS,
 ];
 

