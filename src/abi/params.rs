@@ -9,7 +9,7 @@ use super::ptr::{self, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
-use crate::mechanism::params::{Number, Part, Salt, Sp800};
+use crate::mechanism::params::{Number, Part, Password, Salt, Sp800};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -103,6 +103,8 @@ unsafe fn parameter(
             let data = unsafe { nested(given.pData, given.length)? };
             Ok(Params::Chained { iv: given.iv, data })
         }
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_PKCS5_PBKD2 => unsafe { pbkdf2(bytes) },
         // One number, too.
         CKM_EXTRACT_KEY_FROM_KEY => length(bytes),
         CKM_SP800_108_COUNTER_KDF
@@ -256,6 +258,41 @@ unsafe fn hkdf(bytes: &[u8]) -> Result<Params> {
     let info = || unsafe { nested(given.pInfo, given.ulInfoLen) };
     let expand = expand.then(info).transpose()?;
     Ok(Params::Hkdf { hash: hash(given.prfHashMechanism)?, extract, expand })
+}
+
+/// CK_PKCS5_PBKD2_PARAMS2. PKCS#11 3.2 §6.37. (CK_PKCS5_PBKD2_PARAMS of older headers has a pointer where
+/// this has the password's length, and no other size: one cannot be told from the other.)
+///
+/// # Safety
+/// `pSaltSourceData` and `pPassword` are NULL or readable for the lengths beside them.
+unsafe fn pbkdf2(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_PKCS5_PBKD2_PARAMS2 = unsafe { structure(bytes)? };
+    if given.saltSource != CKZ_SALT_SPECIFIED {
+        return Err(Error::MechanismParamInvalid("saltSource is not CKZ_SALT_SPECIFIED"));
+    }
+    if !given.pPrfData.is_null() || given.ulPrfDataLen != 0 {
+        return Err(Error::MechanismParamInvalid("this prf has no data"));
+    }
+    let hash = match given.prf {
+        CKP_PKCS5_PBKD2_HMAC_SHA1 => Hash::Sha1,
+        CKP_PKCS5_PBKD2_HMAC_SHA224 => Hash::Sha224,
+        CKP_PKCS5_PBKD2_HMAC_SHA256 => Hash::Sha256,
+        CKP_PKCS5_PBKD2_HMAC_SHA384 => Hash::Sha384,
+        CKP_PKCS5_PBKD2_HMAC_SHA512 => Hash::Sha512,
+        CKP_PKCS5_PBKD2_HMAC_SHA512_224 => Hash::Sha512_224,
+        CKP_PKCS5_PBKD2_HMAC_SHA512_256 => Hash::Sha512_256,
+        _ => return Err(Error::MechanismParamInvalid("prf is no HMAC of ours")),
+    };
+    // SAFETY: this function's own contract.
+    let (salt, password) = unsafe {
+        (
+            nested(given.pSaltSourceData.cast(), given.ulSaltSourceDataLen)?,
+            nested(given.pPassword.cast(), given.ulPasswordLen)?,
+        )
+    };
+    let password = Password(password.into());
+    Ok(Params::Pbkdf2 { hash, salt, iterations: wide(given.iterations), password })
 }
 
 /// The most data fields and the most additional keys.

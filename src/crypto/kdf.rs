@@ -1,8 +1,9 @@
-//! Key derivation functions that turn a shared secret into a key.
+//! Key derivation functions that turn a shared secret or a password into a key.
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::hash::{Hash, Hasher};
+use super::mac::Keyed;
 
 /// The ANSI X9.63 KDF (SEC 1 §3.6.1): `length` bytes of hash(z ‖ counter ‖ shared).
 pub fn x963(hash: Hash, z: &[u8], shared: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
@@ -21,6 +22,43 @@ pub fn one_step(hash: Hash, z: &[u8], info: &[u8], length: usize) -> Zeroizing<V
         hasher.update(z);
         hasher.update(info);
     })
+}
+
+/// Iterations of PBKDF2 between two looks at whether to go on.
+const STRIDE: u64 = 1024;
+
+/// PBKDF2 with HMAC (RFC 8018 §5.2): `length` bytes, or `None` as soon as `go_on` says no. (The crate of
+/// this name cannot be stopped.)
+pub fn pbkdf2(
+    hash: Hash,
+    password: &[u8],
+    salt: &[u8],
+    iterations: u64,
+    length: usize,
+    go_on: impl Fn() -> bool,
+) -> Option<Zeroizing<Vec<u8>>> {
+    let keyed = Keyed::new(hash, password);
+    let mut key = Zeroizing::new(Vec::with_capacity(length));
+    for counter in 1u32.. {
+        if key.len() >= length {
+            break;
+        }
+        let mut last = keyed.mac(&[salt, &counter.to_be_bytes()]);
+        let mut block = last.clone();
+        for iteration in 1..iterations {
+            if iteration % STRIDE == 0 && !go_on() {
+                return None;
+            }
+            last = keyed.mac(&[&last]);
+            block.iter_mut().zip(last.iter()).for_each(|(byte, other)| *byte ^= other);
+        }
+        let missing = length - key.len();
+        key.extend(block.iter().take(missing));
+        if !go_on() {
+            return None;
+        }
+    }
+    Some(key)
 }
 
 /// Blocks of a hash over a 32-bit counter that starts at 1.
@@ -181,6 +219,45 @@ mod tests {
             assert_eq!(hex(&x963(hash, &z, b"shared info", 40)), with_x963, "{hash:?}");
             assert_eq!(hex(&one_step(hash, &z, b"shared info", 40)), with_one_step, "{hash:?}");
         }
+    }
+
+    #[test]
+    fn passwords_give_what_rfc_6070_and_the_crate_say() {
+        for (password, salt, iterations, expected) in [
+            (&b"password"[..], &b"salt"[..], 1, "0c60c80f961f0e71f3a9b524af6012062fe037a6"),
+            (b"password", b"salt", 2, "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957"),
+            (b"password", b"salt", 4096, "4b007901b765489abead49d926f721d065a429c1"),
+            (
+                b"passwordPASSWORDpassword",
+                b"saltSALTsaltSALTsaltSALTsaltSALTsalt",
+                4096,
+                "3d2eec4fe41c849b80c8d83662c0e44a8b291a964cf2f07038",
+            ),
+            (b"pass\0word", b"sa\0lt", 4096, "56fa6aa75548099dcc37d7f03425e0c3"),
+        ] {
+            let length = expected.len() / 2;
+            let key = pbkdf2(Hash::Sha1, password, salt, iterations, length, || true);
+            assert_eq!(hex(&key.unwrap()), expected, "{iterations}");
+        }
+        let mut expected = [0; 100];
+        ::pbkdf2::pbkdf2_hmac::<sha2::Sha512>(b"password", b"salt", 77, &mut expected);
+        let key = pbkdf2(Hash::Sha512, b"password", b"salt", 77, 100, || true);
+        assert_eq!(key.unwrap()[..], expected);
+        let long = [7; 200];
+        ::pbkdf2::pbkdf2_hmac::<sha2::Sha256>(&long, &long, 3, &mut expected);
+        let key = pbkdf2(Hash::Sha256, &long, &long, 3, 100, || true);
+        assert_eq!(key.unwrap()[..], expected);
+    }
+
+    #[test]
+    fn a_password_is_given_up_when_nobody_waits_for_the_key() {
+        let looks = std::cell::Cell::new(0);
+        let go_on = || {
+            looks.set(looks.get() + 1);
+            looks.get() < 3
+        };
+        assert_eq!(pbkdf2(Hash::Sha256, b"password", b"salt", u64::MAX, 16, go_on), None);
+        assert_eq!(looks.get(), 3);
     }
 
     #[test]

@@ -11,25 +11,51 @@ use super::hash::Hash;
 
 /// HMAC of a message, as long as the hash; the key has any length.
 pub fn hmac(hash: Hash, key: &[u8], message: &[u8]) -> Zeroizing<Vec<u8>> {
-    match hash {
-        Hash::Sha1 => with::<Sha1>(key, message),
-        Hash::Sha224 => with::<Sha224>(key, message),
-        Hash::Sha256 => with::<Sha256>(key, message),
-        Hash::Sha384 => with::<Sha384>(key, message),
-        Hash::Sha512 => with::<Sha512>(key, message),
-        Hash::Sha512_224 => with::<Sha512_224>(key, message),
-        Hash::Sha512_256 => with::<Sha512_256>(key, message),
-        Hash::Sha3_224 => with::<Sha3_224>(key, message),
-        Hash::Sha3_256 => with::<Sha3_256>(key, message),
-        Hash::Sha3_384 => with::<Sha3_384>(key, message),
-        Hash::Sha3_512 => with::<Sha3_512>(key, message),
+    Keyed::new(hash, key).mac(&[message])
+}
+
+/// HMAC under one key, for many messages.
+pub struct Keyed(Box<dyn Under>);
+
+trait Under {
+    fn mac(&self, message: &[&[u8]]) -> Zeroizing<Vec<u8>>;
+}
+
+impl Keyed {
+    /// Under a key of any length.
+    pub fn new(hash: Hash, key: &[u8]) -> Self {
+        match hash {
+            Hash::Sha1 => under::<Sha1>(key),
+            Hash::Sha224 => under::<Sha224>(key),
+            Hash::Sha256 => under::<Sha256>(key),
+            Hash::Sha384 => under::<Sha384>(key),
+            Hash::Sha512 => under::<Sha512>(key),
+            Hash::Sha512_224 => under::<Sha512_224>(key),
+            Hash::Sha512_256 => under::<Sha512_256>(key),
+            Hash::Sha3_224 => under::<Sha3_224>(key),
+            Hash::Sha3_256 => under::<Sha3_256>(key),
+            Hash::Sha3_384 => under::<Sha3_384>(key),
+            Hash::Sha3_512 => under::<Sha3_512>(key),
+        }
+    }
+
+    /// Of a message in parts, as long as the hash.
+    pub fn mac(&self, message: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+        self.0.mac(message)
     }
 }
 
-fn with<D: Digest + BlockSizeUser>(key: &[u8], message: &[u8]) -> Zeroizing<Vec<u8>> {
+fn under<D: Digest + BlockSizeUser + Clone + 'static>(key: &[u8]) -> Keyed {
     match SimpleHmac::<D>::new_from_slice(key) {
-        Ok(mac) => Zeroizing::new(mac.chain_update(message).finalize().into_bytes().to_vec()),
+        Ok(mac) => Keyed(Box::new(mac)),
         Err(_) => unreachable!("HMAC takes keys of any length"),
+    }
+}
+
+impl<D: Digest + BlockSizeUser + Clone> Under for SimpleHmac<D> {
+    fn mac(&self, message: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+        let whole = message.iter().fold(self.clone(), |mac, part| mac.chain_update(part));
+        Zeroizing::new(whole.finalize().into_bytes().to_vec())
     }
 }
 

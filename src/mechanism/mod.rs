@@ -18,6 +18,7 @@ mod hashing;
 mod hkdf;
 mod hmac;
 pub mod params;
+mod pbkdf2;
 mod plain;
 mod prf;
 pub mod random;
@@ -352,6 +353,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     hkdf::ROWS,
     sp800_108::ROWS,
     aes_data::ROWS,
+    pbkdf2::ROWS,
     plain::ROWS,
     plain::HASHED,
     aes_gcm::ROWS,

@@ -1,5 +1,7 @@
 //! Mechanism parameters, owned: deep copies made in `abi/params.rs` at Init, never read again.
 
+use zeroize::Zeroizing;
+
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::object::Template;
@@ -58,6 +60,17 @@ pub enum Params {
         /// pData
         data: Vec<u8>,
     },
+    /// CK_PKCS5_PBKD2_PARAMS2
+    Pbkdf2 {
+        /// prf: the HMAC's hash
+        hash: Hash,
+        /// pSaltSourceData
+        salt: Vec<u8>,
+        /// iterations
+        iterations: u64,
+        /// pPassword
+        password: Password,
+    },
     /// Not what the mechanism takes, and why.
     Invalid(&'static str),
     /// CK_AES_CTR_PARAMS
@@ -91,6 +104,16 @@ pub enum Params {
     Length(u64),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
     Bytes(Vec<u8>),
+}
+
+/// What nobody shall read in a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 /// The salt of HKDF's extraction, PKCS#11 3.2 §6.62.2.

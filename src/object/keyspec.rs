@@ -300,8 +300,14 @@ impl Secret {
             [only] => *only,
             several => template
                 .ulong(CKA_KEY_TYPE)
-                .filter(|key_type| several.contains(key_type))
-                .ok_or(Error::TemplateIncomplete(CKA_KEY_TYPE))?,
+                .ok_or(Error::TemplateIncomplete(CKA_KEY_TYPE))
+                .and_then(|key_type| match several.contains(&key_type) {
+                    true => Ok(key_type),
+                    false => Err(Error::AttributeValueInvalid(
+                        CKA_KEY_TYPE,
+                        "the mechanism makes no keys of this type",
+                    )),
+                })?,
         };
         let mut attributes = started(Origin::Generate, key_type, template, setting)?;
         let (sensitive, extractable) = asked(&attributes);
@@ -314,6 +320,16 @@ impl Secret {
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
         Self::planned(key_type, attributes, setting)
+    }
+
+    /// C_GenerateKey of a value that others can compute, too: of a password. It has no history, and P7 counts
+    /// it among the keys that are known.
+    #[must_use]
+    pub fn known(mut self) -> Self {
+        self.attributes.set_bool(CKA_ALWAYS_SENSITIVE, false);
+        self.attributes.set_bool(CKA_NEVER_EXTRACTABLE, false);
+        wraps_no_other(&mut self.attributes, self.policy);
+        self
     }
 
     /// C_CreateObject: checks the template; the value comes out beside the plan.
@@ -334,9 +350,7 @@ impl Secret {
         from_outside(&mut attributes);
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
-        if setting.policy.has(Guard::KnownKeysDoNotWrap) {
-            roles::without(&mut attributes, &[CKA_WRAP], Guard::KnownKeysDoNotWrap);
-        }
+        wraps_no_other(&mut attributes, setting.policy);
         attributes.set_ulong(CKA_VALUE_LEN, value.len() as u64);
         let plan = Self::planned(key_type, attributes, setting).map_err(|error| match error {
             Error::AttributeValueInvalid(CKA_VALUE_LEN, why) => {
@@ -580,6 +594,13 @@ fn from_outside(attributes: &mut Attributes) {
     attributes.set_bool(CKA_ALWAYS_SENSITIVE, false);
     attributes.set_bool(CKA_NEVER_EXTRACTABLE, false);
     rule::is_not_ours(attributes);
+}
+
+/// P7, of a secret key that somebody knows.
+fn wraps_no_other(attributes: &mut Attributes, policy: Policy) {
+    if policy.has(Guard::KnownKeysDoNotWrap) {
+        roles::without(attributes, &[CKA_WRAP], Guard::KnownKeysDoNotWrap);
+    }
 }
 
 /// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. Without the rule the caller

@@ -38,10 +38,14 @@ impl Session {
             self.may_write()?;
         }
         let plan = Secret::generate(mechanism, key_types, template, &setting)?;
+        let length = plan.length;
         let call = self.call(CKF_GENERATE);
-        let made = self
-            .with_chip(&call, None, |chip| row.generate(params, plan.length, chip))
-            .and_then(|value| self.make_secret(&call, plan, value));
+        let made = self.with_chip(&call, None, |chip| row.generate(params, length, chip)).and_then(
+            |value| {
+                let plan = if matches!(value, Value::Known(_)) { plan.known() } else { plan };
+                self.make_secret(&call, plan, value)
+            },
+        );
         made.map_err(|error| match error {
             Error::KeySizeRange(why) => {
                 log::info!("{why}");

@@ -276,6 +276,18 @@ impl Mechanism {
         Mechanism::with(kind, parameter)
     }
 
+    /// CKM_PKCS5_PBKD2 with its structure.
+    pub fn pbkdf2(prf: u64, password: &[u8], salt: &[u8], iterations: u64) -> Mechanism {
+        let mut parameter = Memory::word(CKZ_SALT_SPECIFIED);
+        parameter.push_bytes(salt);
+        parameter.push_word(iterations);
+        parameter.push_word(prf);
+        parameter.push_word(0);
+        parameter.push_word(0);
+        parameter.push_bytes(password);
+        Mechanism::with(CKM_PKCS5_PBKD2, parameter)
+    }
+
     /// CK_KEY_DERIVATION_STRING_DATA, behind the IV of CK_AES_CBC_ENCRYPT_DATA_PARAMS where there is one.
     pub fn string(kind: u64, iv: &[u8], data: &[u8]) -> Mechanism {
         let mut parameter = Memory::of(iv);

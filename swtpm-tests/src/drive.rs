@@ -245,6 +245,8 @@ enum Family {
     Plain(Option<Hash>),
     /// What a mode of AES makes of data.
     AesData(&'static str),
+    /// Keys from passwords.
+    Password,
     /// One of SP 800-108's functions.
     Sp800,
     /// Secret keys of this CKK_x, for this hash's HMAC.
@@ -340,6 +342,7 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_SHA3_512_KEY_DERIVATION, Family::Plain(Some(SHA3_512))),
     (CKM_AES_ECB_ENCRYPT_DATA, Family::AesData("ECB")),
     (CKM_AES_CBC_ENCRYPT_DATA, Family::AesData("CBC")),
+    (CKM_PKCS5_PBKD2, Family::Password),
     (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
     (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
     (CKM_SP800_108_DOUBLE_PIPELINE_KDF, Family::Sp800),
@@ -429,7 +432,7 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
         }
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
-        Family::Secret(..) | Family::AesKey | Family::HkdfKeys => CKF_GENERATE,
+        Family::Secret(..) | Family::AesKey | Family::HkdfKeys | Family::Password => CKF_GENERATE,
     };
     (able & operation != 0).then_some(Driver { mechanism, operation, family })
 }
@@ -534,7 +537,8 @@ impl Driver {
             | Family::HkdfKeys
             | Family::Sp800
             | Family::Plain(_)
-            | Family::AesData(_) => None,
+            | Family::AesData(_)
+            | Family::Password => None,
         }
     }
 
@@ -569,6 +573,7 @@ impl Driver {
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Sp800 => "SP 800-108",
+            Family::Password => "keys from passwords",
             Family::AesData(_) => "derivation by encryption",
             Family::Plain(_) => "derivation from the bytes of keys",
             Family::Ecdsa(_) => "ECDSA",
@@ -646,6 +651,7 @@ impl Driver {
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
+            (Family::Password, _) => drive.password(random),
             (Family::AesData(mode), _) => drive.aes_data(mode, random),
             (Family::Plain(hash), _) => drive.plain(hash, random),
             (Family::HkdfKeys, _) => drive.hkdf_keys(random),
@@ -1324,6 +1330,32 @@ impl Drive<'_> {
         let found = by("C_GetAttributeValue", ck.attribute(session, made, CKA_VALUE));
         let destroyed = ck.destroy_object(session, made);
         right(found? == expected, || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A key from a password.
+    fn password(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let (password, salt) = (random.bytes(12), random.bytes(16));
+        let iterations = 1 + random.below(50) as u64;
+        let (prf, name) = *random.one_of(&[
+            (CKP_PKCS5_PBKD2_HMAC_SHA1, "sha1"),
+            (CKP_PKCS5_PBKD2_HMAC_SHA256, "sha256"),
+            (CKP_PKCS5_PBKD2_HMAC_SHA512, "sha512"),
+        ]);
+        let template = [
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            number(CKA_VALUE_LEN, 48),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ];
+        let mechanism = Mechanism::pbkdf2(prf, &password, &salt, iterations);
+        let key = by("C_GenerateKey", ck.generate_key(session, mechanism, &template))?;
+        let value = by("C_GetAttributeValue", ck.attribute(session, key, CKA_VALUE));
+        let destroyed = ck.destroy_object(session, key);
+        let expected = openssl::pbkdf2(name, &password, &salt, iterations, 48);
+        right(value? == expected, || self.named("another key"))?;
         by("C_DestroyObject", destroyed)
     }
 

@@ -64,6 +64,7 @@ functions! {
     AES_set_encrypt_key: fn(*const u8, c_int, *mut u8) -> c_int;
     AES_encrypt: fn(*const u8, *mut u8, *const u8);
     HMAC: fn(*const c_void, *const c_void, c_int, *const u8, usize, *mut u8, *mut u32) -> *mut u8;
+    PKCS5_PBKDF2_HMAC: fn(*const u8, c_int, *const u8, c_int, c_int, *const c_void, c_int, *mut u8) -> c_int;
     EVP_Digest: fn(*const u8, usize, *mut u8, *mut u32, *const c_void, Pointer) -> c_int;
     EVP_CIPHER_fetch: fn(Pointer, *const c_char, *const c_char) -> Pointer;
     EVP_CIPHER_free: fn(Pointer);
@@ -311,6 +312,25 @@ pub fn hmac(name: &str, key: &[u8], data: &[u8]) -> Vec<u8> {
         assert!(!done.is_null(), "{name}");
     }
     out.truncate(length as usize);
+    out
+}
+
+/// PBKDF2 with the HMAC of this name's hash.
+pub fn pbkdf2(name: &str, password: &[u8], salt: &[u8], iterations: u64, length: usize) -> Vec<u8> {
+    let called = CString::new(name).expect("no zero");
+    let mut out = vec![0; length];
+    let (passwords, salts) = (password.len() as c_int, salt.len() as c_int);
+    let (iterations, length) = (iterations as c_int, length as c_int);
+    // SAFETY: readable and writable for the lengths beside them.
+    unsafe {
+        let kind = (crypto().EVP_get_digestbyname)(called.as_ptr());
+        assert!(!kind.is_null(), "OpenSSL knows {name}");
+        let (password, salt, to) = (password.as_ptr(), salt.as_ptr(), out.as_mut_ptr());
+        let made = (crypto().PKCS5_PBKDF2_HMAC)(
+            password, passwords, salt, salts, iterations, kind, length, to,
+        );
+        assert_eq!(made, 1, "{name}");
+    }
     out
 }
 

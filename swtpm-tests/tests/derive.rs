@@ -832,3 +832,133 @@ fn encrypted_data_is_a_key_only_if_the_base_key_says_so_and_encrypts_nothing_els
         assert_eq!(derive(other, &data, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT));
     }
 }
+
+// ---- passwords ----------------------------------------------------------------------------------
+
+const PRFS: [(u64, &str); 7] = [
+    (CKP_PKCS5_PBKD2_HMAC_SHA1, "sha1"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA224, "sha224"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA256, "sha256"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA384, "sha384"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA512, "sha512"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA512_224, "sha512-224"),
+    (CKP_PKCS5_PBKD2_HMAC_SHA512_256, "sha512-256"),
+];
+
+const PASSWORD: &[u8] = b"correct horse battery staple";
+
+fn of_type(key_type: u64, more: &[Attribute]) -> Vec<Attribute> {
+    [&[number(CKA_KEY_TYPE, key_type)][..], more].concat()
+}
+
+#[test]
+fn passwords_make_keys_that_are_openssls_and_known_to_be_known() {
+    let scene = Scene::start();
+    let generate = |mechanism: Mechanism, template: &[Attribute]| {
+        scene.app.generate_key(scene.session, mechanism, template).map_err(|rv| rv.0)
+    };
+    let (record, ()) = scene.bench.shim.watch(|| {
+        for (prf, name) in PRFS {
+            for (salt, iterations, length) in [(&b"salt"[..], 1, 5), (b"", 1000, 100)] {
+                let mechanism = Mechanism::pbkdf2(prf, PASSWORD, salt, iterations);
+                let template = of_type(CKK_GENERIC_SECRET, &readable(length));
+                let key = generate(mechanism, &template).expect("C_GenerateKey");
+                let length = length as usize;
+                let expected = openssl::pbkdf2(name, PASSWORD, salt, iterations, length);
+                assert_eq!(scene.value(key), Ok(expected), "{name}");
+            }
+        }
+    });
+    assert!(record.0.is_empty(), "readable keys need no TPM: {}", record.lines());
+
+    let mechanism = || Mechanism::pbkdf2(CKP_PKCS5_PBKD2_HMAC_SHA256, PASSWORD, b"salt", 1000);
+    let expected = openssl::pbkdf2("sha256", PASSWORD, b"salt", 1000, 32);
+    let (record, aes) = scene.bench.shim.watch(|| {
+        let uses = [length(32), flag(CKA_TOKEN, true), flag(CKA_ENCRYPT, true)];
+        generate(mechanism(), &of_type(CKK_AES, &uses)).expect("C_GenerateKey")
+    });
+    assert_unseen(&record, &expected);
+    assert_unseen(&record, PASSWORD);
+    assert_eq!(scene.value(aes), Err(CKR_ATTRIBUTE_SENSITIVE));
+    let made = scene.app.encrypt(scene.session, CKM_AES_ECB, aes, &[0; 16]).expect("C_Encrypt");
+    assert_eq!(Some(made), openssl::aes("ECB", true, false, &expected, &[], &[0; 16]));
+    // Whoever knows the password knows the key: it has no history and wraps no other.
+    let uses = [length(32), flag(CKA_WRAP, true), flag(CKA_UNWRAP, true)];
+    let wraps = generate(mechanism(), &of_type(CKK_AES, &uses)).expect("C_GenerateKey");
+    for key in [aes, wraps] {
+        for kind in [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_WRAP] {
+            assert!(!scene.is(key, kind), "{kind:#x}");
+        }
+        assert!(scene.is(key, CKA_LOCAL) && scene.is(key, CKA_SENSITIVE));
+    }
+    let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
+    let info = scene.app.mechanism_info(slot, CKM_PKCS5_PBKD2).expect("C_GetMechanismInfo");
+    assert_eq!(info.flags, CKF_GENERATE, "no TPM does it");
+}
+
+#[test]
+fn passwords_make_no_keys_of_wrong_structures_or_templates() {
+    let scene = Scene::start();
+    let generate = |mechanism: Mechanism, template: &[Attribute]| {
+        scene.app.generate_key(scene.session, mechanism, template).map(drop).map_err(|rv| rv.0)
+    };
+    let sha256 = CKP_PKCS5_PBKD2_HMAC_SHA256;
+    let good = of_type(CKK_GENERIC_SECRET, &readable(32));
+    for (prf, iterations) in
+        [(sha256, 0), (sha256, 10_000_001), (sha256, u64::MAX), (0, 1), (2, 1), (9, 1)]
+    {
+        let refused = generate(Mechanism::pbkdf2(prf, PASSWORD, b"salt", iterations), &good);
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{prf} {iterations}");
+    }
+    let words = |words: &[u64]| {
+        let mut parameter = Memory::default();
+        words.iter().for_each(|word| parameter.push_word(*word));
+        Mechanism::with(CKM_PKCS5_PBKD2, parameter)
+    };
+    for wrong in [
+        words(&[]),
+        words(&[1; 8]),
+        // Another source; data of the prf; a salt, a password that are NULL; a password longer than any.
+        words(&[2, 0, 0, 1, sha256, 0, 0, 0, 0]),
+        words(&[1, 0, 0, 1, sha256, 0, 1, 0, 0]),
+        words(&[1, 0, 4, 1, sha256, 0, 0, 0, 0]),
+        words(&[1, 0, 0, 1, sha256, 0, 0, 0, 4]),
+        words(&[1, 0, 0, 1, sha256, 0, 0, 0, u64::MAX]),
+    ] {
+        assert_eq!(generate(wrong.clone(), &good), Err(CKR_MECHANISM_PARAM_INVALID), "{wrong:?}");
+    }
+    let empty = words(&[1, 0, 0, 1, sha256, 0, 0, 0, 0]);
+    assert_eq!(generate(empty, &good), Ok(()), "no password and no salt are some, too");
+    let right = || Mechanism::pbkdf2(sha256, PASSWORD, b"salt", 1);
+    for (template, refused) in [
+        (readable(32), CKR_TEMPLATE_INCOMPLETE),
+        (of_type(CKK_GENERIC_SECRET, &[]), CKR_TEMPLATE_INCOMPLETE),
+        (of_type(CKK_RSA, &readable(32)), CKR_ATTRIBUTE_VALUE_INVALID),
+        (of_type(CKK_AES, &readable(31)), CKR_ATTRIBUTE_VALUE_INVALID),
+        (of_type(CKK_GENERIC_SECRET, &readable(0)), CKR_ATTRIBUTE_VALUE_INVALID),
+        (of_type(CKK_GENERIC_SECRET, &readable(129)), CKR_ATTRIBUTE_VALUE_INVALID),
+        (of_type(CKK_GENERIC_SECRET, &[bytes(CKA_VALUE, [0; 32])]), CKR_ATTRIBUTE_READ_ONLY),
+    ] {
+        assert_eq!(generate(right(), &template), Err(refused), "{template:?}");
+    }
+}
+
+#[test]
+fn a_password_that_takes_too_long_is_canceled() {
+    let scene = Scene::start();
+    let slow = Mechanism::pbkdf2(CKP_PKCS5_PBKD2_HMAC_SHA512, PASSWORD, b"salt", 10_000_000);
+    let template = of_type(CKK_GENERIC_SECRET, &readable(128));
+    let made = std::thread::scope(|scope| {
+        let other = scene.app.thread();
+        let session = scene.session;
+        let working = scope.spawn(move || other.generate_key(session, slow, &template));
+        // As soon as it has begun; before, there is nothing to cancel.
+        while !working.is_finished() {
+            let arguments = vec![session.into(), Argument::Word(CKF_GENERATE)];
+            assert_eq!(scene.app.raw("C_SessionCancel", arguments).0, CKR_OK);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        working.join().expect("no panic")
+    });
+    assert_eq!(made.map_err(|rv| rv.0), Err(CKR_FUNCTION_CANCELED));
+}
