@@ -207,15 +207,20 @@ pub struct Derivation<'a> {
 }
 
 impl Derivation<'_> {
-    /// P11: what may tell something of a key that is not readable needs that key's leave.
+    /// P11: what may tell something of a key that is not readable needs that key's leave. One that
+    /// gives data away derives no keys: with the same inputs the data would be the key.
     fn may_tell(&self, policy: Policy) -> Result<()> {
         let Self { mechanism, how, inputs } = *self;
         let told = matches!(how, Derives::Telling | Derives::Data);
-        let leave = |input: &&Attributes| roles::readable(input) || names(input, mechanism);
-        if policy.has(Guard::DerivedStay) && told && !inputs.iter().all(leave) {
+        let leave = |input: &&Attributes| {
+            roles::readable(input)
+                || (!told || names(input, mechanism))
+                    && (how == Derives::Data || !names(input, CKM_HKDF_DATA))
+        };
+        if policy.has(Guard::DerivedStay) && !inputs.iter().all(leave) {
             log::info!(
                 "a key derivation that may tell its key needs the mechanism {mechanism:#x} in the \
-                 key's CKA_ALLOWED_MECHANISMS (P11)"
+                 key's CKA_ALLOWED_MECHANISMS, and CKM_HKDF_DATA there leaves no other (P11)"
             );
             return Err(Error::MechanismInvalid(mechanism));
         }
@@ -604,7 +609,7 @@ fn wraps_no_other(attributes: &mut Attributes, policy: Policy) {
 }
 
 /// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. Without the rule the caller
-/// does, and a silent one gets a key that is extractable (§5.18.4), and sensitive.
+/// does, and is taken for silent as in C_CreateObject on the token.
 fn unwrapped(attributes: &mut Attributes, prescribed: Option<&[u8]>, policy: Policy) {
     let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();
     let (sensitive, extractable) = asked(attributes);
@@ -616,7 +621,7 @@ fn unwrapped(attributes: &mut Attributes, prescribed: Option<&[u8]>, policy: Pol
             extractable.filter(|_| decided(CKA_EXTRACTABLE)).unwrap_or(false),
         );
     } else {
-        opened(attributes, sensitive.unwrap_or(true), extractable.unwrap_or(true));
+        opened(attributes, sensitive.unwrap_or(true), extractable.unwrap_or(false));
     }
     from_outside(attributes);
 }
