@@ -44,6 +44,9 @@ impl PublicKey {
     }
 }
 
+/// The least bits of an RSA modulus.
+const LEAST_BITS: usize = 1024;
+
 /// Checks the public parts of a public or private key object and sets what follows from them, CKA_ID
 /// included where nobody has chosen one.
 ///
@@ -52,6 +55,10 @@ impl PublicKey {
 pub(super) fn complete(attributes: &mut Attributes) -> Result<()> {
     let public = attributes.ulong(CKA_CLASS) == Some(CKO_PUBLIC_KEY);
     let (info, id) = match PublicKey::of(attributes)? {
+        // No operation takes shorter ones; and what they encrypted anybody decrypts.
+        PublicKey::Rsa(key) if key.bits() < LEAST_BITS => {
+            return Err(Error::AttributeValueInvalid(CKA_MODULUS, "fewer than 1024 bits"));
+        }
         PublicKey::Rsa(key) => {
             let modulus = attributes.get(CKA_MODULUS).unwrap_or_default();
             let exponent = attributes.get(CKA_PUBLIC_EXPONENT).unwrap_or_default();
