@@ -26,8 +26,6 @@ pub(super) static ROWS: &[Mechanism] = &[
             verify_recover: Some(recover),
             encrypt: Some(encrypt),
             decrypt: Some(decrypt),
-            wrap: Some(encrypt),
-            unwrap: Some(decrypt),
             ..NOTHING
         },
         ..row(CKM_RSA_PKCS, "CKM_RSA_PKCS", None)

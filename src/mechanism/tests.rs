@@ -91,8 +91,7 @@ pub(super) fn without_tpm<T>(job: impl FnOnce(&Chip<'_>) -> T) -> T {
 }
 
 /// With all that may be sealed.
-const ALL: Terms =
-    Terms { sealing: Sealing { keys: true, ciphers: true }, policy: Policy::PREVENT };
+const ALL: Sealing = Sealing { keys: true, ciphers: true };
 
 fn row(id: u64) -> &'static Mechanism {
     lookup(id).unwrap()
@@ -146,7 +145,7 @@ fn flags_are_what_there_are_constructors_for() {
         (CKM_ECDH1_DERIVE, ec | CKF_HW | CKF_DERIVE),
         (CKM_EC_KEY_PAIR_GEN, ec | CKF_HW | CKF_GENERATE_KEY_PAIR),
         (CKM_SHA256_RSA_PKCS, CKF_HW | CKF_SIGN | CKF_VERIFY),
-        (CKM_RSA_PKCS_OAEP, CKF_HW | CKF_ENCRYPT | CKF_DECRYPT | CKF_WRAP | CKF_UNWRAP),
+        (CKM_RSA_PKCS_OAEP, CKF_HW | CKF_ENCRYPT | CKF_DECRYPT),
         (
             CKM_RSA_PKCS,
             CKF_HW
@@ -155,8 +154,7 @@ fn flags_are_what_there_are_constructors_for() {
                 | CKF_VERIFY
                 | CKF_VERIFY_RECOVER
                 | CKF_ENCRYPT
-                | CKF_DECRYPT
-                | CKF_WRAP,
+                | CKF_DECRYPT,
         ),
     ] {
         assert_eq!(row(id).flags(None, ALL), expected, "{}", row(id).name);

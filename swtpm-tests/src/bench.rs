@@ -146,11 +146,20 @@ impl Bench {
     /// Writes the configuration anew with these further lines of `[[tpm]]`, for applications that call
     /// C_Initialize from now on.
     pub fn configure(&self, tpm: &str) {
+        self.write(tpm, &self.setup.rest);
+    }
+
+    /// Writes the configuration anew with these sections beside `[[tpm]]`, for applications that call
+    /// C_Initialize from now on.
+    pub fn reconfigure(&self, rest: &str) {
+        self.write(&self.setup.tpm, rest);
+    }
+
+    fn write(&self, tpm: &str, rest: &str) {
         let text = format!(
-            "[[tpm]]\ntcti = \"{}\"\nresource_manager = {}\n{tpm}\n{}",
+            "[[tpm]]\ntcti = \"{}\"\nresource_manager = {}\n{tpm}\n{rest}",
             self.shim.tcti(),
             self.setup.managed,
-            self.setup.rest
         );
         std::fs::write(self.config(), text).expect("the configuration is written");
     }

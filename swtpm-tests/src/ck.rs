@@ -66,7 +66,10 @@ static NAMES: &[(u64, &str)] = names![
     CKR_USER_ANOTHER_ALREADY_LOGGED_IN CKR_USER_TOO_MANY_TYPES CKR_DOMAIN_PARAMS_INVALID
     CKR_CURVE_NOT_SUPPORTED CKR_BUFFER_TOO_SMALL CKR_CRYPTOKI_NOT_INITIALIZED
     CKR_CRYPTOKI_ALREADY_INITIALIZED CKR_MUTEX_BAD CKR_FUNCTION_REJECTED CKR_RANDOM_NO_RNG
-    CKR_RANDOM_SEED_NOT_SUPPORTED CKR_STATE_UNSAVEABLE CKR_INFORMATION_SENSITIVE
+    CKR_RANDOM_SEED_NOT_SUPPORTED CKR_STATE_UNSAVEABLE CKR_INFORMATION_SENSITIVE CKR_KEY_INDIGESTIBLE
+    CKR_WRAPPED_KEY_INVALID CKR_WRAPPED_KEY_LEN_RANGE CKR_WRAPPING_KEY_HANDLE_INVALID
+    CKR_WRAPPING_KEY_SIZE_RANGE CKR_WRAPPING_KEY_TYPE_INCONSISTENT CKR_UNWRAPPING_KEY_HANDLE_INVALID
+    CKR_UNWRAPPING_KEY_SIZE_RANGE CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT CKR_SAVED_STATE_INVALID
 ];
 
 /// What calls return.
@@ -757,35 +760,6 @@ impl Ck {
         let mut arguments = vec![session.into(), mechanism.into().memory().into(), key.into()];
         arguments.extend(template_arguments(attributes));
         self.word("C_DeriveKey", arguments)
-    }
-
-    /// C_WrapKey: asks for the length first.
-    pub fn wrap(
-        &self,
-        session: u64,
-        mechanism: impl Into<Mechanism>,
-        wrapping: u64,
-        key: u64,
-    ) -> Answer<Vec<u8>> {
-        let mechanism = mechanism.into().memory();
-        let arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
-        self.output("C_WrapKey", arguments)
-    }
-
-    /// C_UnwrapKey.
-    pub fn unwrap(
-        &self,
-        session: u64,
-        mechanism: impl Into<Mechanism>,
-        unwrapping: u64,
-        wrapped: &[u8],
-        attributes: &[Attribute],
-    ) -> Answer<u64> {
-        let mechanism = mechanism.into().memory();
-        let mut arguments = vec![session.into(), mechanism.into(), unwrapping.into()];
-        arguments.extend(input(wrapped));
-        arguments.extend(template_arguments(attributes));
-        self.word("C_UnwrapKey", arguments)
     }
 
     // ---- operations

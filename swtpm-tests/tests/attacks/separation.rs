@@ -1,0 +1,249 @@
+//! Group A: one key in two roles, of which one undoes the other.
+
+use cryptoki_sys::*;
+use swtpm_tests::ck::{Mechanism, bytes, flag, number};
+use swtpm_tests::openssl;
+
+use super::attacker::{
+    Attacker, KNOWN, Key, Stop, Verdict, closed, opened, rfc3394_close, rfc3394_open, xor,
+};
+use super::{Case, cases};
+
+pub static CASES: &[Case] = cases![
+    a01_key_wrap_undone_by_blocks
+    a01_key_wrap_undone_by_its_own_decryption
+    a01_cbc_pad_undone_by_its_own_decryption
+    a02_wrap_then_decrypt
+    a03_wrap_then_no_longer_wrap_but_decrypt
+    a04_ctr_with_the_iv_of_the_wrapping
+    a04_gcm_with_the_iv_of_the_wrapping
+    a05_a_copy_that_decrypts
+    a06_a_key_unwrapped_to_wrap_and_to_decrypt
+    a07_a_key_unwrapped_to_encrypt_and_to_unwrap
+    a08_encrypt_what_is_to_be_unwrapped
+    a09_first_encrypt_then_unwrap
+    a10_rsa_pkcs1_wrap_and_decrypt
+    a10_rsa_oaep_wrap_and_decrypt
+    a11_wrap_then_let_the_private_half_decrypt
+    a12_wrap_by_a_public_key_from_outside
+    a13_wrap_by_a_known_key
+    a14_let_a_known_key_wrap
+    a15_encrypt_what_a_pair_is_to_unwrap
+    a15_unwrap_a_known_key_that_wraps
+    a16_a_strong_key_under_a_weak_one
+    a16_aes_256_under_rsa_1024
+    a17_a_raw_signature_is_an_unwrapping
+    a18_a_key_wraps_itself
+    a18_two_keys_wrap_each_other
+];
+
+const KWP: u64 = CKM_AES_KEY_WRAP_KWP;
+
+/// A wrapped target, and what is left of the wrapping by single blocks of `by`.
+fn by_blocks(at: &Attacker, by: &Key, blob: &[u8], target: &Key) -> Verdict {
+    let value = rfc3394_open(blob, |block| at.decrypt(CKM_AES_ECB, by, block))?;
+    at.is_value(target, &value)
+}
+
+fn a01_key_wrap_undone_by_blocks(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swd")?);
+    let blob = at.wrap(CKM_AES_KEY_WRAP, &key, &target)?;
+    by_blocks(at, &key, &blob, &target)
+}
+
+fn a01_key_wrap_undone_by_its_own_decryption(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swd")?);
+    let blob = at.wrap(CKM_AES_KEY_WRAP, &key, &target)?;
+    let value = at.decrypt(CKM_AES_KEY_WRAP, &key, &blob)?;
+    at.is_value(&target, &value)
+}
+
+fn a01_cbc_pad_undone_by_its_own_decryption(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swd")?);
+    let cbc = Mechanism::bytes(CKM_AES_CBC_PAD, &[7; 16]);
+    let blob = at.wrap(cbc.clone(), &key, &target)?;
+    let value = at.decrypt(cbc, &key, &blob)?;
+    at.is_value(&target, &value)
+}
+
+fn a02_wrap_then_decrypt(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "sw")?);
+    let blob = at.wrap(KWP, &key, &target)?;
+    at.set_flag(&key, CKA_DECRYPT, true)?;
+    by_blocks(at, &key, &blob, &target)
+}
+
+fn a03_wrap_then_no_longer_wrap_but_decrypt(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "sw")?);
+    let blob = at.wrap(KWP, &key, &target)?;
+    at.set_flag(&key, CKA_WRAP, false)?;
+    at.set_flag(&key, CKA_DECRYPT, true)?;
+    by_blocks(at, &key, &blob, &target)
+}
+
+fn same_iv(at: &Attacker, mechanism: &Mechanism) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swe")?);
+    let blob = at.wrap(mechanism.clone(), &key, &target)?;
+    let stream = at.encrypt(mechanism.clone(), &key, &[0; 16])?;
+    at.is_value(&target, &xor(&blob[..16], &stream[..16]))
+}
+
+fn a04_ctr_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
+    same_iv(at, &Mechanism::counter(32, [9; 16]))
+}
+
+fn a04_gcm_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
+    same_iv(at, &super::gcm(&[9; 12]))
+}
+
+fn a05_a_copy_that_decrypts(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "sw")?);
+    let blob = at.wrap(KWP, &key, &target)?;
+    let copy = at.copy(&key, &[flag(CKA_DECRYPT, true), flag(CKA_WRAP, false)])?;
+    by_blocks(at, &copy, &blob, &target)
+}
+
+fn a06_a_key_unwrapped_to_wrap_and_to_decrypt(at: &Attacker) -> Verdict {
+    let (target, key, tool) = (at.target()?, at.aes(16, "swu")?, at.aes(16, "sxe")?);
+    let blob = at.wrap(KWP, &key, &tool)?;
+    let wraps = at.unwrap_aes(KWP, &key, &blob, "w")?;
+    let decrypts = at.unwrap_aes(KWP, &key, &blob, "d")?;
+    let blob = at.wrap(KWP, &wraps, &target)?;
+    by_blocks(at, &decrypts, &blob, &target)
+}
+
+/// A wrapped target under a key whose value the attacker has put there.
+fn under_known(at: &Attacker, known: &Key, target: &Key) -> Verdict {
+    let blob = at.wrap(KWP, known, target)?;
+    at.is_value(target, &opened(&KNOWN, &blob))
+}
+
+fn a07_a_key_unwrapped_to_encrypt_and_to_unwrap(at: &Attacker) -> Verdict {
+    let (target, key, tool) = (at.target()?, at.aes(16, "swu")?, at.aes(16, "sxe")?);
+    let blob = at.wrap(KWP, &key, &tool)?;
+    let encrypts = at.unwrap_aes(KWP, &key, &blob, "e")?;
+    let unwraps = at.unwrap_aes(KWP, &key, &blob, "u")?;
+    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &encrypts, block))?;
+    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &unwraps, &forged, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn a08_encrypt_what_is_to_be_unwrapped(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "sue")?);
+    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &key, block))?;
+    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &key, &forged, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn a09_first_encrypt_then_unwrap(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "se")?);
+    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &key, block))?;
+    at.set(&key, &[flag(CKA_ENCRYPT, false), flag(CKA_UNWRAP, true)])?;
+    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &key, &forged, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn oaep() -> Mechanism {
+    Mechanism::oaep(CKM_SHA256, CKG_MGF1_SHA256, b"")
+}
+
+fn wrap_and_decrypt(at: &Attacker, mechanism: &Mechanism) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "w", "sd")?);
+    let blob = at.wrap(mechanism.clone(), &public, &target)?;
+    let value = at.decrypt(mechanism.clone(), &private, &blob)?;
+    at.is_value(&target, &value)
+}
+
+fn a10_rsa_pkcs1_wrap_and_decrypt(at: &Attacker) -> Verdict {
+    wrap_and_decrypt(at, &CKM_RSA_PKCS.into())
+}
+
+fn a10_rsa_oaep_wrap_and_decrypt(at: &Attacker) -> Verdict {
+    wrap_and_decrypt(at, &oaep())
+}
+
+fn a11_wrap_then_let_the_private_half_decrypt(at: &Attacker) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "w", "s")?);
+    // A half of its own, so that nobody else's pair is changed.
+    let private = at.copy(&private, &[])?;
+    let blob = at.wrap(oaep(), &public, &target)?;
+    at.set_flag(&private, CKA_DECRYPT, true)?;
+    let value = at.decrypt(oaep(), &private, &blob)?;
+    at.is_value(&target, &value)
+}
+
+fn a12_wrap_by_a_public_key_from_outside(at: &Attacker) -> Verdict {
+    let target = at.target()?;
+    let own = openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]);
+    let public = at.create(
+        CKO_PUBLIC_KEY,
+        &[
+            number(CKA_KEY_TYPE, CKK_RSA),
+            bytes(CKA_MODULUS, own.number("n")),
+            bytes(CKA_PUBLIC_EXPONENT, own.number("e")),
+            flag(CKA_WRAP, true),
+        ],
+    )?;
+    let blob = at.wrap(oaep(), &public, &target)?;
+    let options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
+    let value = own.decrypt(&blob, &options);
+    at.is_value(&target, &value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))?)
+}
+
+fn a13_wrap_by_a_known_key(at: &Attacker) -> Verdict {
+    let (target, known) = (at.target()?, at.import(CKK_AES, &KNOWN, "sw")?);
+    under_known(at, &known, &target)
+}
+
+fn a14_let_a_known_key_wrap(at: &Attacker) -> Verdict {
+    let (target, known) = (at.target()?, at.import(CKK_AES, &KNOWN, "se")?);
+    at.set(&known, &[flag(CKA_ENCRYPT, false), flag(CKA_WRAP, true)])?;
+    under_known(at, &known, &target)
+}
+
+fn a15_encrypt_what_a_pair_is_to_unwrap(at: &Attacker) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "e", "su")?);
+    let sealed = at.encrypt(oaep(), &public, &KNOWN)?;
+    let known = at.unwrap_aes(oaep(), &private, &sealed, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn a15_unwrap_a_known_key_that_wraps(at: &Attacker) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "w", "su")?);
+    let modulus = at.get(&public, CKA_PUBLIC_KEY_INFO)?;
+    let outside = openssl::Key::from_info(&modulus).ok_or(Stop::Thwarted("no public key"))?;
+    let options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
+    let sealed = outside.encrypt(&KNOWN, &options).ok_or(Stop::Thwarted("no encryption"))?;
+    let known = at.unwrap_aes(oaep(), &private, &sealed, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn a16_a_strong_key_under_a_weak_one(at: &Attacker) -> Verdict {
+    let (weak, strong) = (at.aes(16, "sw")?, at.aes(32, "sxe")?);
+    at.wrap(KWP, &weak, &strong).map(|blob| !blob.is_empty())
+}
+
+fn a16_aes_256_under_rsa_1024(at: &Attacker) -> Verdict {
+    let ((weak, _), strong) = (at.rsa(1024, "w", "su")?, at.aes(32, "sxe")?);
+    at.wrap(CKM_RSA_PKCS, &weak, &strong).map(|blob| !blob.is_empty())
+}
+
+fn a17_a_raw_signature_is_an_unwrapping(at: &Attacker) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "w", "suS")?);
+    let blob = at.wrap(CKM_RSA_PKCS, &public, &target)?;
+    let padded = at.sign(CKM_RSA_X_509, &private, &blob)?;
+    at.is_value(&target, &padded[padded.len() - 16..])
+}
+
+fn a18_a_key_wraps_itself(at: &Attacker) -> Verdict {
+    let key = at.aes(16, "sxw")?;
+    at.wrap(KWP, &key, &key).map(|blob| !blob.is_empty())
+}
+
+fn a18_two_keys_wrap_each_other(at: &Attacker) -> Verdict {
+    let (one, other) = (at.aes(16, "sxw")?, at.aes(16, "sxw")?);
+    let first = at.wrap(KWP, &one, &other)?;
+    let second = at.wrap(KWP, &other, &one)?;
+    // Whoever learns one key knows both.
+    Ok(!closed(&KNOWN, &first[8..]).is_empty() && !second.is_empty())
+}
