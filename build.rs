@@ -14,8 +14,9 @@ fn main() {
     ] {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,{argument}");
     }
-    // No symbol that is looked for and not found; under a fuzzer its hooks are in the program.
-    if std::env::var_os("CARGO_CFG_FUZZING").is_none() {
+    // No symbol that is looked for and not found; a fuzzer's hooks and a sanitizer's are in the program.
+    let is_set = |cfg| std::env::var_os(cfg).is_some();
+    if !is_set("CARGO_CFG_FUZZING") && !is_set("CARGO_CFG_SANITIZE") {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-z,defs");
     }
     // A library that is named but not used (libtss2-esys and with it libcrypto) is not loaded. GNU ld
