@@ -257,7 +257,7 @@ fn is_wrong_authorization(code: u32) -> bool {
 
 #[test]
 fn whatever_code_answers_a_command_of_a_login_only_a_refused_pin_is_an_incorrect_one() {
-    let (bench, app, session, cold) = at_the_gate();
+    let (bench, app, session, cold) = at_the_gate("limit = 2");
     let mark = bench.shim.mark();
     let mut cells = 0;
     for (skip, entry) in cold.0.iter().enumerate() {
@@ -390,8 +390,8 @@ fn wherever_connections_are_cut_a_call_succeeds_or_fails_once_and_the_login_stay
 }
 
 /// A bench at which nobody is logged in, an application there, and the commands of a login.
-fn at_the_gate() -> (Bench, App, u64, Record) {
-    let bench = Setup::default().config("[pin]\nlimit = 2").tpm("linger_ms = 0").start();
+fn at_the_gate(pin: &str) -> (Bench, App, u64, Record) {
+    let bench = Setup::default().config(&format!("[pin]\n{pin}")).tpm("linger_ms = 0").start();
     bench.token();
     let app = bench.ready();
     let session = app.open(app.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
@@ -427,7 +427,7 @@ fn login_through(bench: &Bench, app: &App, session: u64, skip: usize, action: &A
 
 #[test]
 fn a_connection_cut_at_any_byte_of_a_login_costs_no_try() {
-    let (bench, app, session, cold) = at_the_gate();
+    let (bench, app, session, cold) = at_the_gate("limit = 2");
     let mut count = 0;
     for (skip, entry) in cold.0.iter().enumerate() {
         for cut in cuts(entry) {
@@ -442,7 +442,16 @@ fn a_connection_cut_at_any_byte_of_a_login_costs_no_try() {
 
 #[test]
 fn one_wrong_bit_in_any_answer_of_a_login_costs_no_try() {
-    let (bench, app, session, cold) = at_the_gate();
+    one_wrong_bit_costs_no_try("limit = 2");
+}
+
+#[test]
+fn one_wrong_bit_in_any_answer_of_a_login_costs_no_try_of_the_tpms_own_protection() {
+    one_wrong_bit_costs_no_try("gate = \"da\"");
+}
+
+fn one_wrong_bit_costs_no_try(pin: &str) {
+    let (bench, app, session, cold) = at_the_gate(pin);
     for (skip, entry) in cold.0.iter().enumerate() {
         // Behind the header, whose size and code a stream needs to be understood.
         for at in offsets(entry.response.len()).filter(|at| *at >= 10) {

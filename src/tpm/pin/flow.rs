@@ -347,10 +347,13 @@ impl Line<'_> {
         let parent = Entity::from(self.srk);
         let outcome = self.tidily(|line, open| {
             let policy = open.policy.insert(PolicySession::salted(line.link, line.srk, line.call)?);
+            let command = Load { parent: &parent, public: &seal.public, private: &seal.private };
+            // The session proves itself before the PIN goes through it: if one bit of the answer that began
+            // it was wrong, so is every HMAC that is made with it, and the PIN would count as wrong.
+            let proof = Auth::policy_with_value(policy, &[]);
+            let item = &*open.object.insert(line.run(&command, &mut [Auth::password(&[]), proof])?);
             policy.auth_value(line.link, line.call)?;
             policy.command_code(TPM2_CC_Unseal, line.link, line.call)?;
-            let command = Load { parent: &parent, public: &seal.public, private: &seal.private };
-            let item = &*open.object.insert(line.run(&command, &mut [Auth::password(&[])])?);
             let auth = Auth::policy_with_value(policy, value.as_slice()).pin().ending();
             Ok(line.run(&Unseal { item }, &mut [auth])?)
         });
