@@ -72,6 +72,8 @@ pub struct StoreConfig {
     pub busy_timeout: Duration,
     /// Show the empty slot that C_InitToken takes.
     pub empty_slot: bool,
+    /// Open read/write sessions also where the store cannot be written.
+    pub grant_read_write: bool,
 }
 
 /// `[pin]`: what C_InitToken gives a new token.
@@ -244,7 +246,11 @@ fn unreachable_default() -> Config {
     Config {
         files: Vec::new(),
         tpm: Vec::new(),
-        store: StoreConfig { busy_timeout: Duration::from_secs(10), empty_slot: true },
+        store: StoreConfig {
+            busy_timeout: Duration::from_secs(10),
+            empty_slot: true,
+            grant_read_write: false,
+        },
         pin: PinConfig { gate: GateChoice::Auto, limit: 8, kdf_iterations: 10_000 },
         keys: KeysConfig {
             verify_signatures: false,
@@ -430,6 +436,7 @@ struct StoreTable {
     #[serde(default, deserialize_with = "number::<_, 0, 600_000>")]
     busy_timeout_ms: Option<u64>,
     empty_slot: Option<bool>,
+    grant_read_write: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -493,6 +500,7 @@ impl File {
                 paths: over.store.paths.or(self.store.paths),
                 busy_timeout_ms: over.store.busy_timeout_ms.or(self.store.busy_timeout_ms),
                 empty_slot: over.store.empty_slot.or(self.store.empty_slot),
+                grant_read_write: over.store.grant_read_write.or(self.store.grant_read_write),
             },
             pin: PinTable {
                 gate: over.pin.gate.or(self.pin.gate),
@@ -620,6 +628,7 @@ fn resolve(
         store: StoreConfig {
             busy_timeout: Duration::from_millis(file.store.busy_timeout_ms.unwrap_or(10_000)),
             empty_slot: file.store.empty_slot.unwrap_or(true),
+            grant_read_write: file.store.grant_read_write.unwrap_or(false),
         },
         pin: PinConfig {
             gate: file.pin.gate.unwrap_or(GateChoice::Auto),
@@ -800,6 +809,7 @@ mod tests {
             "paths",
             "busy_timeout_ms",
             "empty_slot",
+            "grant_read_write",
             "gate",
             "limit",
             "kdf_iterations",

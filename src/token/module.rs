@@ -334,7 +334,7 @@ impl Module {
         let slot = self.slot(slot)?;
         let token = slot.token()?;
         let read_write = flags & CKF_RW_SESSION != 0;
-        if read_write {
+        if read_write && !token.home.grant_read_write {
             token.writable()?;
         }
         let handle = self.handles.next()?;
@@ -511,6 +511,7 @@ pub(super) fn home(
             DatesChoice::Enforce => Dates::Enforce,
         },
         empty_slot: config.store.empty_slot,
+        grant_read_write: config.store.grant_read_write,
         handles: handles.clone(),
         creating: Mutex::new(Rank::Leaf, None),
     })

@@ -180,12 +180,10 @@ impl Session {
         if self.closed.load(Ordering::Acquire) { Err(Error::SessionClosed) } else { Ok(()) }
     }
 
-    /// The session is read/write and the token can be written.
+    /// The session is read/write and the token can be written, which is told first. §5.1.6
     pub(super) fn may_write(&self) -> Result<()> {
-        if !self.read_write {
-            return Err(Error::SessionReadOnly);
-        }
-        self.token.writable()
+        self.token.writable()?;
+        if self.read_write { Ok(()) } else { Err(Error::SessionReadOnly) }
     }
 
     /// A call begins; `flags` (CKF_) say what C_SessionCancel calls it.

@@ -46,6 +46,8 @@ pub struct Home {
     pub dates: Dates,
     /// Show the slot that C_InitToken takes.
     pub empty_slot: bool,
+    /// Open read/write sessions also where the store cannot be written.
+    pub grant_read_write: bool,
     pub(super) handles: Arc<Handles>,
     /// The serial number of the token that C_InitToken is making in this process.
     pub(super) creating: Mutex<Option<[u8; 16]>>,

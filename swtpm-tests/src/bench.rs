@@ -1,6 +1,8 @@
 //! What one test has to itself: a TPM, the shim in front of it, a store, a configuration.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -118,6 +120,21 @@ impl Bench {
     /// The store's directory. It need not exist before the first write.
     pub fn store(&self) -> PathBuf {
         self.directory().join("store")
+    }
+
+    /// Makes the store one of a later version: another table, another column, a higher number.
+    pub fn make_store_later(&self) {
+        let store =
+            rusqlite::Connection::open(self.store().join("tpm11.sqlite3")).expect("the store");
+        let later = "CREATE TABLE later (x BLOB) STRICT; ALTER TABLE object ADD COLUMN later BLOB; \
+                     PRAGMA user_version = 99;";
+        store.execute_batch(later).expect("written");
+    }
+
+    /// Adds lines to the configuration that is there.
+    pub fn configure_also(&self, lines: &str) {
+        let mut file = OpenOptions::new().append(true).open(self.config()).expect("configuration");
+        writeln!(file, "{lines}").expect("written");
     }
 
     /// The user's runtime directory, which exists.

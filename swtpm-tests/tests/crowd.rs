@@ -3,18 +3,20 @@
 //! TPM11_CROWD is the number of rounds that each thread and each process makes (6; 200 takes minutes).
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cryptoki_sys::*;
 use swtpm_tests::abrmd::Abrmd;
 use swtpm_tests::app::App;
-use swtpm_tests::bench::{LABEL, PIN};
+use swtpm_tests::bench::{LABEL, PIN, tool};
 use swtpm_tests::ck::{Ck, P256, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::{Driver, Kind, Pair, Random, advertised, driver};
 use swtpm_tests::{Attribute, Bench, Setup};
 
 const DIGEST: [u8; 32] = [0x42; 32];
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn rounds() -> usize {
     std::env::var("TPM11_CROWD").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(6)
@@ -175,6 +177,12 @@ fn sixteen_processes(bench: &Bench) {
                 scope.spawn(move || one_of_sixteen(bench, number, shared))
             })
             .collect();
+        // One copy after another while they write; the first one is brought back below.
+        let mut copies = 0;
+        while copies < 8 {
+            copies += 1;
+            back_up(bench, &copy_of(bench, copies));
+        }
         let kept = workers.into_iter().flat_map(|worker| worker.join().expect("no panic"));
         let kept = kept.collect();
         for (searcher, session) in &searchers {
@@ -206,10 +214,38 @@ fn sixteen_processes(bench: &Bench) {
     let wanted = [private_keys(), bytes(CKA_LABEL, "shared")];
     let signing = driver(CKM_ECDSA, CKF_SIGN).expect("there is one");
     let private = app.find(session, &wanted).expect("C_FindObjects")[0];
+    signing
+        .drive(&app, session, Some(&Pair { private, ..shared.clone() }), random)
+        .expect("it signs");
+    app.finalize().expect("C_Finalize");
+    whole_database(&bench.store());
+    // The first copy was made in the middle of it: one committed state, that this TPM opens.
+    let store = bench.store();
+    std::fs::remove_dir_all(&store).expect("the store is lost");
+    let mut restore = bench.command(tool());
+    restore.arg("restore").arg(copy_of(bench, 1));
+    let output = bench.run(restore, LIMIT);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (app, session) = bench.logged_in();
+    let private = app.find(session, &wanted).expect("C_FindObjects")[0];
     signing.drive(&app, session, Some(&Pair { private, ..shared }), random).expect("it signs");
     app.finalize().expect("C_Finalize");
-    whole_database(bench);
+    whole_database(&store);
     nothing_is_left(bench);
+}
+
+/// Where the backups are.
+fn copy_of(bench: &Bench, number: usize) -> PathBuf {
+    bench.directory().join(format!("copy-{number}"))
+}
+
+/// `tpm11 backup`, and SQLite's word for it.
+fn back_up(bench: &Bench, file: &Path) {
+    let mut backup = bench.command(tool());
+    backup.arg("backup").arg(file);
+    let output = bench.run(backup, LIMIT);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(integrity(file), "ok");
 }
 
 /// The labels of what it leaves.
@@ -261,16 +297,17 @@ fn private_keys() -> Attribute {
     number(CKA_CLASS, CKO_PRIVATE_KEY)
 }
 
-fn whole_database(bench: &Bench) {
+fn integrity(file: &Path) -> String {
+    let database = rusqlite::Connection::open(file).expect("it opens");
+    database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("an answer")
+}
+
+fn whole_database(store: &Path) {
     let mut databases = 0;
-    for file in std::fs::read_dir(bench.store()).expect("the store").flatten() {
+    for file in std::fs::read_dir(store).expect("the store").flatten() {
         let content = std::fs::read(file.path()).expect("a file");
         if content.starts_with(b"SQLite format 3\0") {
-            let database = rusqlite::Connection::open(file.path()).expect("it opens");
-            let answer: String = database
-                .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-                .expect("an answer");
-            assert_eq!(answer, "ok");
+            assert_eq!(integrity(&file.path()), "ok");
             databases += 1;
         }
     }

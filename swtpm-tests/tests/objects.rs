@@ -283,6 +283,13 @@ fn a_store_that_cannot_be_written_is_read_and_says_so() {
         .copied()
         .expect("the key");
     app.sign(session, CKM_ECDSA, key, &[1; 32]).expect("C_Sign");
+    let refused =
+        app.create_object(session, &[number(CKA_CLASS, CKO_DATA), flag(CKA_TOKEN, true)]).map(drop);
+    assert_eq!(
+        refused,
+        Err(Rv(CKR_TOKEN_WRITE_PROTECTED)),
+        "told before that the session only reads"
+    );
     assert_eq!(app.empty_slot(), None, "nothing can be initialised here");
     allow(&bench.store(), 0o755);
 }

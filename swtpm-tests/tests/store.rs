@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cryptoki_sys::*;
-use swtpm_tests::bench::{LABEL, PIN, module, run};
-use swtpm_tests::ck::{Ck, P256, bytes, flag, number};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module, run};
+use swtpm_tests::ck::{Ck, P256, Rv, bytes, flag, number};
 use swtpm_tests::door::Library;
 use swtpm_tests::{Attribute, Bench};
 
@@ -163,4 +163,38 @@ fn a_forked_child_writes_and_so_does_its_parent() {
     let (app, session) = bench.logged_in();
     let all = ["before", "child", "parent", "after"];
     assert_eq!(labels(&app, session), all.map(str::to_owned).into());
+}
+
+#[test]
+fn a_store_of_a_later_version_is_read_and_signed_with_and_never_written() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    app.finalize().expect("C_Finalize");
+    bench.make_store_later();
+    let file = bench.store().join("tpm11.sqlite3");
+    let before = std::fs::read(&file).expect("the store");
+
+    let app = bench.ready();
+    let slot = app.slot_of(LABEL).expect("the token");
+    assert_ne!(app.token_info(slot).expect("C_GetTokenInfo").flags & CKF_WRITE_PROTECTED, 0);
+    assert_eq!(app.open(slot), Err(Rv(CKR_TOKEN_WRITE_PROTECTED)), "a session that may write");
+    let session = app.open_session(slot, 0).expect("a session that reads");
+    app.login(session, PIN).expect("C_Login");
+    let key = app.find(session, &[number(CKA_CLASS, CKO_PRIVATE_KEY)]).expect("C_FindObjects")[0];
+    app.sign(session, CKM_ECDSA, key, &[7; 32]).expect("C_Sign");
+    // What needs no store goes on.
+    let template = [flag(CKA_TOKEN, false), number(CKA_VALUE_LEN, 32)];
+    app.generate_key(session, CKM_AES_KEY_GEN, &template).expect("a session key");
+    let refused = app.init_token(slot, SO_PIN, "another");
+    assert_eq!(refused, Err(Rv(CKR_SESSION_EXISTS)));
+    app.finalize().expect("C_Finalize");
+    let app = bench.ready();
+    let refused = app.init_token(app.slot_of(LABEL).expect("the token"), SO_PIN, "another");
+    assert_eq!(refused, Err(Rv(CKR_TOKEN_WRITE_PROTECTED)));
+    app.finalize().expect("C_Finalize");
+
+    assert_eq!(std::fs::read(&file).expect("the store"), before);
+    assert!(bench.log().contains("later version"), "{}", bench.log());
 }
