@@ -21,6 +21,7 @@ pub mod params;
 mod pbkdf2;
 mod plain;
 mod prf;
+mod public_half;
 pub mod random;
 mod rsa;
 mod rsa_oaep;
@@ -165,6 +166,8 @@ pub enum Keys {
     None,
     /// Pairs of this CKK_: the public half verifies and encrypts, the private half does the rest.
     Pair(u64),
+    /// Private keys of these CKK_.
+    Private(&'static [u64]),
     /// Secret keys of these CKK_.
     Secret(&'static [u64]),
     /// The same, but no TPM works with them: there they are sealed, where the configuration allows it.
@@ -174,10 +177,15 @@ pub enum Keys {
 impl Keys {
     /// Whether a key of this CKK_ is one of them.
     pub fn has(self, key_type: u64) -> bool {
+        self.types().contains(&key_type)
+    }
+
+    /// Their CKK_.
+    pub fn types(&self) -> &[u64] {
         match self {
-            Keys::None => false,
-            Keys::Pair(only) => only == key_type,
-            Keys::Secret(types) | Keys::Sealed(types) => types.contains(&key_type),
+            Keys::None => &[],
+            Keys::Pair(only) => std::slice::from_ref(only),
+            Keys::Private(types) | Keys::Secret(types) | Keys::Sealed(types) => types,
         }
     }
 
@@ -185,8 +193,8 @@ impl Keys {
     fn class(self, public: bool) -> u64 {
         match (self, public) {
             (Keys::Secret(_) | Keys::Sealed(_), _) => CKO_SECRET_KEY,
-            (_, true) => CKO_PUBLIC_KEY,
-            (_, false) => CKO_PRIVATE_KEY,
+            (Keys::None | Keys::Pair(_), true) => CKO_PUBLIC_KEY,
+            (_, _) => CKO_PRIVATE_KEY,
         }
     }
 }
@@ -299,6 +307,8 @@ pub enum Derive {
     One(DeriveOne),
     /// One key, and those that its parameter asks for ([`Params::additional`]).
     Several(DeriveSeveral),
+    /// No secret at all: [`Derives::Public`].
+    Nothing,
 }
 
 /// What a row is filled up from.
@@ -354,6 +364,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     sp800_108::ROWS,
     aes_data::ROWS,
     pbkdf2::ROWS,
+    public_half::ROWS,
     plain::ROWS,
     plain::HASHED,
     aes_gcm::ROWS,
@@ -441,7 +452,7 @@ impl Mechanism {
         // What a public key does, the host does; a secret key is in the chip for both ways.
         let public = match self.keys {
             Keys::Secret(_) | Keys::Sealed(_) => private,
-            Keys::None | Keys::Pair(_) => Some(Place::Host),
+            Keys::None | Keys::Pair(_) | Keys::Private(_) => Some(Place::Host),
         };
         [
             (digest.is_some(), CKF_DIGEST, Some(Place::Host)),
@@ -681,9 +692,13 @@ impl Mechanism {
     /// # Errors
     /// As [`sign`](Self::sign), but for the parameter's.
     pub fn derives_from<'k>(&self, keys: impl IntoIterator<Item = &'k Object>) -> Result<()> {
-        self.derives()?;
+        let usage = match self.derives()? {
+            // It "can always be used", whatever CKA_DERIVE says.
+            Derives::Public => None,
+            _ => Some(CKA_DERIVE),
+        };
         keys.into_iter()
-            .try_for_each(|key| self.admit(key, false, CKA_DERIVE, "CKA_DERIVE is FALSE"))
+            .try_for_each(|key| self.admit_for(key, false, usage, "CKA_DERIVE is FALSE"))
     }
 
     /// C_DeriveKey: a secret for each of `lengths`, of so many bytes where template or key type say so, else
@@ -709,6 +724,7 @@ impl Mechanism {
                 derive(self, params, key, others, *length, chip).map(|secret| vec![secret])
             }
             (Derive::One(_), _) => Err(Error::Bug("several keys from what derives one")),
+            (Derive::Nothing, _) => Err(Error::Bug("a secret from what derives none")),
             (Derive::Several(derive), _) => derive(self, params, key, others, lengths, chip),
         };
         derived.map_err(|error| match self.refused(error) {
@@ -732,10 +748,21 @@ impl Mechanism {
 
     /// Whether `key` is of the class and type that this needs and permits the use.
     fn admit(&self, key: &Object, public: bool, usage: u64, refusal: &'static str) -> Result<()> {
+        self.admit_for(key, public, Some(usage), refusal)
+    }
+
+    /// The same, of a use that a key may have to permit.
+    fn admit_for(
+        &self,
+        key: &Object,
+        public: bool,
+        usage: Option<u64>,
+        refusal: &'static str,
+    ) -> Result<()> {
         if !key.key_type().is_some_and(|key_type| self.keys.has(key_type)) {
             return Err(Error::KeyTypeInconsistent);
         }
-        if key.class() != self.keys.class(public) || !key.is(usage) {
+        if key.class() != self.keys.class(public) || usage.is_some_and(|usage| !key.is(usage)) {
             return Err(Error::KeyFunctionNotPermitted(refusal));
         }
         if !key.allows(self.id) {

@@ -191,6 +191,8 @@ pub enum Derives {
     /// EXTRACT_KEY_FROM_KEY, CONCATENATE_*, XOR, *_ENCRYPT_DATA, SHA*_KEY_DERIVATION, HKDF_DATA, the MACs
     /// of TLS.
     Telling,
+    /// What comes out is the public key of a pair: [`rule::public_of`].
+    Public,
     /// What comes out is no key but data, which everybody sees: HKDF_DATA.
     Data,
 }

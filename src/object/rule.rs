@@ -112,6 +112,62 @@ pub fn create(template: &Template, setting: &Setting) -> Result<Creation> {
     Ok(Creation::Object(attributes))
 }
 
+/// What a public key has of its private half: (its own attribute, the private key's).
+const OF_THE_PRIVATE_KEY: [(u64, u64); 12] = [
+    (CKA_ENCRYPT, CKA_DECRYPT),
+    (CKA_VERIFY, CKA_SIGN),
+    (CKA_VERIFY_RECOVER, CKA_SIGN_RECOVER),
+    (CKA_WRAP, CKA_UNWRAP),
+    (CKA_ENCAPSULATE, CKA_DECAPSULATE),
+    (CKA_DERIVE, CKA_DERIVE),
+    (CKA_ID, CKA_ID),
+    (CKA_START_DATE, CKA_START_DATE),
+    (CKA_END_DATE, CKA_END_DATE),
+    (CKA_SUBJECT, CKA_SUBJECT),
+    (CKA_PUBLIC_KEY_INFO, CKA_PUBLIC_KEY_INFO),
+    (CKA_ALLOWED_MECHANISMS, CKA_ALLOWED_MECHANISMS),
+];
+
+/// CKM_PUB_KEY_FROM_PRIV_KEY: the public key's attributes. The template is one of C_CreateObject; what it does
+/// not say, the private key does (the table of §6.43 "Public key from private key"). Nothing of it is
+/// secret, so it is as public as the template says.
+///
+/// # Errors
+/// As [`create`].
+pub fn public_of(
+    private: &Attributes,
+    template: &Template,
+    setting: &Setting,
+) -> Result<Attributes> {
+    let class = rules::PUBLIC;
+    let mut whole = upon(class, private.get(CKA_DERIVE_TEMPLATE), template)?;
+    for (own, its) in OF_THE_PRIVATE_KEY {
+        if let (None, Some(value)) = (whole.get(own), private.get(its)) {
+            whole.push(own, value);
+        }
+    }
+    let mut known = Attributes::new();
+    known.set_ulong(CKA_CLASS, CKO_PUBLIC_KEY);
+    for id in [CKA_KEY_TYPE, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_EC_PARAMS, CKA_EC_POINT] {
+        if let Some(value) = private.get(id) {
+            known.set(id, value);
+        }
+    }
+    let key_type = private.ulong(CKA_KEY_TYPE);
+    let mut attributes = Making { origin: Origin::Create, class, key_type, setting, known: &known }
+        .complete(&whole)?;
+    private_where_it_must_be(class, setting, &mut attributes)?;
+    if let Some(key_type) = key_type {
+        roles::settle(class, key_type, &mut attributes);
+    }
+    is_not_ours(&mut attributes);
+    if let Some(mechanism) = private.get(CKA_KEY_GEN_MECHANISM) {
+        attributes.set(CKA_KEY_GEN_MECHANISM, mechanism);
+    }
+    public_key::complete(&mut attributes)?;
+    Ok(attributes)
+}
+
 /// CKA_KEY_TYPE of a template that must have it.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::crypto::drbg;
 use crate::error::{Error, Refusal, Result};
 use crate::mechanism::{Chip, Params, Value};
 use crate::object::keyspec::{Derivation, Derives, Pair, Private, Secret};
-use crate::object::{Attributes, Material, Object, Template};
+use crate::object::{Attributes, Material, Object, Template, rule};
 use crate::tpm::{Call, KeyBlob};
 
 use super::objects::new_uuid;
@@ -189,6 +189,14 @@ impl Session {
             .collect::<Result<Vec<_>>>()?;
         row.derives_from(std::iter::once(&base).chain(&others))?;
         let setting = self.token.setting()?;
+        if row.derives()? == Derives::Public {
+            params.none()?;
+            if template.bool(CKA_TOKEN) == Some(true) {
+                self.may_write()?;
+            }
+            let attributes = rule::public_of(&base.attributes, template, &setting)?;
+            return Ok(vec![self.place(attributes, Material::None)?]);
+        }
         let inputs: Vec<&Attributes> =
             std::iter::once(&base).chain(&others).map(|key| &*key.attributes).collect();
         let derivation = Derivation { mechanism, how: row.derives()?, inputs: &inputs };

@@ -245,6 +245,8 @@ enum Family {
     Plain(Option<Hash>),
     /// What a mode of AES makes of data.
     AesData(&'static str),
+    /// The public key of a private one.
+    PublicHalf,
     /// Keys from passwords.
     Password,
     /// One of SP 800-108's functions.
@@ -343,6 +345,7 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_AES_ECB_ENCRYPT_DATA, Family::AesData("ECB")),
     (CKM_AES_CBC_ENCRYPT_DATA, Family::AesData("CBC")),
     (CKM_PKCS5_PBKD2, Family::Password),
+    (CKM_PUB_KEY_FROM_PRIV_KEY, Family::PublicHalf),
     (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
     (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
     (CKM_SP800_108_DOUBLE_PIPELINE_KDF, Family::Sp800),
@@ -427,9 +430,12 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_DECRYPT
         }
         Family::Oaep | Family::Aes(..) | Family::Aead(_) => CKF_ENCRYPT | CKF_DECRYPT,
-        Family::Ecdh | Family::Hkdf | Family::Sp800 | Family::Plain(_) | Family::AesData(_) => {
-            CKF_DERIVE
-        }
+        Family::Ecdh
+        | Family::Hkdf
+        | Family::Sp800
+        | Family::PublicHalf
+        | Family::Plain(_)
+        | Family::AesData(_) => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys | Family::Password => CKF_GENERATE,
@@ -522,7 +528,7 @@ impl Driver {
             return None;
         }
         match self.family {
-            Family::Ecdsa(_) | Family::Ecdh => Some(Kind::Ec),
+            Family::Ecdsa(_) | Family::Ecdh | Family::PublicHalf => Some(Kind::Ec),
             Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
             Family::Digest(_)
             | Family::Generate(_)
@@ -559,7 +565,7 @@ impl Driver {
                 | Family::Sp800
                 | Family::AesData(_)
         );
-        own || self.wants().is_some()
+        own || self.wants().is_some() && !matches!(self.family, Family::PublicHalf)
     }
 
     /// The mechanisms that work alike, by the name of their section.
@@ -573,6 +579,7 @@ impl Driver {
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             Family::Sp800 => "SP 800-108",
+            Family::PublicHalf => "public keys of private ones",
             Family::Password => "keys from passwords",
             Family::AesData(_) => "derivation by encryption",
             Family::Plain(_) => "derivation from the bytes of keys",
@@ -651,6 +658,7 @@ impl Driver {
             (Family::AesKey, _) => drive.aes_key(random),
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
+            (Family::PublicHalf, _) => drive.public_half(pair()),
             (Family::Password, _) => drive.password(random),
             (Family::AesData(mode), _) => drive.aes_data(mode, random),
             (Family::Plain(hash), _) => drive.plain(hash, random),
@@ -1330,6 +1338,17 @@ impl Drive<'_> {
         let found = by("C_GetAttributeValue", ck.attribute(session, made, CKA_VALUE));
         let destroyed = ck.destroy_object(session, made);
         right(found? == expected, || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// The public key of a pair once more.
+    fn public_half(&self, pair: &Pair) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let derived = ck.derive(session, self.driver.mechanism, pair.private, &[]);
+        let made = by("C_DeriveKey", derived)?;
+        let info = by("C_GetAttributeValue", ck.attribute(session, made, CKA_PUBLIC_KEY_INFO));
+        let destroyed = ck.destroy_object(session, made);
+        right(info? == pair.info, || self.named("another public key"))?;
         by("C_DestroyObject", destroyed)
     }
 

@@ -3,7 +3,7 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::Setup;
-use swtpm_tests::ck::{Attribute, Mechanism, Salt, bytes, flag, number, template};
+use swtpm_tests::ck::{Attribute, Mechanism, P256, Salt, bytes, flag, number, template};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::shim::{Chip, Record};
 use swtpm_tests::wire::ENCRYPT_DECRYPT_2;
@@ -961,4 +961,112 @@ fn a_password_that_takes_too_long_is_canceled() {
         working.join().expect("no panic")
     });
     assert_eq!(made.map_err(|rv| rv.0), Err(CKR_FUNCTION_CANCELED));
+}
+
+// ---- public keys of private ones ----------------------------------------------------------------
+
+#[test]
+fn a_private_key_gives_its_public_key_as_it_was_and_nothing_else() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let derive =
+        |base, template: &[Attribute]| scene.derive(CKM_PUB_KEY_FROM_PRIV_KEY, base, template);
+    let pairs = [
+        app.generate_ec(session, P256, "pair").expect("C_GenerateKeyPair"),
+        app.generate_rsa(session, 2048, "pair").expect("C_GenerateKeyPair"),
+    ];
+    for (rsa, (public, private)) in [false, true].into_iter().zip(pairs) {
+        let (record, made) = scene.bench.shim.watch(|| derive(private, &[]).expect("C_DeriveKey"));
+        assert!(record.0.is_empty(), "no TPM is asked: {}", record.lines());
+        let own: &[u64] = if rsa {
+            &[CKA_MODULUS, CKA_MODULUS_BITS, CKA_PUBLIC_EXPONENT]
+        } else {
+            &[CKA_EC_PARAMS, CKA_EC_POINT]
+        };
+        let common = [
+            CKA_CLASS,
+            CKA_KEY_TYPE,
+            CKA_PUBLIC_KEY_INFO,
+            CKA_ID,
+            CKA_SUBJECT,
+            CKA_START_DATE,
+            CKA_END_DATE,
+            CKA_ENCRYPT,
+            CKA_VERIFY,
+            CKA_VERIFY_RECOVER,
+            CKA_WRAP,
+            CKA_DERIVE,
+            CKA_KEY_GEN_MECHANISM,
+            CKA_MODIFIABLE,
+            CKA_COPYABLE,
+            CKA_DESTROYABLE,
+            CKA_TRUSTED,
+            CKA_PRIVATE,
+        ];
+        for kind in common.iter().chain(own) {
+            let of = |key| app.attribute(session, key, *kind);
+            assert_eq!(of(made), of(public), "{kind:#x}, RSA: {rsa}");
+        }
+        assert_eq!(app.attribute(session, made, CKA_LABEL), Ok(Vec::new()));
+        assert!(!scene.is(made, CKA_TOKEN) && !scene.is(made, CKA_LOCAL));
+        for kind in [CKA_VALUE, CKA_PRIVATE_EXPONENT, CKA_PRIME_1, CKA_SENSITIVE] {
+            assert_eq!(
+                app.attribute(session, made, kind).map_err(|rv| rv.0),
+                Err(CKR_ATTRIBUTE_TYPE_INVALID)
+            );
+        }
+        // It verifies what the private half signs, and encrypts for it.
+        let (mechanism, data) =
+            if rsa { (CKM_SHA256_RSA_PKCS, b"data") } else { (CKM_ECDSA_SHA256, b"data") };
+        let signature = app.sign(session, mechanism, private, data).expect("C_Sign");
+        app.verify(session, mechanism, made, data, &signature).expect("C_Verify");
+
+        // The template decides what it may, and contradicts the key in vain.
+        let kept = [
+            flag(CKA_TOKEN, true),
+            bytes(CKA_LABEL, "kept"),
+            bytes(CKA_ID, b"id"),
+            flag(CKA_VERIFY, false),
+        ];
+        let kept = derive(private, &kept).expect("C_DeriveKey");
+        assert_eq!(app.find(session, &[bytes(CKA_LABEL, "kept")]), Ok(vec![kept]));
+        assert_eq!(app.attribute(session, kept, CKA_ID), Ok(b"id".to_vec()));
+        assert!(!scene.is(kept, CKA_VERIFY));
+        app.destroy_object(session, kept).expect("C_DestroyObject");
+        for (wrong, rv) in [
+            (number(CKA_CLASS, CKO_PRIVATE_KEY), CKR_TEMPLATE_INCONSISTENT),
+            (number(CKA_KEY_TYPE, CKK_AES), CKR_TEMPLATE_INCONSISTENT),
+            (bytes(own[own.len() - 1], [1, 2, 3]), CKR_TEMPLATE_INCONSISTENT),
+            (flag(CKA_SENSITIVE, false), CKR_TEMPLATE_INCONSISTENT),
+            (bytes(CKA_PUBLIC_KEY_INFO, [1, 2, 3]), CKR_ATTRIBUTE_VALUE_INVALID),
+            (flag(CKA_TRUSTED, true), CKR_ATTRIBUTE_READ_ONLY),
+            (flag(CKA_LOCAL, true), CKR_ATTRIBUTE_READ_ONLY),
+        ] {
+            assert_eq!(derive(private, std::slice::from_ref(&wrong)), Err(rv), "{wrong:?}");
+        }
+        assert_eq!(derive(public, &[]), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        let parameter = Mechanism::bytes(CKM_PUB_KEY_FROM_PRIV_KEY, b"parameter");
+        let refused = scene.derive(parameter, private, &[]);
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
+    }
+    let secret = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    assert_eq!(derive(secret, &[]), Err(CKR_KEY_TYPE_INCONSISTENT));
+    assert_eq!(derive(0xBAD, &[]), Err(CKR_KEY_HANDLE_INVALID));
+    // CKA_DERIVE says nothing of this, CKA_ALLOWED_MECHANISMS and CKA_START_DATE do.
+    let only = |allowed: u64| {
+        let private = [
+            flag(CKA_SIGN, true),
+            flag(CKA_DERIVE, false),
+            bytes(CKA_ALLOWED_MECHANISMS, allowed.to_ne_bytes()),
+            bytes(CKA_START_DATE, "20200102"),
+        ];
+        let public = [bytes(CKA_EC_PARAMS, P256)];
+        let pair = app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &public, &private);
+        pair.expect("C_GenerateKeyPair").1
+    };
+    assert_eq!(derive(only(CKM_ECDSA), &[]), Err(CKR_MECHANISM_INVALID));
+    let made = derive(only(CKM_PUB_KEY_FROM_PRIV_KEY), &[]).expect("C_DeriveKey");
+    assert_eq!(app.attribute(session, made, CKA_START_DATE), Ok(b"20200102".to_vec()));
+    let allowed = CKM_PUB_KEY_FROM_PRIV_KEY.to_ne_bytes().to_vec();
+    assert_eq!(app.attribute(session, made, CKA_ALLOWED_MECHANISMS), Ok(allowed));
 }

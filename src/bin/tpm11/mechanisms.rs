@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use tpm11::mechanism::{self, Keys, Mechanism, Place, Sealing, Size};
+use tpm11::mechanism::{self, Mechanism, Place, Sealing, Size};
 use tpm11::object::rules::key_type_name;
 use tpm11::token::Module;
 use tpm11::tpm::Facts;
@@ -107,15 +107,10 @@ fn look(row: &Mechanism, facts: Option<&Facts>, sealing: Sealing) -> Row {
         .filter_map(|(flag, _)| mechanism::operation_name(flag))
         .collect();
     let (min_key_size, max_key_size) = row.sizes(facts);
-    let key_types: &[u64] = match &row.keys {
-        Keys::None => &[],
-        Keys::Pair(only) => std::slice::from_ref(only),
-        Keys::Secret(types) | Keys::Sealed(types) => types,
-    };
     Row {
         name: row.name,
         id: row.id,
-        keys: key_types.iter().filter_map(|key_type| key_type_name(*key_type)).collect(),
+        keys: row.keys.types().iter().filter_map(|key_type| key_type_name(*key_type)).collect(),
         unit: match row.size {
             Size::None => None,
             Size::Bits(..) => Some("bits"),
