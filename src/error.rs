@@ -131,6 +131,22 @@ pub enum Error {
     KeyNotWrappable,
     /// The public key cannot be made.
     PublicKeyInvalid,
+    /// No key has the handle of the key that wraps, or it is not visible now.
+    WrappingKeyInvalid,
+    /// The key that wraps is of a type that the mechanism cannot use.
+    WrappingKeyType,
+    /// The key that wraps is too weak or has a size that the mechanism cannot use; says why.
+    WrappingKeySize(String),
+    /// No key has the handle of the key that unwraps, or it is not visible now.
+    UnwrappingKeyInvalid,
+    /// The key that unwraps is of a type that the mechanism cannot use.
+    UnwrappingKeyType,
+    /// The key that unwraps has a size that the mechanism cannot use; says why.
+    UnwrappingKeySize(String),
+    /// What was wrapped is not whole, or no such key. Says no more than that on purpose.
+    WrappedKeyInvalid,
+    /// The wrapped key has a length that cannot be right.
+    WrappedKeyLength,
 
     // ---- operations ------------------------------------------------------------------------
     /// An operation of this kind is in progress.
@@ -260,6 +276,15 @@ impl fmt::Display for Error {
             KeyUnextractable => f.write_str("the key is not extractable"),
             KeyNotWrappable => f.write_str("the key may not be wrapped so"),
             PublicKeyInvalid => f.write_str("the public key is not valid"),
+            WrappingKeyInvalid | UnwrappingKeyInvalid => {
+                f.write_str("no wrapping key has this handle, or it is not visible now")
+            }
+            WrappingKeyType | UnwrappingKeyType => {
+                f.write_str("the mechanism cannot wrap with a key of this type")
+            }
+            WrappingKeySize(why) | UnwrappingKeySize(why) => write!(f, "wrapping key: {why}"),
+            WrappedKeyInvalid => f.write_str("the wrapped key is not valid"),
+            WrappedKeyLength => f.write_str("the wrapped key has an impossible length"),
             OperationActive => f.write_str("an operation of this kind is in progress"),
             OperationNotInitialized => f.write_str("no operation of this kind is in progress"),
             OperationCancelFailed => f.write_str("the operation could not be canceled"),

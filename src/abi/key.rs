@@ -1,9 +1,9 @@
-//! Key management functions: PKCS#11 3.2 §5.18. Wrapping and encapsulation are not there yet.
+//! Key management functions: PKCS#11 3.2 §5.18. Encapsulation is not there yet.
 
 use cryptoki_sys::*;
 
 use super::params::Mechanism;
-use super::ptr::{Place, Template, wide};
+use super::ptr::{Input, Output, Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
 
 /// Makes a secret key, or domain parameters.
@@ -74,38 +74,64 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
     })
 }
 
-/// Not implemented.
+/// Wraps a key. Without a buffer, or with one that is too small, only the length is told.
 ///
 /// # Safety
-/// None beyond being called from C: nothing is followed.
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter. `pulWrappedKeyLen` is NULL or
+/// valid; `pWrappedKey` is NULL or writable for `*pulWrappedKeyLen` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_WrapKey(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hWrappingKey: CK_OBJECT_HANDLE,
-    _hKey: CK_OBJECT_HANDLE,
-    _pWrappedKey: CK_BYTE_PTR,
-    _pulWrappedKeyLen: CK_ULONG_PTR,
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hWrappingKey: CK_OBJECT_HANDLE,
+    hKey: CK_OBJECT_HANDLE,
+    pWrappedKey: CK_BYTE_PTR,
+    pulWrappedKeyLen: CK_ULONG_PTR,
 ) -> CK_RV {
-    unsupported("C_WrapKey")
+    enter("C_WrapKey", |module| {
+        // SAFETY: this function's own contract.
+        let (mechanism, output) =
+            unsafe { (params::mechanism(pMechanism)?, Output::new(pWrappedKey, pulWrappedKeyLen)) };
+        let (session, room) = session(module, hSession, output.room())?;
+        let (wrapping, key) = (wide(hWrappingKey), wide(hKey));
+        output.put(session.wrap_key(mechanism.id, &mechanism.params, wrapping, key, room)?)
+    })
 }
 
-/// Not implemented.
+/// Unwraps a key, for the TPM.
 ///
 /// # Safety
-/// None beyond being called from C: nothing is followed.
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter. `pWrappedKey` is NULL or
+/// readable for `ulWrappedKeyLen` bytes. `pTemplate` is NULL or points to `ulAttributeCount` attributes,
+/// their values readable; `phKey` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_UnwrapKey(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hUnwrappingKey: CK_OBJECT_HANDLE,
-    _pWrappedKey: CK_BYTE_PTR,
-    _ulWrappedKeyLen: CK_ULONG,
-    _pTemplate: CK_ATTRIBUTE_PTR,
-    _ulAttributeCount: CK_ULONG,
-    _phKey: CK_OBJECT_HANDLE_PTR,
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hUnwrappingKey: CK_OBJECT_HANDLE,
+    pWrappedKey: CK_BYTE_PTR,
+    ulWrappedKeyLen: CK_ULONG,
+    pTemplate: CK_ATTRIBUTE_PTR,
+    ulAttributeCount: CK_ULONG,
+    phKey: CK_OBJECT_HANDLE_PTR,
 ) -> CK_RV {
-    unsupported("C_UnwrapKey")
+    enter("C_UnwrapKey", |module| {
+        // SAFETY: this function's own contract.
+        let (mechanism, wrapped, template, place) = unsafe {
+            (
+                params::mechanism(pMechanism)?,
+                Input::new("pWrappedKey", pWrappedKey, ulWrappedKeyLen).wrapped(),
+                Template::new(pTemplate, ulAttributeCount),
+                Place::new("phKey is NULL", phKey)?,
+            )
+        };
+        let arguments = both(wrapped, template.read());
+        let (session, (wrapped, template)) = session(module, hSession, arguments)?;
+        let (params, unwrapping) = (&mechanism.params, wide(hUnwrappingKey));
+        let key = session.unwrap_key(mechanism.id, params, unwrapping, &wrapped, &template)?;
+        place.put(key as CK_OBJECT_HANDLE);
+        Ok(())
+    })
 }
 
 /// Derives a key from another.

@@ -93,6 +93,11 @@ impl Input {
         self.at_most(DATA_LIMIT, Error::EncryptedDataLenRange)
     }
 
+    /// A wrapped key.
+    pub(super) fn wrapped(&self) -> Result<Zeroizing<Vec<u8>>> {
+        self.at_most(64 << 10, Error::WrappedKeyLength)
+    }
+
     /// The saved state of an operation.
     pub(super) fn state(&self) -> Result<Zeroizing<Vec<u8>>> {
         self.at_most(DATA_LIMIT, Error::SavedStateInvalid)

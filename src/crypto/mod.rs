@@ -1,6 +1,7 @@
 //! Floor 1: host-side mathematics without keys of ours: hashes, paddings, encodings, public-key
 //! operations, key derivation, random bytes, and memory for secrets. Nothing here knows PKCS#11
-//! or the TPM; nothing here ever sees an RSA or EC private key, but for the check of one that is brought in.
+//! or the TPM; nothing here ever sees an RSA or EC private key, but for the check of one that is brought in,
+//! and for the numbers that go out with one that is wrapped.
 
 pub mod aes;
 pub mod der;

@@ -48,6 +48,70 @@ pub struct Rsa {
 /// A number that is wiped.
 type Secret = Zeroizing<BoxedUint>;
 
+/// All numbers of an RSA private key, as its encoding has them (RFC 8017 appendix A.1.2). Big-endian.
+pub struct RsaNumbers {
+    /// d
+    pub private_exponent: Zeroizing<Vec<u8>>,
+    /// p
+    pub prime_1: Zeroizing<Vec<u8>>,
+    /// q
+    pub prime_2: Zeroizing<Vec<u8>>,
+    /// d mod p-1
+    pub exponent_1: Zeroizing<Vec<u8>>,
+    /// d mod q-1
+    pub exponent_2: Zeroizing<Vec<u8>>,
+    /// 1/q mod p
+    pub coefficient: Zeroizing<Vec<u8>>,
+}
+
+impl RsaNumbers {
+    /// What follows from the modulus, the public exponent and one of the primes. The private exponent is
+    /// the smallest (FIPS 186-5 appendix A.1.1: of the least common multiple).
+    ///
+    /// # Errors
+    /// [`Fault::BadKey`] if they do not belong together.
+    pub fn of(modulus: &[u8], exponent: u32, prime: &[u8]) -> Result<Self, Fault> {
+        let bits = u32::try_from(without_zeros(modulus).len() * 8).map_err(|_| Fault::BadKey)?;
+        let room = (2 * bits).next_multiple_of(64);
+        let one = Zeroizing::new(BoxedUint::one_with_precision(room));
+        let (n, p) = (number(modulus, bits, room)?, number(prime, bits, room)?);
+        let (q, rest) = divided(&n, &p).ok_or(Fault::BadKey)?;
+        if rest.bits() != 0 || q.bits() < 2 || p.bits() < 2 {
+            return Err(Fault::BadKey);
+        }
+        let (p_less, q_less) =
+            (Zeroizing::new(p.wrapping_sub(&one)), Zeroizing::new(q.wrapping_sub(&one)));
+        let common = Zeroizing::new(Zeroizing::new(p_less.gcd(&q_less)).widen(room));
+        let order = Zeroizing::new(p_less.wrapping_mul(&q_less));
+        let (order, _) = divided(&order, &common).ok_or(Fault::BadKey)?;
+        let e = number(&exponent.to_be_bytes(), 32, room)?;
+        let d: Option<BoxedUint> = e.inv_mod(&order).into();
+        let d = Zeroizing::new(d.ok_or(Fault::BadKey)?);
+        let odd: Option<Odd<BoxedUint>> = Odd::new((*p).clone()).into();
+        let coefficient: Option<BoxedUint> =
+            divided(&q, &p).ok_or(Fault::BadKey)?.1.inv_odd_mod(&odd.ok_or(Fault::BadKey)?).into();
+        let coefficient = Zeroizing::new(coefficient.ok_or(Fault::BadKey)?);
+        let exponent_of = |less: &BoxedUint| divided(&d, less).ok_or(Fault::BadKey);
+        let whole = bits as usize / 8;
+        let half = whole.div_ceil(2);
+        Ok(Self {
+            private_exponent: bytes(&d, whole),
+            exponent_1: bytes(&exponent_of(&p_less)?.1, half),
+            exponent_2: bytes(&exponent_of(&q_less)?.1, half),
+            coefficient: bytes(&coefficient, half),
+            prime_1: bytes(&p, half),
+            prime_2: bytes(&q, half),
+        })
+    }
+}
+
+/// a / b and a mod b; none if b is 0.
+fn divided(a: &BoxedUint, b: &BoxedUint) -> Option<(Secret, Secret)> {
+    let b: Option<NonZero<BoxedUint>> = NonZero::new(b.clone()).into();
+    let (quotient, rest) = a.div_rem(&b?);
+    Some((Zeroizing::new(quotient), Zeroizing::new(rest)))
+}
+
 impl RsaParts<'_> {
     /// Checks that every part belongs to one key of two primes of half the modulus's length, and that it
     /// is none of those that a broken generator made (CVE-2017-15361). Without primes they are computed
@@ -259,6 +323,37 @@ mod tests {
         assert!(RsaParts { private_exponent: None, ..parts(&key) }.check().is_ok());
         let padded = [&[0, 0], key[3].as_slice()].concat();
         assert!(RsaParts { prime_1: Some(&padded), ..parts(&key) }.check().is_ok());
+    }
+
+    #[test]
+    fn all_numbers_follow_from_one_prime() {
+        let key = key();
+        let [n, e, _, p, q, ..] = &key;
+        for (prime, other) in [(p, q), (q, p)] {
+            let found = RsaNumbers::of(n, 65537, prime).unwrap();
+            assert_eq!((&*found.prime_1, &*found.prime_2), (prime, other));
+            let parts = RsaParts {
+                modulus: n,
+                exponent: e,
+                private_exponent: Some(&found.private_exponent),
+                prime_1: Some(&found.prime_1),
+                prime_2: Some(&found.prime_2),
+                exponent_1: Some(&found.exponent_1),
+                exponent_2: Some(&found.exponent_2),
+                coefficient: Some(&found.coefficient),
+            };
+            assert!(parts.check().is_ok());
+        }
+        let [.., dp, dq, coefficient] = &key;
+        let found = RsaNumbers::of(n, 65537, p).unwrap();
+        assert_eq!([&*found.exponent_1, &*found.exponent_2], [dp, dq]);
+        assert_eq!(&*found.coefficient, coefficient);
+        let mut other = p.clone();
+        other[7] ^= 1;
+        assert!(RsaNumbers::of(n, 65537, &other).is_err());
+        assert!(RsaNumbers::of(n, 65537, &[1]).is_err());
+        assert!(RsaNumbers::of(n, 65537, &[]).is_err());
+        assert!(RsaNumbers::of(n, 65536, p).is_err(), "an even exponent");
     }
 
     #[test]

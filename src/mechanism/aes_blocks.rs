@@ -17,7 +17,11 @@ const DOES: Does = Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTH
 pub(super) static ROWS: &[Mechanism] = &[
     aes::row(CKM_AES_ECB, "CKM_AES_ECB", DOES),
     aes::row(CKM_AES_CBC, "CKM_AES_CBC", DOES),
-    aes::row(CKM_AES_CBC_PAD, "CKM_AES_CBC_PAD", DOES),
+    aes::row(
+        CKM_AES_CBC_PAD,
+        "CKM_AES_CBC_PAD",
+        Does { wrap: Some(encrypt), unwrap: Some(decrypt), ..DOES },
+    ),
     aes::row(CKM_AES_CTS, "CKM_AES_CTS", DOES),
 ];
 

@@ -30,6 +30,7 @@ mod rsa_pss;
 mod rsa_raw;
 pub mod secret;
 mod sp800_108;
+pub mod wrap;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use zeroize::Zeroizing;
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Refusal, Result};
 use crate::object::keyspec::Derives;
+use crate::object::policy::{Guard, Policy};
 use crate::object::{Material, Object};
 use crate::tpm::command::CommandId;
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
@@ -268,6 +270,13 @@ pub struct Does {
     pub generate_pair: Option<GeneratePair>,
     /// C_DeriveKey, and how what comes out is related to what went in.
     pub derive: Option<(Derives, Derive)>,
+    /// C_WrapKey: encrypts the key's bytes.
+    pub wrap: Start<dyn Cipher>,
+    /// C_UnwrapKey: decrypts them.
+    pub unwrap: Start<dyn Cipher>,
+    /// What it wraps cannot be changed or chosen by whoever has it, nor tells by its errors what is
+    /// inside: P9 allows it for sensitive keys.
+    pub sound: bool,
 }
 
 /// What the value of a new secret key is to be. Given: the length in bytes where template or key type
@@ -323,7 +332,19 @@ const NOTHING: Does = Does {
     generate: None,
     generate_pair: None,
     derive: None,
+    wrap: None,
+    unwrap: None,
+    sound: false,
 };
+
+/// What the configuration allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Which keys are sealed.
+    pub sealing: Sealing,
+    /// Which rules against sequences of calls hold.
+    pub policy: Policy,
+}
 
 /// What C_GetMechanismInfo tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,17 +435,17 @@ pub fn lookup(id: u64) -> Result<&'static Mechanism> {
 
 /// C_GetMechanismList: what works with the TPM of these facts; without facts, all that the host
 /// can do.
-pub fn list(facts: Option<&Facts>, sealing: Sealing) -> Vec<&'static Mechanism> {
-    rows().filter(|row| row.flags(facts, sealing) & !CKF_HW != 0).collect()
+pub fn list(facts: Option<&Facts>, terms: Terms) -> Vec<&'static Mechanism> {
+    rows().filter(|row| row.flags(facts, terms) & !CKF_HW != 0).collect()
 }
 
 /// C_GetMechanismInfo, for the same mechanisms that [`list`] gives.
 ///
 /// # Errors
 /// [`Error::MechanismInvalid`].
-pub fn info(id: u64, facts: Option<&Facts>, sealing: Sealing) -> Result<Info> {
+pub fn info(id: u64, facts: Option<&Facts>, terms: Terms) -> Result<Info> {
     let row = lookup(id)?;
-    let flags = row.flags(facts, sealing);
+    let flags = row.flags(facts, terms);
     if flags & !CKF_HW == 0 {
         return Err(Error::MechanismInvalid(id));
     }
@@ -434,8 +455,9 @@ pub fn info(id: u64, facts: Option<&Facts>, sealing: Sealing) -> Result<Info> {
 
 impl Mechanism {
     /// What it can do with the TPM of these facts, and where each of it is done; without facts, all that
-    /// there are constructors for.
-    pub fn operations(&self, facts: Option<&Facts>, sealing: Sealing) -> Vec<(u64, Place)> {
+    /// there are constructors for. By P9 what is not sound unwraps nothing.
+    pub fn operations(&self, facts: Option<&Facts>, terms: Terms) -> Vec<(u64, Place)> {
+        let Terms { sealing, policy } = terms;
         let Does {
             digest,
             sign,
@@ -447,7 +469,11 @@ impl Mechanism {
             generate,
             generate_pair,
             derive,
+            wrap,
+            unwrap,
+            sound,
         } = &self.does;
+        let unwraps = unwrap.is_some() && (*sound || !policy.has(Guard::SoundWrapping));
         let private = self.place(facts, sealing).ok();
         // What a public key does, the host does; a secret key is in the chip for both ways.
         let public = match self.keys {
@@ -465,6 +491,8 @@ impl Mechanism {
             (generate.is_some(), CKF_GENERATE, private),
             (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR, private),
             (derive.is_some(), CKF_DERIVE, private),
+            (wrap.is_some(), CKF_WRAP, public),
+            (unwraps, CKF_UNWRAP, private),
         ]
         .into_iter()
         .filter_map(|(can, flag, place)| Some((flag, place.filter(|_| can)?)))
@@ -473,9 +501,9 @@ impl Mechanism {
 
     /// The CKF_ flags of its [`operations`](Self::operations); CKF_HW if the TPM does the work. A key that
     /// is sealed works in the host.
-    pub fn flags(&self, facts: Option<&Facts>, sealing: Sealing) -> u64 {
+    pub fn flags(&self, facts: Option<&Facts>, terms: Terms) -> u64 {
         let mut flags = 0;
-        for (flag, place) in self.operations(facts, sealing) {
+        for (flag, place) in self.operations(facts, terms) {
             flags |= flag | if place == Place::Tpm { CKF_HW } else { 0 };
         }
         if self.keys == Keys::Pair(CKK_EC) && flags != 0 {

@@ -18,7 +18,14 @@ pub(super) static ROWS: &[Mechanism] = &[Mechanism {
     size: rsa::SIZE,
     hash: None,
     chip: &[RsaDecrypt::ID],
-    does: Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING },
+    does: Does {
+        encrypt: Some(encrypt),
+        decrypt: Some(decrypt),
+        wrap: Some(encrypt),
+        unwrap: Some(decrypt),
+        sound: true,
+        ..NOTHING
+    },
 }];
 
 /// CK_RSA_PKCS_OAEP_PARAMS, and the most data that fits the key with them.

@@ -26,6 +26,8 @@ pub(super) static ROWS: &[Mechanism] = &[
             verify_recover: Some(recover),
             encrypt: Some(encrypt),
             decrypt: Some(decrypt),
+            wrap: Some(encrypt),
+            unwrap: Some(decrypt),
             ..NOTHING
         },
         ..row(CKM_RSA_PKCS, "CKM_RSA_PKCS", None)

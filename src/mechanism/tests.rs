@@ -91,7 +91,8 @@ pub(super) fn without_tpm<T>(job: impl FnOnce(&Chip<'_>) -> T) -> T {
 }
 
 /// With all that may be sealed.
-const ALL: Sealing = Sealing { keys: true, ciphers: true };
+const ALL: Terms =
+    Terms { sealing: Sealing { keys: true, ciphers: true }, policy: Policy::PREVENT };
 
 fn row(id: u64) -> &'static Mechanism {
     lookup(id).unwrap()
@@ -141,7 +142,7 @@ fn flags_are_what_there_are_constructors_for() {
         (CKM_ECDH1_DERIVE, ec | CKF_HW | CKF_DERIVE),
         (CKM_EC_KEY_PAIR_GEN, ec | CKF_HW | CKF_GENERATE_KEY_PAIR),
         (CKM_SHA256_RSA_PKCS, CKF_HW | CKF_SIGN | CKF_VERIFY),
-        (CKM_RSA_PKCS_OAEP, CKF_HW | CKF_ENCRYPT | CKF_DECRYPT),
+        (CKM_RSA_PKCS_OAEP, CKF_HW | CKF_ENCRYPT | CKF_DECRYPT | CKF_WRAP | CKF_UNWRAP),
         (
             CKM_RSA_PKCS,
             CKF_HW
@@ -150,7 +151,8 @@ fn flags_are_what_there_are_constructors_for() {
                 | CKF_VERIFY
                 | CKF_VERIFY_RECOVER
                 | CKF_ENCRYPT
-                | CKF_DECRYPT,
+                | CKF_DECRYPT
+                | CKF_WRAP,
         ),
     ] {
         assert_eq!(row(id).flags(None, ALL), expected, "{}", row(id).name);

@@ -611,7 +611,7 @@ fn wraps_no_other(attributes: &mut Attributes, policy: Policy) {
 }
 
 /// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. Without the rule the caller
-/// does, and is taken for silent as in C_CreateObject on the token.
+/// does, and a silent one gets a key that is extractable (§5.18.4), and sensitive.
 fn unwrapped(attributes: &mut Attributes, prescribed: Option<&[u8]>, policy: Policy) {
     let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();
     let (sensitive, extractable) = asked(attributes);
@@ -623,7 +623,7 @@ fn unwrapped(attributes: &mut Attributes, prescribed: Option<&[u8]>, policy: Pol
             extractable.filter(|_| decided(CKA_EXTRACTABLE)).unwrap_or(false),
         );
     } else {
-        opened(attributes, sensitive.unwrap_or(true), extractable.unwrap_or(false));
+        opened(attributes, sensitive.unwrap_or(true), extractable.unwrap_or(true));
     }
     from_outside(attributes);
 }

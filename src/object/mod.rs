@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod keyspec;
 #[allow(clippy::module_inception)] // an object is what this floor is named after
 pub mod object;
+pub mod pkcs8;
 pub mod policy;
 pub mod public_key;
 mod roles;
@@ -18,6 +19,7 @@ pub mod rules;
 pub mod search;
 pub mod template;
 pub mod value;
+pub mod wrapping;
 
 #[cfg(test)]
 mod tests;

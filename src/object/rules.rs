@@ -357,15 +357,15 @@ pub static ROLES: &[Roles] = &[
         of: PUBLIC,
         key_type: CKK_RSA,
         usual: &[CKA_VERIFY, CKA_ENCRYPT],
-        able: &[CKA_VERIFY_RECOVER],
-        unable: &[CKA_WRAP, CKA_ENCAPSULATE],
+        able: &[CKA_VERIFY_RECOVER, CKA_WRAP],
+        unable: &[CKA_ENCAPSULATE],
     },
     Roles {
         of: PRIVATE,
         key_type: CKK_RSA,
         usual: &[CKA_SIGN, CKA_DECRYPT],
-        able: &[CKA_SIGN_RECOVER],
-        unable: &[CKA_UNWRAP, CKA_DECAPSULATE],
+        able: &[CKA_SIGN_RECOVER, CKA_UNWRAP],
+        unable: &[CKA_DECAPSULATE],
     },
     // §4.10 maps keyAgreement to CKA_DERIVE of the public key.
     Roles {
@@ -393,8 +393,8 @@ pub static ROLES: &[Roles] = &[
         of: SECRET,
         key_type: CKK_AES,
         usual: &[CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY],
-        able: &[CKA_DERIVE],
-        unable: &[CKA_WRAP, CKA_UNWRAP],
+        able: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
+        unable: &[],
     },
     Roles {
         of: SECRET,

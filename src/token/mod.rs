@@ -28,6 +28,7 @@ pub mod slot;
 #[allow(clippy::module_inception)]
 pub mod token;
 mod verify;
+mod wrap;
 
 pub use crate::object::Template;
 pub use module::Module;

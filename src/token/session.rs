@@ -20,8 +20,10 @@ use cryptoki_sys::{
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::mechanism::{self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Verify};
-use crate::object::policy::Dates;
+use crate::mechanism::{
+    self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Terms, Verify,
+};
+use crate::object::policy::{Dates, Policy};
 use crate::object::{Material, Object, rule};
 use crate::store::Abandon;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
@@ -314,8 +316,9 @@ impl Session {
     pub(super) fn row(&self, mechanism: u64, flag: u64) -> Result<&'static Mechanism> {
         let row = mechanism::lookup(mechanism)?;
         // What it never does is refused by the row itself.
-        let all = Sealing { keys: true, ciphers: true };
-        let can = row.flags(self.token.facts().as_deref(), self.token.home.sealing);
+        let sealing = Sealing { keys: true, ciphers: true };
+        let all = Terms { sealing, policy: Policy::standard() };
+        let can = row.flags(self.token.facts().as_deref(), self.token.home.terms());
         let refused = row.flags(None, all) & !can & flag != 0;
         if refused { Err(Error::MechanismInvalid(mechanism)) } else { Ok(row) }
     }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::config::PinConfig;
 use crate::crypto::drbg;
 use crate::error::{Error, Result};
-use crate::mechanism::{self, Sealing};
+use crate::mechanism::{self, Sealing, Terms};
 use crate::object::policy::{Dates, Policy};
 use crate::store::{self, Store};
 use crate::sync::{Mutex, Rank};
@@ -51,6 +51,13 @@ pub struct Home {
     pub(super) handles: Arc<Handles>,
     /// The serial number of the token that C_InitToken is making in this process.
     pub(super) creating: Mutex<Option<[u8; 16]>>,
+}
+
+impl Home {
+    /// What the configuration allows its mechanisms.
+    pub fn terms(&self) -> Terms {
+        Terms { sealing: self.sealing, policy: self.policy }
+    }
 }
 
 /// A directory of tokens, readable or not.
@@ -211,29 +218,29 @@ impl Slot {
         }
     }
 
-    /// What its TPM offers, as far as it is known, and what may be sealed there.
-    fn offer(&self) -> Result<(Option<Arc<Facts>>, Sealing)> {
+    /// What its TPM offers, as far as it is known, and what the configuration allows.
+    fn offer(&self) -> Result<(Option<Arc<Facts>>, Terms)> {
         match self.holds() {
             Holds::Token(token) => {
                 drop(token.state()?);
-                Ok((token.facts(), token.home.sealing))
+                Ok((token.facts(), token.home.terms()))
             }
-            Holds::Empty { home, .. } => Ok((None, home.sealing)),
+            Holds::Empty { home, .. } => Ok((None, home.terms())),
             Holds::Broken(why) => Err(Error::TokenNotRecognized(why.to_string())),
         }
     }
 
     /// C_GetMechanismList
     pub(super) fn mechanism_list(&self) -> Result<Vec<u64>> {
-        let (facts, sealing) = self.offer()?;
-        Ok(mechanism::list(facts.as_deref(), sealing).iter().map(|row| row.id).collect())
+        let (facts, terms) = self.offer()?;
+        Ok(mechanism::list(facts.as_deref(), terms).iter().map(|row| row.id).collect())
     }
 
     /// C_GetMechanismInfo
     pub(super) fn mechanism_info(&self, mechanism: u64) -> Result<MechanismInfo> {
-        let (facts, sealing) = self.offer()?;
+        let (facts, terms) = self.offer()?;
         let mechanism::Info { min_key_size, max_key_size, flags } =
-            mechanism::info(mechanism, facts.as_deref(), sealing)?;
+            mechanism::info(mechanism, facts.as_deref(), terms)?;
         Ok(MechanismInfo { min_key_size, max_key_size, flags })
     }
 

@@ -762,6 +762,35 @@ impl Ck {
         self.word("C_DeriveKey", arguments)
     }
 
+    /// C_WrapKey: asks for the length first.
+    pub fn wrap(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        wrapping: u64,
+        key: u64,
+    ) -> Answer<Vec<u8>> {
+        let mechanism = mechanism.into().memory();
+        let arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
+        self.output("C_WrapKey", arguments)
+    }
+
+    /// C_UnwrapKey.
+    pub fn unwrap(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        unwrapping: u64,
+        wrapped: &[u8],
+        attributes: &[Attribute],
+    ) -> Answer<u64> {
+        let mechanism = mechanism.into().memory();
+        let mut arguments = vec![session.into(), mechanism.into(), unwrapping.into()];
+        arguments.extend(input(wrapped));
+        arguments.extend(template_arguments(attributes));
+        self.word("C_UnwrapKey", arguments)
+    }
+
     // ---- operations
 
     fn init(

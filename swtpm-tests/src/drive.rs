@@ -419,6 +419,9 @@ pub struct Driver {
 pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
     let family = ROWS.iter().find(|(id, _)| *id == mechanism)?.1;
     let able = match family {
+        // By P9 these unwrap nothing, where it holds.
+        Family::Pkcs1(None) | Family::Aes(_, Lengths::Padded) if operation == CKF_WRAP => CKF_WRAP,
+        Family::Oaep if operation & (CKF_WRAP | CKF_UNWRAP) != 0 => CKF_WRAP | CKF_UNWRAP,
         Family::Digest(_) => CKF_DIGEST,
         Family::Ecdsa(_) | Family::Pss(_) | Family::Pkcs1(Some(_)) => CKF_SIGN | CKF_VERIFY,
         Family::Pkcs1(None) | Family::Raw => {
@@ -565,7 +568,9 @@ impl Driver {
                 | Family::Sp800
                 | Family::AesData(_)
         );
-        own || self.wants().is_some() && !matches!(self.family, Family::PublicHalf)
+        // A readable key is wrapped with a public key in the host.
+        own || self.operation == CKF_UNWRAP
+            || self.wants().is_some() && !matches!(self.family, Family::PublicHalf)
     }
 
     /// The mechanisms that work alike, by the name of their section.
@@ -647,6 +652,8 @@ impl Driver {
         let drive = Drive { driver: self, ck, session };
         let pair = || pair.expect("the pair that this driver wants");
         match (self.family, self.operation) {
+            (_, CKF_WRAP) => drive.wrap(random),
+            (_, CKF_UNWRAP) => drive.unwrap(random),
             (Family::Digest(hash), _) => drive.digest(hash, random),
             (Family::Generate(kind), _) => drive.generate(kind, random),
             (Family::Ecdh, _) => drive.agree(pair(), random),
@@ -1465,6 +1472,115 @@ impl Drive<'_> {
             .and_then(|value| deriving.hkdf_with(key, &value, random));
         let destroyed = ck.destroy_object(session, key);
         outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A key that everybody may read, wrapped: OpenSSL unwraps it.
+    fn wrap(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let length = *random.one_of(&[16, 24, 32]);
+        let value = random.bytes(length);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+            flag(CKA_SIGN, true),
+            bytes(CKA_VALUE, value.clone()),
+        ];
+        let key = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = match self.driver.family {
+            Family::Aes(..) => self.wrap_with_aes(key, &value, random),
+            _ => self.wrap_with_rsa(key, &value, random),
+        };
+        let destroyed = ck.destroy_object(session, key);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn wrap_with_rsa(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let shape = self.to_encrypt(random);
+        let pair = outsider(Kind::Rsa, random);
+        let mut template = public_template(Kind::Rsa, &pair.info());
+        template.push(flag(CKA_WRAP, true));
+        let public = by("C_CreateObject", ck.create_object(session, &template))?;
+        let wrapped = by("C_WrapKey", ck.wrap(session, shape.mechanism.clone(), public, key));
+        let destroyed = ck.destroy_object(session, public);
+        let opened = pair.decrypt(&wrapped?, &shape.options());
+        right(opened.as_deref() == Some(value), || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn wrap_with_aes(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        // What is brought in does not wrap; so it is made here, readable.
+        let template = [
+            number(CKA_VALUE_LEN, *random.one_of(&[16, 32])),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+            flag(CKA_WRAP, true),
+        ];
+        let made = ck.generate_key(session, CKM_AES_KEY_GEN, &template);
+        let wrapping = by("C_GenerateKey", made)?;
+        let iv = random.bytes(16);
+        let mechanism = Mechanism::bytes(self.driver.mechanism, &iv);
+        let wrapped = by("C_WrapKey", ck.wrap(session, mechanism, wrapping, key));
+        let theirs = by("C_GetAttributeValue", ck.attribute(session, wrapping, CKA_VALUE));
+        let destroyed = ck.destroy_object(session, wrapping);
+        let opened = openssl::aes("CBC", false, true, &theirs?, &iv, &wrapped?);
+        right(opened.as_deref() == Some(value), || self.named("another key"))?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    /// A key that OpenSSL wrapped.
+    fn unwrap(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let pair = outsider(Kind::Rsa, random);
+        let template = [
+            number(CKA_CLASS, CKO_PRIVATE_KEY),
+            number(CKA_KEY_TYPE, CKK_RSA),
+            flag(CKA_TOKEN, false),
+            flag(CKA_UNWRAP, true),
+            bytes(CKA_MODULUS, pair.number("n")),
+            bytes(CKA_PUBLIC_EXPONENT, pair.number("e")),
+            bytes(CKA_PRIVATE_EXPONENT, pair.number("d")),
+            bytes(CKA_PRIME_1, pair.number("rsa-factor1")),
+            bytes(CKA_PRIME_2, pair.number("rsa-factor2")),
+        ];
+        let shape = self.to_encrypt(random);
+        let value = random.bytes(32);
+        let wrapped = pair.encrypt(&value, &shape.options()).expect("OpenSSL encrypts");
+        let private = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.unwrap_with(private, shape.mechanism, &wrapped, &value);
+        let destroyed = ck.destroy_object(session, private);
+        outcome?;
+        by("C_DestroyObject", destroyed)
+    }
+
+    fn unwrap_with(
+        &self,
+        unwrapping: u64,
+        mechanism: Mechanism,
+        wrapped: &[u8],
+        value: &[u8],
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SIGN, true),
+        ];
+        let made = ck.unwrap(session, mechanism, unwrapping, wrapped, &template);
+        let key = by("C_UnwrapKey", made)?;
+        // It is hidden: its MAC shows whether it is the right one.
+        let mac = by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, key, b"message"));
+        let destroyed = ck.destroy_object(session, key);
+        let same = mac? == openssl::hmac("sha256", value, b"message");
+        right(same, || self.named("another key"))?;
         by("C_DestroyObject", destroyed)
     }
 

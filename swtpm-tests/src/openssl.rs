@@ -36,6 +36,10 @@ macro_rules! functions {
 functions! {
     d2i_PUBKEY: fn(*mut Pointer, *mut *const u8, c_long) -> Pointer;
     i2d_PUBKEY: fn(Pointer, *mut *mut u8) -> c_int;
+    d2i_AutoPrivateKey: fn(*mut Pointer, *mut *const u8, c_long) -> Pointer;
+    EVP_PKEY2PKCS8: fn(Pointer) -> Pointer;
+    i2d_PKCS8_PRIV_KEY_INFO: fn(Pointer, *mut *mut u8) -> c_int;
+    PKCS8_PRIV_KEY_INFO_free: fn(Pointer);
     EVP_PKEY_free: fn(Pointer);
     EVP_PKEY_CTX_new: fn(Pointer, Pointer) -> Pointer;
     EVP_PKEY_CTX_new_from_name: fn(Pointer, *const c_char, *const c_char) -> Pointer;
@@ -162,6 +166,32 @@ impl Key {
         // SAFETY: readable for the length that is told.
         let key = unsafe { (crypto().d2i_PUBKEY)(null_mut(), &raw mut at, info.len() as c_long) };
         (!key.is_null()).then_some(Key(key))
+    }
+
+    /// From a PrivateKeyInfo (PKCS #8) in DER. `None` if OpenSSL does not take it.
+    pub fn from_private_info(info: &[u8]) -> Option<Key> {
+        let (mut at, length) = (info.as_ptr(), info.len() as c_long);
+        // SAFETY: readable for the length that is told.
+        let key = unsafe { (crypto().d2i_AutoPrivateKey)(null_mut(), &raw mut at, length) };
+        (!key.is_null()).then_some(Key(key))
+    }
+
+    /// Its PrivateKeyInfo (PKCS #8) in DER.
+    ///
+    /// # Panics
+    /// If it is no pair.
+    pub fn private_info(&self) -> Vec<u8> {
+        // SAFETY: first the length, then the bytes into so much room; the structure is ours, freed once.
+        unsafe {
+            let structure = (crypto().EVP_PKEY2PKCS8)(self.0);
+            assert!(!structure.is_null(), "a pair");
+            let length = (crypto().i2d_PKCS8_PRIV_KEY_INFO)(structure, null_mut());
+            let mut info = vec![0; usize::try_from(length).expect("a private key")];
+            let mut at = info.as_mut_ptr();
+            (crypto().i2d_PKCS8_PRIV_KEY_INFO)(structure, &raw mut at);
+            (crypto().PKCS8_PRIV_KEY_INFO_free)(structure);
+            info
+        }
     }
 
     /// A new pair: `"EC"` with `["ec_paramgen_curve:P-256"]`, `"RSA"` with `["rsa_keygen_bits:2048"]`.

@@ -21,7 +21,9 @@ use swtpm_tests::{App, Bench};
 ///
 /// - `session`, `slot`, `object`, `key`: handles and ids; `word`: any number; `reserved`: must be
 ///   NULL; `unused`: a pointer that is not followed
-/// - `in:WHAT`: pointer and length, as data, bytes, signature, ciphertext, state or pin; `label`: 32 bytes
+/// - `key-that-wraps`, `key-that-unwraps`: a `key` whose handle has a code of its own
+/// - `in:WHAT`: pointer and length, as data, bytes, signature, ciphertext, wrapped, state or pin; `label`: 32
+///   bytes
 /// - `out`: buffer and pointer to its length; `fill`: buffer and length; `list`: array and pointer
 ///   to its count; `handles`: array, count and pointer to a count; `place:N`: N bytes to write to
 /// - `mech`: a mechanism, whose NULL ends the operation; `mech!`: one that must be; `template`
@@ -90,8 +92,8 @@ const FUNCTIONS: &[&str] = &[
     "C_DecryptVerifyUpdate session in:ciphertext out",
     "?C_GenerateKey session mech! template place:8",
     "?C_GenerateKeyPair session mech! template template place:8 place:8",
-    "-C_WrapKey 6",
-    "-C_UnwrapKey 8",
+    "C_WrapKey session mech! key-that-wraps key out",
+    "?C_UnwrapKey session mech! key-that-unwraps in:wrapped template place:8",
     "?C_DeriveKey session mech! key template place:8",
     "C_SeedRandom session in:bytes",
     "C_GenerateRandom session fill",
@@ -290,14 +292,18 @@ impl World {
                     .map(|(handle, fault)| variant([word(handle)], fault))
                     .collect()
             }
-            "key" => {
+            "key" | "key-that-wraps" | "key-that-unwraps" => {
                 let keys = [self.keys, self.rsa].into_iter().flatten();
                 let sound = keys
                     .flat_map(|(public, private)| [private, public])
                     .map(|key| variant([word(key)], Fault::None));
                 // The object is no key.
                 let wrong = self.wrong_objects().into_iter().chain([self.object]);
-                let fault = Fault::Handle(CKR_KEY_HANDLE_INVALID);
+                let fault = Fault::Handle(match parameter {
+                    "key-that-wraps" => CKR_WRAPPING_KEY_HANDLE_INVALID,
+                    "key-that-unwraps" => CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+                    _ => CKR_KEY_HANDLE_INVALID,
+                });
                 sound.chain(wrong.map(|handle| variant([word(handle)], fault))).collect()
             }
             "word" => [0, 1, 4, 1 << 31, u64::MAX].map(|n| variant([word(n)], Fault::None)).into(),
@@ -403,6 +409,7 @@ impl World {
                         "state" => Fault::Content(CKR_SAVED_STATE_INVALID),
                         "signature" => Fault::Content(CKR_SIGNATURE_LEN_RANGE),
                         "ciphertext" => Fault::Content(CKR_ENCRYPTED_DATA_LEN_RANGE),
+                        "wrapped" => Fault::Content(CKR_WRAPPED_KEY_LEN_RANGE),
                         "pin" => Fault::Content(CKR_PIN_LEN_RANGE),
                         other => panic!("no input is called {other}"),
                     };
@@ -581,6 +588,8 @@ const UNLISTED: &[(&str, u64)] = &[
     ("C_LoginUser", CKR_PIN_LEN_RANGE),
     // Listed for every function like these but for these.
     ("C_DeriveKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
+    ("C_WrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
+    ("C_UnwrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_EncryptInit", CKR_ARGUMENTS_BAD),
     ("C_GetSessionValidationFlags", CKR_ARGUMENTS_BAD),
 ];
@@ -611,6 +620,8 @@ fn check(name: &str, faults: &[Fault], rv: u64) {
             // What sound arguments of one kind make of sound ones of another.
             CKR_MECHANISM_INVALID,
             CKR_KEY_TYPE_INCONSISTENT,
+            CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
+            CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
             CKR_KEY_FUNCTION_NOT_PERMITTED,
             CKR_TEMPLATE_INCOMPLETE,
             CKR_ATTRIBUTE_READ_ONLY,

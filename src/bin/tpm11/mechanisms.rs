@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use tpm11::mechanism::{self, Mechanism, Place, Sealing, Size};
+use tpm11::mechanism::{self, Mechanism, Place, Sealing, Size, Terms};
+use tpm11::object::policy::Policy;
 use tpm11::object::rules::key_type_name;
 use tpm11::token::Module;
 use tpm11::tpm::Facts;
@@ -56,8 +57,9 @@ struct Row {
     why: Option<String>,
 }
 
-/// With all that a TPM could do and a configuration could allow.
-const ALL: Sealing = Sealing { keys: true, ciphers: true };
+/// With all that a TPM could do and may be sealed, under the rules of `api_attacks = "prevent"`.
+const ALL: Terms =
+    Terms { sealing: Sealing { keys: true, ciphers: true }, policy: Policy::PREVENT };
 
 /// Prints the list for each configured TPM.
 pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, Failure> {
@@ -76,7 +78,7 @@ pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, F
                     .hint("`tpm11 doctor` looks for the cause; --markdown asks no TPM")
             })?;
             let mechanisms =
-                mechanism::rows().map(|row| look(row, Some(&facts), home.sealing)).collect();
+                mechanism::rows().map(|row| look(row, Some(&facts), home.terms())).collect();
             Ok(Chip { tcti, mechanisms })
         })
         .collect();
@@ -94,8 +96,8 @@ pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(row: &Mechanism, facts: Option<&Facts>, sealing: Sealing) -> Row {
-    let here = row.operations(facts, sealing);
+fn look(row: &Mechanism, facts: Option<&Facts>, terms: Terms) -> Row {
+    let here = row.operations(facts, terms);
     let of = |place: Place| {
         let there = here.iter().filter(|(_, is)| *is == place);
         there.filter_map(|(flag, _)| mechanism::operation_name(*flag)).collect()
@@ -123,7 +125,7 @@ fn look(row: &Mechanism, facts: Option<&Facts>, sealing: Sealing) -> Row {
         host: of(Place::Host),
         needs: row.chip.iter().map(|command| command.name).collect(),
         why: row
-            .place(facts, sealing)
+            .place(facts, terms.sealing)
             .err()
             .filter(|_| !refused.is_empty())
             .map(|lack| lack.to_string()),

@@ -1,0 +1,187 @@
+//! Which key may be wrapped by which, and what an unwrapped one becomes: P7 and P9 of `policy.rs`, and
+//! what the specification itself asks (§5.18.3, §5.18.4).
+
+use cryptoki_sys::*;
+use zeroize::Zeroizing;
+
+use super::keyspec::{Private, PrivatePlan, Secret};
+use super::object::Object;
+use super::pkcs8;
+use super::policy::{Guard, Policy};
+use super::public_key;
+use super::roles;
+use super::rule::Setting;
+use super::search::Search;
+use super::template::Template;
+use super::value::Attributes;
+use crate::error::{Error, Result};
+
+/// Whether `wrapping`, which has CKA_WRAP, may wrap `key` with this mechanism. `sound` tells whether the
+/// mechanism authenticates what it wraps, so that P9 lets it wrap sensitive keys.
+///
+/// # Errors
+/// KeyUnextractable, KeyNotWrappable; KeyInvalid by CKA_WRAP_TEMPLATE; MechanismInvalid and
+/// WrappingKeySize by P9.
+pub fn may_wrap(
+    wrapping: &Object,
+    key: &Object,
+    mechanism: u64,
+    sound: bool,
+    policy: Policy,
+) -> Result<()> {
+    if !matches!(key.class(), CKO_SECRET_KEY | CKO_PRIVATE_KEY) {
+        return Err(Error::KeyNotWrappable);
+    }
+    if !key.is(CKA_EXTRACTABLE) {
+        return Err(Error::KeyUnextractable);
+    }
+    if key.is(CKA_WRAP_WITH_TRUSTED) && !wrapping.is(CKA_TRUSTED) {
+        return Err(Error::KeyNotWrappable);
+    }
+    if let Some(wanted) = wrapping.attributes.get(CKA_WRAP_TEMPLATE) {
+        let wanted = Template::from_bytes(wanted).ok_or(Error::Bug("a template of ours"))?;
+        if !Search::new(&wanted).matches(key) {
+            return Err(Error::KeyInvalid);
+        }
+    }
+    if roles::readable(&key.attributes) {
+        return Ok(());
+    }
+    if policy.has(Guard::SoundWrapping) && !sound {
+        return Err(refused(Guard::SoundWrapping, Error::MechanismInvalid(mechanism)));
+    }
+    if policy.has(Guard::KnownKeysDoNotWrap) && !known_to_us_alone(wrapping) {
+        return Err(refused(Guard::KnownKeysDoNotWrap, Error::KeyNotWrappable));
+    }
+    if policy.has(Guard::SoundWrapping) {
+        strong_enough(wrapping, key).map_err(|error| refused(Guard::SoundWrapping, error))?;
+    }
+    Ok(())
+}
+
+fn refused(guard: Guard, error: Error) -> Error {
+    log::info!("a sensitive key is not wrapped so: {error} ({})", guard.entry().number);
+    error
+}
+
+/// P7: nobody but the token, or whom the SO trusts, can undo what this key wraps.
+fn known_to_us_alone(wrapping: &Object) -> bool {
+    const OTHERS: [u64; 5] = [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_DERIVE];
+    let alone = || !OTHERS.iter().any(|role| wrapping.is(*role));
+    let hidden = || wrapping.is(CKA_ALWAYS_SENSITIVE) && wrapping.is(CKA_NEVER_EXTRACTABLE);
+    wrapping.is(CKA_TRUSTED)
+        || wrapping.is(CKA_LOCAL) && alone() && (wrapping.class() == CKO_PUBLIC_KEY || hidden())
+}
+
+/// P9. RSA keys of 2048 bits are as strong as their owner deems them; symmetric keys are compared.
+fn strong_enough(wrapping: &Object, key: &Object) -> Result<()> {
+    if wrapping.class() == CKO_PUBLIC_KEY {
+        let public_key::PublicKey::Rsa(public) = public_key::PublicKey::of(&wrapping.attributes)?
+        else {
+            return Err(Error::WrappingKeyType);
+        };
+        let exponent = wrapping.attributes.get(CKA_PUBLIC_EXPONENT).unwrap_or_default();
+        // Without leading zeros: longer is larger.
+        let small = exponent.len() < 3 || exponent.len() == 3 && exponent < [1, 0, 1].as_slice();
+        if public.bits() < 2048 || small {
+            return Err(Error::WrappingKeySize(
+                "RSA keys that wrap have 2048 bits and an exponent of 65537 at least".into(),
+            ));
+        }
+        return Ok(());
+    }
+    let (has, needs) = (strength(&wrapping.attributes), strength(&key.attributes));
+    if has < needs {
+        return Err(Error::WrappingKeySize(format!(
+            "a key of {has} bits of security cannot guard one of {needs}"
+        )));
+    }
+    Ok(())
+}
+
+/// The bits of security that a key has: SP 800-57 part 1, §5.6.1.1.
+fn strength(attributes: &Attributes) -> u64 {
+    let bits = |length: usize| 8 * length as u64;
+    match attributes.ulong(CKA_KEY_TYPE) {
+        Some(CKK_RSA) => match bits(attributes.get(CKA_MODULUS).unwrap_or_default().len()) {
+            ..2048 => 80,
+            2048..3072 => 112,
+            _ => 128,
+        },
+        Some(CKK_EC) => {
+            match public_key::curve(attributes.get(CKA_EC_PARAMS).unwrap_or_default()) {
+                // P-521 is as strong as the longest AES key.
+                Ok(curve) => (curve.bits() as u64 / 2).min(256),
+                Err(_) => 256,
+            }
+        }
+        _ => (8 * attributes.ulong(CKA_VALUE_LEN).unwrap_or_default()).min(256),
+    }
+}
+
+/// A template of C_UnwrapKey, checked and completed; the key follows.
+#[derive(Debug)]
+pub enum Plan {
+    /// CKO_SECRET_KEY
+    Secret(Secret),
+    /// CKO_PRIVATE_KEY
+    Private(PrivatePlan),
+}
+
+/// A key that was unwrapped, checked, for the TPM.
+#[derive(Debug)]
+pub enum Unwrapped {
+    /// A secret key and its value.
+    Secret(Secret, Zeroizing<Vec<u8>>),
+    /// A private key.
+    Private(Private),
+}
+
+impl Plan {
+    /// Checks the template of C_UnwrapKey upon the CKA_UNWRAP_TEMPLATE of the key that unwraps.
+    ///
+    /// # Errors
+    /// As [`rule::create`](super::rule::create).
+    pub fn new(template: &Template, setting: &Setting, unwrapping: &Attributes) -> Result<Self> {
+        let prescribed = unwrapping.get(CKA_UNWRAP_TEMPLATE).and_then(Template::from_bytes);
+        let class = template
+            .get(CKA_CLASS)
+            .or_else(|| prescribed.as_ref().and_then(|prescribed| prescribed.get(CKA_CLASS)))
+            .ok_or(Error::TemplateIncomplete(CKA_CLASS))?;
+        match super::value::ulong(class) {
+            Some(CKO_SECRET_KEY) => Secret::unwrap(template, setting, unwrapping).map(Plan::Secret),
+            Some(CKO_PRIVATE_KEY) => {
+                Private::unwrap(template, setting, unwrapping).map(Plan::Private)
+            }
+            Some(_) => Err(Error::TemplateInconsistent("only keys are unwrapped")),
+            None => Err(Error::AttributeValueInvalid(CKA_CLASS, "not one CK_ULONG")),
+        }
+    }
+
+    /// What was unwrapped. Whatever is wrong inside is one error, but that a mechanism which
+    /// authenticated the value (`sound`) may say that its length is not the one asked for.
+    ///
+    /// # Errors
+    /// WrappedKeyInvalid, WrappedKeyLength; CurveNotSupported.
+    pub fn finish(self, value: Zeroizing<Vec<u8>>, sound: bool) -> Result<Unwrapped> {
+        match self {
+            Plan::Secret(plan) => {
+                let right = match (plan.length, plan.key_type()) {
+                    (Some(length), _) => length == value.len(),
+                    (None, CKK_AES) => matches!(value.len(), 16 | 24 | 32),
+                    (None, _) => !value.is_empty(),
+                };
+                match (right, sound) {
+                    (true, _) => Ok(Unwrapped::Secret(plan, value)),
+                    (false, true) => Err(Error::WrappedKeyLength),
+                    (false, false) => Err(Error::WrappedKeyInvalid),
+                }
+            }
+            Plan::Private(plan) => pkcs8::decode(&value)
+                .map_err(|_| Error::WrappedKeyInvalid)
+                .and_then(|value| plan.finish(value))
+                .map(Unwrapped::Private)
+                .map_err(|_| Error::WrappedKeyInvalid),
+        }
+    }
+}

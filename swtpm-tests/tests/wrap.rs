@@ -1,0 +1,624 @@
+//! Wrapping and unwrapping through the C interface: what leaves and comes in against OpenSSL, which key may
+//! wrap which, what becomes of an unwrapped one, and that no key is in clear on the bus.
+
+use cryptoki_sys::*;
+use swtpm_tests::bench::SO_PIN;
+use swtpm_tests::ck::{Attribute, Mechanism, P256, P384, bytes, flag, number, template};
+use swtpm_tests::door::{Argument, Memory};
+use swtpm_tests::openssl::{self, Key};
+use swtpm_tests::shim::Record;
+use swtpm_tests::{App, Bench, Setup};
+
+const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
+const IV: [u8; 16] = [0x1F; 16];
+
+struct Scene {
+    bench: Bench,
+    app: App,
+    session: u64,
+}
+
+impl Scene {
+    fn start() -> Scene {
+        Scene::on(Bench::start())
+    }
+
+    fn configured(config: &str) -> Scene {
+        Scene::on(Setup::default().config(config).start())
+    }
+
+    fn on(bench: Bench) -> Scene {
+        bench.token();
+        let (app, session) = bench.logged_in();
+        Scene { bench, app, session }
+    }
+
+    fn secret(&self, key_type: u64, value: &[u8], more: &[Attribute]) -> u64 {
+        let key = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, key_type),
+            bytes(CKA_VALUE, value),
+        ];
+        let template = [&key[..], more].concat();
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    /// A key that may be read.
+    fn open(&self, key_type: u64, value: &[u8]) -> u64 {
+        self.secret(key_type, value, &open())
+    }
+
+    /// A sensitive key that may leave.
+    fn guarded(&self, key_type: u64, value: &[u8]) -> u64 {
+        self.secret(key_type, value, &guarded())
+    }
+
+    /// An AES key of so many bytes that the token makes.
+    fn aes(&self, length: u64, more: &[Attribute]) -> u64 {
+        let template = [&[number(CKA_VALUE_LEN, length)][..], more].concat();
+        self.app.generate_key(self.session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey")
+    }
+
+    /// The public half of an OpenSSL pair, for wrapping.
+    fn public(&self, key: &Key, more: &[Attribute]) -> u64 {
+        let own = [
+            number(CKA_CLASS, CKO_PUBLIC_KEY),
+            number(CKA_KEY_TYPE, CKK_RSA),
+            bytes(CKA_MODULUS, key.number("n")),
+            bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
+            flag(CKA_WRAP, true),
+        ];
+        let template = [&own[..], more].concat();
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    /// The private half, for unwrapping.
+    fn private(&self, key: &Key, more: &[Attribute]) -> u64 {
+        let own = [
+            number(CKA_CLASS, CKO_PRIVATE_KEY),
+            number(CKA_KEY_TYPE, CKK_RSA),
+            bytes(CKA_MODULUS, key.number("n")),
+            bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
+            bytes(CKA_PRIVATE_EXPONENT, key.number("d")),
+            bytes(CKA_PRIME_1, key.number("rsa-factor1")),
+            bytes(CKA_PRIME_2, key.number("rsa-factor2")),
+            flag(CKA_UNWRAP, true),
+        ];
+        let template = [&own[..], more].concat();
+        self.app.create_object(self.session, &template).expect("C_CreateObject")
+    }
+
+    fn wrap(&self, mechanism: impl Into<Mechanism>, by: u64, key: u64) -> Result<Vec<u8>, u64> {
+        self.app.wrap(self.session, mechanism, by, key).map_err(|rv| rv.0)
+    }
+
+    fn unwrap(
+        &self,
+        mechanism: impl Into<Mechanism>,
+        by: u64,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<u64, u64> {
+        self.app.unwrap(self.session, mechanism, by, wrapped, template).map_err(|rv| rv.0)
+    }
+
+    fn is(&self, key: u64, kind: u64) -> bool {
+        self.app.attribute_flag(self.session, key, kind).expect("a truth value")
+    }
+
+    /// Whether a key that nobody reads is this one.
+    fn assert_hides(&self, key: u64, value: &[u8]) {
+        let read = self.app.attribute(self.session, key, CKA_VALUE);
+        assert_eq!(read.unwrap_err().0, CKR_ATTRIBUTE_SENSITIVE);
+        let mac = self.app.sign(self.session, CKM_SHA256_HMAC, key, b"data").expect("C_Sign");
+        assert_eq!(mac, openssl::hmac("sha256", value, b"data"));
+    }
+
+    /// C_GenerateKey of an AES key with a nested template.
+    fn prescribing(&self, more: &[Attribute], kind: u64, prescribed: &[Attribute]) -> u64 {
+        let own = [&[number(CKA_VALUE_LEN, 32)][..], more].concat();
+        let mut memory = template(&own);
+        let prescribed = template(prescribed);
+        let length = prescribed.bytes.len() as u64;
+        memory.push_word(kind);
+        memory.push_pointer(prescribed);
+        memory.push_word(length);
+        let count = Argument::Word(own.len() as u64 + 1);
+        let mechanism = Mechanism::from(CKM_AES_KEY_GEN).memory();
+        let place = Memory::room(8).into();
+        let arguments = vec![self.session.into(), mechanism.into(), memory.into(), count, place];
+        let (rv, arguments) = self.app.raw("C_GenerateKey", arguments);
+        assert_eq!(rv, CKR_OK);
+        arguments[4].memory().word_at(0)
+    }
+}
+
+fn open() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]
+}
+
+fn guarded() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, true)]
+}
+
+/// Of a key that wraps and is known to the token alone.
+fn wraps() -> [Attribute; 2] {
+    [flag(CKA_WRAP, true), flag(CKA_UNWRAP, true)]
+}
+
+fn cbc() -> Mechanism {
+    Mechanism::bytes(CKM_AES_CBC_PAD, &IV)
+}
+
+fn oaep() -> Mechanism {
+    Mechanism::oaep(CKM_SHA256, CKG_MGF1_SHA256, b"")
+}
+
+const OAEP: [&str; 3] = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
+
+fn rsa() -> Key {
+    Key::generate("RSA", &["rsa_keygen_bits:2048"])
+}
+
+/// For the template of a secret that signs.
+fn signs(key_type: u64) -> Vec<Attribute> {
+    vec![number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, key_type), flag(CKA_SIGN, true)]
+}
+
+fn assert_unseen(record: &Record, secret: &[u8]) {
+    for entry in &record.0 {
+        let contains = |all: &[u8]| all.windows(secret.len()).any(|window| window == secret);
+        let seen = contains(&entry.command) || contains(&entry.response);
+        assert!(!seen, "in clear: {}", entry.line());
+    }
+}
+
+// ---- what is wrapped ------------------------------------------------------------------------------
+
+#[test]
+fn a_readable_key_is_wrapped_by_any_mechanism_and_openssl_unwraps_it() {
+    let scene = Scene::start();
+    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let theirs = scene.app.attribute(scene.session, aes, CKA_VALUE).expect("a readable key");
+    let pair = rsa();
+    let public = scene.public(&pair, &[]);
+    for length in [1, 15, 16, 17, 32, 64, 128] {
+        let value: Vec<u8> = (0..length).map(|at| at as u8 ^ 0x5A).collect();
+        let key = scene.open(CKK_GENERIC_SECRET, &value);
+        let wrapped = scene.wrap(cbc(), aes, key).expect("C_WrapKey");
+        assert_eq!(wrapped.len(), (length / 16 + 1) * 16);
+        let opened = openssl::aes("CBC", false, true, &theirs, &IV, &wrapped);
+        assert_eq!(opened.as_deref(), Some(&value[..]));
+        let wrapped = scene.wrap(CKM_RSA_PKCS, public, key).expect("C_WrapKey");
+        assert_eq!(pair.decrypt(&wrapped, &["rsa_padding_mode:pkcs1"]), Some(value.clone()));
+        let wrapped = scene.wrap(oaep(), public, key).expect("C_WrapKey");
+        assert_eq!(pair.decrypt(&wrapped, &OAEP), Some(value));
+    }
+}
+
+#[test]
+fn a_private_key_leaves_and_comes_as_pkcs8_of_openssl() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let (app, session) = (&scene.app, scene.session);
+    let kek = scene.secret(CKK_AES, &VALUE, &wraps());
+    let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
+    let digest = openssl::digest("sha256", b"data");
+    for (generate, size, sign, options) in [
+        (CKM_EC_KEY_PAIR_GEN, bytes(CKA_EC_PARAMS, P256), CKM_ECDSA_SHA256, &[][..]),
+        (CKM_EC_KEY_PAIR_GEN, bytes(CKA_EC_PARAMS, P384), CKM_ECDSA_SHA256, &[]),
+        (
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            number(CKA_MODULUS_BITS, 2048),
+            CKM_SHA256_RSA_PKCS,
+            &["rsa_padding_mode:pkcs1", "digest:sha256"],
+        ),
+    ] {
+        let (public, private) =
+            app.generate_pair(session, generate, &[size], &leaves).expect("C_GenerateKeyPair");
+        let wrapped = scene.wrap(cbc(), kek, private).expect("C_WrapKey");
+        let info = openssl::aes("CBC", false, true, &VALUE, &IV, &wrapped).expect("padding");
+        let key = Key::from_private_info(&info).expect("OpenSSL takes the key");
+        let expected = app.attribute(session, public, CKA_PUBLIC_KEY_INFO);
+        assert_eq!(Ok(key.info()), expected);
+        let rsa = generate == CKM_RSA_PKCS_KEY_PAIR_GEN;
+        let (plain, der) = (key.sign(&digest, options).expect("it signs"), openssl::ecdsa_der);
+        if rsa {
+            app.verify(session, sign, public, b"data", &plain).expect("C_Verify");
+        } else {
+            assert!(key.verifies(&digest, &plain, options));
+        }
+
+        // And back, as OpenSSL writes it.
+        let wrapped = openssl::aes("CBC", true, true, &VALUE, &IV, &key.private_info());
+        let key_type = if rsa { CKK_RSA } else { CKK_EC };
+        let template = [
+            number(CKA_CLASS, CKO_PRIVATE_KEY),
+            number(CKA_KEY_TYPE, key_type),
+            flag(CKA_SIGN, true),
+        ];
+        let back = scene.unwrap(cbc(), kek, &wrapped.expect("encrypted"), &template);
+        let back = back.expect("C_UnwrapKey");
+        let signature = app.sign(session, sign, back, b"data").expect("C_Sign");
+        let signature = if rsa { signature } else { der(&signature) };
+        assert!(key.verifies(&digest, &signature, options));
+        for kind in [CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE] {
+            assert!(!scene.is(back, kind), "{kind:#x}");
+        }
+        assert!(scene.is(back, CKA_SENSITIVE));
+    }
+}
+
+#[test]
+fn no_key_that_leaves_or_comes_is_in_clear_on_the_bus() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let (app, session) = (&scene.app, scene.session);
+    let pair = rsa();
+    let (public, kek) = (scene.public(&pair, &[]), scene.secret(CKK_AES, &[7; 32], &wraps()));
+    // Drawn in the chip: it leaves by TPM2_Duplicate.
+    let drawn = scene.aes(32, &guarded());
+    let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
+    let ec =
+        app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &[bytes(CKA_EC_PARAMS, P256)], &leaves);
+    let made = app.generate_pair(
+        session,
+        CKM_RSA_PKCS_KEY_PAIR_GEN,
+        &[number(CKA_MODULUS_BITS, 2048)],
+        &leaves,
+    );
+    let (ec, made) = (ec.expect("C_GenerateKeyPair").1, made.expect("C_GenerateKeyPair").1);
+    let mut secrets = Vec::new();
+    let (record, ()) = scene.bench.shim.watch(|| {
+        let wrapped = scene.wrap(oaep(), public, drawn).expect("C_WrapKey");
+        let value = pair.decrypt(&wrapped, &OAEP).expect("OpenSSL opens it");
+        assert_eq!(value.len(), 32);
+        let template = [number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, CKK_AES)];
+        let wrapped = openssl::aes("CBC", true, true, &[7; 32], &IV, &value).expect("encrypted");
+        let back = scene.unwrap(cbc(), kek, &wrapped, &template).expect("C_UnwrapKey");
+        let sealed = app.encrypt(session, CKM_AES_ECB, back, &[0; 16]);
+        assert_eq!(sealed, Ok(openssl::aes_ecb(&value, &[0; 16]).to_vec()));
+        let sealed = app.encrypt(session, CKM_AES_ECB, drawn, &[0; 16]);
+        assert_eq!(sealed, Ok(openssl::aes_ecb(&value, &[0; 16]).to_vec()));
+        secrets.push(value);
+        for (key, numbers) in
+            [(ec, &["priv"][..]), (made, &["d", "rsa-factor1", "rsa-factor2", "rsa-exponent1"])]
+        {
+            let wrapped = scene.wrap(cbc(), kek, key).expect("C_WrapKey");
+            let info = openssl::aes("CBC", false, true, &[7; 32], &IV, &wrapped);
+            let out = Key::from_private_info(&info.expect("padding")).expect("a key");
+            secrets.extend(numbers.iter().map(|name| out.number(name)));
+            let key_type = app.attribute(session, key, CKA_KEY_TYPE).expect("CKA_KEY_TYPE");
+            let template = [
+                number(CKA_CLASS, CKO_PRIVATE_KEY),
+                bytes(CKA_KEY_TYPE, key_type),
+                flag(CKA_SIGN, true),
+            ];
+            scene.unwrap(cbc(), kek, &wrapped, &template).expect("C_UnwrapKey");
+        }
+    });
+    assert!(record.names().contains(&"Duplicate") && record.names().contains(&"Import"));
+    for secret in secrets {
+        for part in secret.chunks(16).filter(|part| part.len() == 16) {
+            assert_unseen(&record, part);
+        }
+    }
+}
+
+#[test]
+fn a_length_is_told_without_the_tpm_and_a_short_buffer_gets_nothing() {
+    let scene = Scene::start();
+    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let call = |room: Option<usize>, length: u64| {
+        let buffer = room.map_or(Argument::NULL, |room| Memory::room(room).into());
+        let mut arguments: Vec<Argument> =
+            vec![scene.session.into(), cbc().memory().into(), aes.into(), key.into()];
+        arguments.extend([buffer, Memory::word(length).into()]);
+        let (rv, after) = scene.app.raw("C_WrapKey", arguments);
+        (rv, after[5].memory().word_at(0))
+    };
+    let (record, ()) = scene.bench.shim.watch(|| {
+        assert_eq!(call(None, 0), (CKR_OK, 48));
+        assert_eq!(call(Some(47), 47), (CKR_BUFFER_TOO_SMALL, 48));
+        assert_eq!(call(Some(0), 0), (CKR_BUFFER_TOO_SMALL, 48));
+    });
+    assert!(record.names().is_empty(), "{}", record.lines());
+    assert_eq!(call(Some(48), 48), (CKR_OK, 48));
+    assert_eq!(call(Some(100), 100), (CKR_OK, 48));
+}
+
+// ---- which key wraps which ------------------------------------------------------------------------
+
+#[test]
+fn a_sensitive_key_is_wrapped_by_a_key_that_the_token_alone_knows_or_the_so_trusts() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let fixed = scene.secret(CKK_GENERIC_SECRET, &VALUE, &[flag(CKA_SENSITIVE, true)]);
+    let kek = scene.aes(32, &wraps());
+    let pair = rsa();
+    let foreign = scene.public(&pair, &[flag(CKA_TOKEN, true)]);
+    // A pair of the token's that does nothing but wrap.
+    let own = app
+        .generate_pair(
+            session,
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            &[number(CKA_MODULUS_BITS, 2048), flag(CKA_WRAP, true)],
+            &[flag(CKA_UNWRAP, true)],
+        )
+        .expect("C_GenerateKeyPair");
+
+    assert_eq!(scene.wrap(oaep(), own.0, fixed), Err(CKR_KEY_UNEXTRACTABLE));
+    assert_eq!(scene.wrap(oaep(), foreign, target), Err(CKR_KEY_NOT_WRAPPABLE));
+    // What does not authenticate wraps what everybody may read, and unwraps nothing.
+    assert_eq!(scene.wrap(cbc(), kek, target), Err(CKR_MECHANISM_INVALID));
+    assert_eq!(scene.wrap(CKM_RSA_PKCS, own.0, target), Err(CKR_MECHANISM_INVALID));
+    let wrapped = scene.wrap(cbc(), kek, readable).expect("C_WrapKey");
+    let template = signs(CKK_GENERIC_SECRET);
+    assert_eq!(scene.unwrap(cbc(), kek, &wrapped, &template), Err(CKR_MECHANISM_INVALID));
+    assert_eq!(scene.unwrap(CKM_RSA_PKCS, own.1, &[0; 256], &template), Err(CKR_MECHANISM_INVALID));
+
+    // Through the token's own pair, there and back: the same key, and safe whatever the template says.
+    let wrapped = scene.wrap(oaep(), own.0, target).expect("C_WrapKey");
+    let back = scene.unwrap(oaep(), own.1, &wrapped, &[&template[..], &open()].concat());
+    let back = back.expect("C_UnwrapKey");
+    scene.assert_hides(back, &VALUE);
+    assert!(scene.is(back, CKA_SENSITIVE) && !scene.is(back, CKA_EXTRACTABLE));
+    for kind in [CKA_WRAP, CKA_UNWRAP, CKA_DERIVE, CKA_LOCAL, CKA_ALWAYS_SENSITIVE] {
+        assert!(!scene.is(back, kind), "{kind:#x}");
+    }
+
+    // Trusted keys alone, if the target says so; and the SO's word opens what P7 closed.
+    let careful = [&guarded()[..], &[flag(CKA_WRAP_WITH_TRUSTED, true)]].concat();
+    let careful = scene.secret(CKK_GENERIC_SECRET, &VALUE, &careful);
+    assert_eq!(scene.wrap(oaep(), own.0, careful), Err(CKR_KEY_NOT_WRAPPABLE));
+    let trusted = [flag(CKA_TRUSTED, true)];
+    let refused = app.set_attributes(session, foreign, &trusted);
+    assert_eq!(refused.unwrap_err().0, CKR_ATTRIBUTE_READ_ONLY);
+    for token in [readable, fixed, target, careful] {
+        assert!(!scene.is(token, CKA_TOKEN));
+    }
+    app.logout(session).expect("C_Logout");
+    app.login_so(session, SO_PIN).expect("C_Login of the SO");
+    app.set_attributes(session, foreign, &trusted).expect("the SO trusts it");
+    app.logout(session).expect("C_Logout");
+    app.login(session, swtpm_tests::bench::PIN).expect("C_Login");
+    for more in [&[][..], &[flag(CKA_WRAP_WITH_TRUSTED, true)]] {
+        let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &[&guarded()[..], more].concat());
+        let wrapped = scene.wrap(oaep(), foreign, target).expect("C_WrapKey");
+        assert_eq!(pair.decrypt(&wrapped, &OAEP), Some(VALUE.to_vec()));
+    }
+}
+
+#[test]
+fn a_wrapping_key_is_as_strong_as_what_it_wraps() {
+    let scene = Scene::start();
+    let small = scene.app.generate_pair(
+        scene.session,
+        CKM_RSA_PKCS_KEY_PAIR_GEN,
+        &[number(CKA_MODULUS_BITS, 1024), flag(CKA_WRAP, true)],
+        &[flag(CKA_UNWRAP, true)],
+    );
+    let small = small.expect("C_GenerateKeyPair").0;
+    let target = scene.aes(32, &guarded());
+    let sha1 = Mechanism::oaep(CKM_SHA_1, CKG_MGF1_SHA1, b"");
+    assert_eq!(scene.wrap(sha1.clone(), small, target), Err(CKR_WRAPPING_KEY_SIZE_RANGE));
+    let readable = scene.open(CKK_AES, &VALUE);
+    scene.wrap(sha1, small, readable).expect("what everybody may read");
+}
+
+#[test]
+fn wrong_keys_parameters_and_permissions_are_refused() {
+    let scene = Scene::start();
+    let pair = rsa();
+    let public = scene.public(&pair, &[]);
+    let private = scene.private(&pair, &[]);
+    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let idle = scene.open(CKK_AES, &VALUE);
+    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    for (mechanism, by, expected) in [
+        (cbc(), public, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+        (oaep(), aes, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+        (cbc(), idle, CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (oaep(), private, CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (cbc(), 0xBAD, CKR_WRAPPING_KEY_HANDLE_INVALID),
+        (Mechanism::from(CKM_AES_CBC_PAD), aes, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::bytes(CKM_AES_CBC_PAD, &[0; 15]), aes, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::from(CKM_RSA_PKCS_OAEP), public, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::bytes(CKM_RSA_PKCS, &[0]), public, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::from(CKM_SHA256), aes, CKR_MECHANISM_INVALID),
+        (Mechanism::bytes(CKM_AES_CTR, &IV), aes, CKR_MECHANISM_INVALID),
+    ] {
+        assert_eq!(scene.wrap(mechanism.clone(), by, key), Err(expected), "{mechanism:?}");
+    }
+    assert_eq!(scene.wrap(cbc(), aes, 0xBAD), Err(CKR_KEY_HANDLE_INVALID));
+    assert_eq!(scene.wrap(cbc(), aes, public), Err(CKR_KEY_NOT_WRAPPABLE));
+    // Too long for the modulus, not for AES.
+    let long = scene.open(CKK_GENERIC_SECRET, &[1; 250]);
+    assert_eq!(scene.wrap(CKM_RSA_PKCS, public, long), Err(CKR_KEY_SIZE_RANGE));
+    assert_eq!(scene.wrap(oaep(), public, long), Err(CKR_KEY_SIZE_RANGE));
+    scene.wrap(cbc(), aes, long).expect("C_WrapKey");
+    let narrow = [flag(CKA_WRAP, true), bytes(CKA_ALLOWED_MECHANISMS, CKM_AES_CBC.to_ne_bytes())];
+    let narrow = scene.aes(32, &[&open()[..], &narrow].concat());
+    assert_eq!(scene.wrap(cbc(), narrow, key), Err(CKR_MECHANISM_INVALID));
+
+    let wrapped = pair.encrypt(&VALUE, &OAEP).expect("OpenSSL encrypts");
+    let template = signs(CKK_GENERIC_SECRET);
+    for (mechanism, by, expected) in [
+        (oaep(), public, CKR_KEY_FUNCTION_NOT_PERMITTED),
+        (oaep(), aes, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT),
+        (oaep(), 0xBAD, CKR_UNWRAPPING_KEY_HANDLE_INVALID),
+        (Mechanism::from(CKM_RSA_PKCS_OAEP), private, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::from(CKM_SHA256), private, CKR_MECHANISM_INVALID),
+    ] {
+        let made = scene.unwrap(mechanism.clone(), by, &wrapped, &template);
+        assert_eq!(made, Err(expected), "{mechanism:?}");
+    }
+    let with = |more: &[Attribute]| {
+        scene.unwrap(oaep(), private, &wrapped, &[&template[..], more].concat())
+    };
+    for (more, expected) in [
+        (bytes(CKA_VALUE, VALUE), CKR_ATTRIBUTE_READ_ONLY),
+        (flag(CKA_LOCAL, true), CKR_ATTRIBUTE_READ_ONLY),
+        (flag(CKA_TRUSTED, true), CKR_ATTRIBUTE_READ_ONLY),
+        (number(CKA_VALUE_LEN, 16), CKR_WRAPPED_KEY_LEN_RANGE),
+        (number(CKA_VALUE_LEN, 33), CKR_WRAPPED_KEY_LEN_RANGE),
+        (number(CKA_MODULUS_BITS, 33), CKR_TEMPLATE_INCONSISTENT),
+        (number(CKA_CLASS, CKO_DATA), CKR_TEMPLATE_INCONSISTENT),
+    ] {
+        assert_eq!(with(std::slice::from_ref(&more)), Err(expected), "{:#x}", more.kind);
+    }
+    with(&[number(CKA_VALUE_LEN, 32)]).expect("its length");
+    for template in [&template[1..], &template[..1]] {
+        let made = scene.unwrap(oaep(), private, &wrapped, template);
+        assert_eq!(made, Err(CKR_TEMPLATE_INCOMPLETE));
+    }
+    // A secret is no private key, and 20 bytes are no AES key.
+    let ec = [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_EC)];
+    let made = scene.unwrap(oaep(), private, &wrapped, &ec);
+    assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID));
+    let wrapped = pair.encrypt(&[9; 20], &OAEP).expect("OpenSSL encrypts");
+    let made = scene.unwrap(oaep(), private, &wrapped, &signs(CKK_AES));
+    assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE));
+    for length in [0, 1, 255, 257, 70_000] {
+        let made = scene.unwrap(oaep(), private, &vec![1; length], &signs(CKK_GENERIC_SECRET));
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE), "{length}");
+    }
+}
+
+#[test]
+fn the_templates_of_wrapping_keys_hold() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let readable = |value: &[u8]| scene.secret(CKK_AES, value, &open());
+    let only_aes = [number(CKA_KEY_TYPE, CKK_AES), flag(CKA_EXTRACTABLE, true)];
+    let by = scene.prescribing(&wraps(), CKA_WRAP_TEMPLATE, &only_aes);
+    scene.wrap(cbc(), by, readable(&VALUE)).expect("what the template describes");
+    let other = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    assert_eq!(scene.wrap(cbc(), by, other), Err(CKR_KEY_HANDLE_INVALID));
+
+    let prescribed = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
+    let by = scene.prescribing(&wraps(), CKA_UNWRAP_TEMPLATE, &prescribed);
+    let wrapped = scene.wrap(cbc(), by, other).expect("C_WrapKey");
+    let template = signs(CKK_GENERIC_SECRET);
+    let made = scene.unwrap(cbc(), by, &wrapped, &[&template[..], &open()].concat());
+    assert_eq!(made, Err(CKR_TEMPLATE_INCONSISTENT));
+    let made = scene.unwrap(cbc(), by, &wrapped, &template).expect("a silent caller");
+    scene.assert_hides(made, &VALUE);
+    assert!(!scene.is(made, CKA_EXTRACTABLE));
+
+    // Without a template the specification's own default.
+    let plain = scene.aes(32, &wraps());
+    let wrapped = scene.wrap(cbc(), plain, other).expect("C_WrapKey");
+    let made = scene.unwrap(cbc(), plain, &wrapped, &template).expect("C_UnwrapKey");
+    assert!(scene.is(made, CKA_EXTRACTABLE) && scene.is(made, CKA_SENSITIVE));
+}
+
+// ---- what is not whole ----------------------------------------------------------------------------
+
+#[test]
+fn whatever_is_wrong_inside_is_one_code() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let kek = scene.secret(CKK_AES, &VALUE, &wraps());
+    let seal =
+        |plain: &[u8], padded| openssl::aes("CBC", true, padded, &VALUE, &IV, plain).unwrap();
+    let aes = signs(CKK_AES);
+    let ec = [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_EC)];
+    let key = Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let info = key.private_info();
+    let mut other = info.clone();
+    let last = other.len() - 1;
+    other[last] ^= 1;
+    let rsa = rsa().private_info();
+    let trailing = [&info[..], &[0]].concat();
+    for (wrapped, template) in [
+        // Bad padding, of each kind.
+        (seal(&[0; 32], false), &aes[..]),
+        (seal(&[17; 32], false), &aes),
+        (seal(&[&[1; 30][..], &[3, 2]].concat(), false), &aes),
+        // Good padding around a key of another length.
+        (seal(&[1; 20], true), &aes),
+        (seal(&[1; 20], true), &[&aes[..], &[number(CKA_VALUE_LEN, 16)]].concat()),
+        (seal(&[], true), &signs(CKK_GENERIC_SECRET)),
+        // Something else than a private key; another type; another's public part; too much.
+        (seal(&[0x30; 100], true), &ec),
+        (seal(&rsa, true), &ec),
+        (seal(&other, true), &ec),
+        (seal(&trailing, true), &ec),
+        (seal(&info[..info.len() - 1], true), &ec),
+    ] {
+        let made = scene.unwrap(cbc(), kek, &wrapped, template);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID));
+    }
+    let mut wrapped = seal(&[5; 16], true);
+    for change in 1..=255 {
+        wrapped[15] ^= change;
+        let made = scene.unwrap(cbc(), kek, &wrapped, &aes);
+        wrapped[15] ^= change;
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID), "{change:#x}");
+    }
+    scene.unwrap(cbc(), kek, &wrapped, &aes).expect("the key itself");
+
+    // RSA PKCS #1 v1.5: a bad padding is another key (implicit rejection), or none of the wanted length.
+    let pair = self::rsa();
+    let private = scene.private(&pair, &[]);
+    let block = |block: Vec<u8>| pair.encrypt(&block, &["rsa_padding_mode:none"]).unwrap();
+    let padded = |start: &[u8]| block([start, &[0xEE; 254 - 33], &[0], &VALUE].concat());
+    let good = padded(&[0, 2]);
+    let made = scene.unwrap(CKM_RSA_PKCS, private, &good, &signs(CKK_GENERIC_SECRET));
+    scene.assert_hides(made.expect("a good padding"), &VALUE);
+    for bad in [padded(&[0, 1]), padded(&[0, 0]), block([&[0, 2][..], &[0xEE; 254]].concat())] {
+        match scene.unwrap(CKM_RSA_PKCS, private, &bad, &aes) {
+            Ok(_) => {}
+            Err(rv) => assert_eq!(rv, CKR_WRAPPED_KEY_INVALID),
+        }
+    }
+    // OAEP has one code for a wrong label, a wrong hash, and bytes that are none.
+    let wrong = pair.encrypt(&VALUE, &["rsa_padding_mode:oaep"]).expect("OpenSSL encrypts");
+    for bad in [wrong, good] {
+        let made = scene.unwrap(oaep(), private, &bad, &signs(CKK_GENERIC_SECRET));
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID));
+    }
+}
+
+/// Each rule left out alone, and what it had prevented.
+#[test]
+fn a_rule_of_wrapping_left_out_lets_its_attack_through() {
+    let attacker = rsa();
+    // A12: the attacker's public key.
+    let leak = |scene: &Scene| {
+        let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+        let wrapped = scene.wrap(oaep(), scene.public(&attacker, &[]), target).ok()?;
+        attacker.decrypt(&wrapped, &OAEP)
+    };
+    assert_eq!(leak(&Scene::start()), None);
+    let scene = Scene::configured("[policy]\nwithout = [\"P7\"]");
+    assert_eq!(leak(&scene), Some(VALUE.to_vec()), "P7 alone stopped it");
+
+    // B12: unwrapped as a key that may be read.
+    let read = |scene: &Scene| {
+        let pair = scene.app.generate_pair(
+            scene.session,
+            CKM_RSA_PKCS_KEY_PAIR_GEN,
+            &[number(CKA_MODULUS_BITS, 2048), flag(CKA_WRAP, true)],
+            &[flag(CKA_UNWRAP, true)],
+        );
+        let (public, private) = pair.expect("C_GenerateKeyPair");
+        let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+        let wrapped = scene.wrap(oaep(), public, target).expect("C_WrapKey");
+        let template = [&signs(CKK_GENERIC_SECRET)[..], &open()].concat();
+        let made = scene.unwrap(oaep(), private, &wrapped, &template).expect("C_UnwrapKey");
+        scene.app.attribute(scene.session, made, CKA_VALUE).ok()
+    };
+    assert_eq!(read(&scene), None);
+    let scene = Scene::configured("[policy]\nwithout = [\"P10\"]");
+    assert_eq!(read(&scene), Some(VALUE.to_vec()), "P10 alone stopped it");
+
+    // D03: a padding that anybody can change.
+    let scene = Scene::configured("[policy]\nwithout = [\"P9\"]");
+    let kek = scene.aes(32, &wraps());
+    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let mut wrapped = scene.wrap(cbc(), kek, target).expect("P9 alone refused it");
+    wrapped[4] ^= 0x40;
+    let made = scene.unwrap(cbc(), kek, &wrapped, &signs(CKK_GENERIC_SECRET));
+    made.expect("a changed key is taken");
+}
