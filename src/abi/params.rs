@@ -78,6 +78,8 @@ unsafe fn parameter(
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_RSA_PKCS_OAEP => unsafe { oaep(bytes) },
         // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_RSA_AES_KEY_WRAP => unsafe { rsa_aes(bytes) },
+        // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => unsafe { ecdh(bytes) },
         CKM_AES_CTR => counter(bytes),
         // SAFETY: the structure's pointers are readable by this function's own contract.
@@ -214,6 +216,19 @@ unsafe fn oaep(bytes: &[u8]) -> Result<Params> {
         return Err(Error::MechanismParamInvalid("source is not CKZ_DATA_SPECIFIED"));
     }
     Ok(Params::Oaep { hash: hash(given.hashAlg)?, mgf: mgf(given.mgf)?, label })
+}
+
+/// CK_RSA_AES_KEY_WRAP_PARAMS. PKCS#11 3.2 §6.1.21.
+///
+/// # Safety
+/// `pOAEPParams` is NULL or points to CK_RSA_PKCS_OAEP_PARAMS as [`oaep`] wants them.
+unsafe fn rsa_aes(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: a number and a pointer.
+    let given: CK_RSA_AES_KEY_WRAP_PARAMS = unsafe { structure(bytes)? };
+    let inner = size_of::<CK_RSA_PKCS_OAEP_PARAMS>() as CK_ULONG;
+    // SAFETY: this function's own contract.
+    let oaep = unsafe { oaep(&nested(given.pOAEPParams.cast(), inner)?)? };
+    Ok(Params::RsaAes { bits: wide(given.ulAESKeyBits), oaep: Box::new(oaep) })
 }
 
 /// CK_ECDH1_DERIVE_PARAMS. PKCS#11 3.2 §6.3.17.

@@ -5,9 +5,8 @@
 //! before the last one: a key of 32 bytes is 24 commands. What goes in and comes out between the steps is
 //! key material; it is the one parameter of each command and answer that the session encrypts.
 //!
-//! For C_WrapKey and C_UnwrapKey: [`KeyWrap::of`] reads the mechanism's parameter, [`KeyWrap::wrap`] and
-//! [`KeyWrap::unwrap`] do the work with [`aes::block_cipher`] of the wrapping key. What CKM_AES_KEY_WRAP adds
-//! to a key whose length is not a multiple of 8 (zeros) is that function's to add, and to take off.
+//! C_WrapKey and C_UnwrapKey do the same, but that CKM_AES_KEY_WRAP fills a key whose length is no multiple of
+//! 8 up with zeros; `object::wrapping` takes them off again.
 
 use cryptoki_sys::{
     CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_PKCS7,
@@ -22,7 +21,14 @@ use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::tpm::command::Direction;
 
-const DOES: Does = Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING };
+const DOES: Does = Does {
+    encrypt: Some(encrypt),
+    decrypt: Some(decrypt),
+    wrap: Some(wrap),
+    unwrap: Some(decrypt),
+    sound: true,
+    ..NOTHING
+};
 
 pub(super) static ROWS: &[Mechanism] = &[
     aes::row(CKM_AES_KEY_WRAP, "CKM_AES_KEY_WRAP", DOES),
@@ -216,15 +222,21 @@ struct Wrapping {
     key: Object,
     way: KeyWrap,
     direction: Direction,
+    /// Zeros fill the last semiblock up, where the way itself has no padding.
+    fills: bool,
     held: Zeroizing<Vec<u8>>,
 }
 
 fn encrypt(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
-    start(row, params, key, Direction::Encrypt)
+    start(row, params, key, Direction::Encrypt, false)
+}
+
+fn wrap(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
+    start(row, params, key, Direction::Encrypt, row.id == CKM_AES_KEY_WRAP)
 }
 
 fn decrypt(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
-    start(row, params, key, Direction::Decrypt)
+    start(row, params, key, Direction::Decrypt, false)
 }
 
 fn start(
@@ -232,9 +244,10 @@ fn start(
     params: &Params,
     key: &Object,
     direction: Direction,
+    fills: bool,
 ) -> Result<Box<dyn Cipher>> {
     let (way, held) = (KeyWrap::of(row.id, params)?, Zeroizing::default());
-    Ok(Box::new(Wrapping { key: key.clone(), way, direction, held }))
+    Ok(Box::new(Wrapping { key: key.clone(), way, direction, fills, held }))
 }
 
 impl Cipher for Wrapping {
@@ -258,8 +271,12 @@ impl Cipher for Wrapping {
         }
     }
 
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+    fn finish(mut self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let cipher = aes::block_cipher(chip, &self.key)?;
+        let part = self.held.len() % SEMIBLOCK;
+        if self.fills && part > 0 {
+            aes::append(&mut self.held, &[0; SEMIBLOCK][part..]);
+        }
         match self.direction {
             Direction::Encrypt => Ok(self.way.wrap(&*cipher, &self.held)?.into()),
             Direction::Decrypt => self.way.unwrap(&*cipher, &self.held),

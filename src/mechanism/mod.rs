@@ -24,6 +24,7 @@ mod prf;
 mod public_half;
 pub mod random;
 mod rsa;
+mod rsa_aes_wrap;
 mod rsa_oaep;
 mod rsa_pkcs1;
 mod rsa_pss;
@@ -376,6 +377,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     rsa_pss::ROWS,
     rsa_oaep::ROWS,
     rsa_raw::ROWS,
+    rsa_aes_wrap::ROWS,
     ecdsa::ROWS,
     ecdh::ROWS,
     hmac::ROWS,

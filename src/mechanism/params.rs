@@ -29,6 +29,13 @@ pub enum Params {
         /// pSourceData: the label
         label: Vec<u8>,
     },
+    /// CK_RSA_AES_KEY_WRAP_PARAMS
+    RsaAes {
+        /// ulAESKeyBits
+        bits: u64,
+        /// pOAEPParams: [`Params::Oaep`]
+        oaep: Box<Params>,
+    },
     /// CK_ECDH1_DERIVE_PARAMS
     Ecdh {
         /// kdf as a CKD_ number

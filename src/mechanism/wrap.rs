@@ -1,11 +1,12 @@
 //! Wrapping: what C_WrapKey and C_UnwrapKey share, whatever the mechanism. The key's bytes are encrypted as
 //! data are, by a key that has CKA_WRAP. PKCS#11 3.2 §5.18.3, §5.18.4, §6.7.
 
-use cryptoki_sys::{CKA_UNWRAP, CKA_VALUE_LEN, CKA_WRAP, CKO_PRIVATE_KEY};
+use cryptoki_sys::{CKA_UNWRAP, CKA_VALUE_LEN, CKA_WRAP, CKM_AES_KEY_WRAP, CKO_PRIVATE_KEY};
 use zeroize::Zeroizing;
 
 use super::{Chip, Cipher, Mechanism, Params};
 use crate::error::{Error, Refusal, Result};
+use crate::object::wrapping::Wrapper;
 use crate::object::{Material, Object, pkcs8};
 use crate::tpm::{Name, PlainKey};
 
@@ -39,6 +40,13 @@ impl Mechanism {
                 Error::KeySizeRange(why) => Error::UnwrappingKeySize(why),
                 other => other,
             })
+    }
+}
+
+impl Mechanism {
+    /// What the rules of wrapping ask of it.
+    pub fn wrapper(&self) -> Wrapper {
+        Wrapper { mechanism: self.id, sound: self.does.sound, fills: self.id == CKM_AES_KEY_WRAP }
     }
 }
 

@@ -94,6 +94,14 @@ fn info(oid: ObjectIdentifier, parameters: AnyRef<'_>, key: &[u8]) -> Encoded {
     PrivateKeyInfo::new(algorithm, key).to_der().map(Zeroizing::new)
 }
 
+/// How many bytes an encoding has by its own header.
+pub fn whole(encoded: &[u8]) -> Option<usize> {
+    let mut reader = der::SliceReader::new(encoded).ok()?;
+    let header = der::Header::decode(&mut reader).ok()?;
+    let whole = (header.encoded_len().ok()? + header.length).ok()?;
+    usize::try_from(whole).ok()
+}
+
 /// A private key that somebody encoded, checked: all its parts belong to one key.
 ///
 /// # Errors

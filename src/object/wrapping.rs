@@ -16,19 +16,24 @@ use super::template::Template;
 use super::value::Attributes;
 use crate::error::{Error, Result};
 
-/// Whether `wrapping`, which has CKA_WRAP, may wrap `key` with this mechanism. `sound` tells whether the
-/// mechanism authenticates what it wraps, so that P9 lets it wrap sensitive keys.
+/// A mechanism that wraps, as the rules see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Wrapper {
+    /// CKM_
+    pub mechanism: u64,
+    /// It authenticates what it wraps, so that P9 lets it wrap sensitive keys.
+    pub sound: bool,
+    /// It fills keys up with fewer than 8 zeros.
+    pub fills: bool,
+}
+
+/// Whether `wrapping`, which has CKA_WRAP, may wrap `key` with this mechanism.
 ///
 /// # Errors
 /// KeyUnextractable, KeyNotWrappable; KeyInvalid by CKA_WRAP_TEMPLATE; MechanismInvalid and
 /// WrappingKeySize by P9.
-pub fn may_wrap(
-    wrapping: &Object,
-    key: &Object,
-    mechanism: u64,
-    sound: bool,
-    policy: Policy,
-) -> Result<()> {
+pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Policy) -> Result<()> {
+    let Wrapper { mechanism, sound, .. } = wrapper;
     if !matches!(key.class(), CKO_SECRET_KEY | CKO_PRIVATE_KEY) {
         return Err(Error::KeyNotWrappable);
     }
@@ -159,29 +164,52 @@ impl Plan {
     }
 
     /// What was unwrapped. Whatever is wrong inside is one error, but that a mechanism which
-    /// authenticated the value (`sound`) may say that its length is not the one asked for.
+    /// authenticated the value may say that its length is not the one asked for. Zeros that the mechanism
+    /// filled the key up with are taken off; other bytes are the key's, which is taken whole or not at all.
     ///
     /// # Errors
     /// WrappedKeyInvalid, WrappedKeyLength; CurveNotSupported.
-    pub fn finish(self, value: Zeroizing<Vec<u8>>, sound: bool) -> Result<Unwrapped> {
+    pub fn finish(self, value: Zeroizing<Vec<u8>>, wrapper: Wrapper) -> Result<Unwrapped> {
         match self {
             Plan::Secret(plan) => {
-                let right = match (plan.length, plan.key_type()) {
-                    (Some(length), _) => length == value.len(),
-                    (None, CKK_AES) => matches!(value.len(), 16 | 24 | 32),
-                    (None, _) => !value.is_empty(),
+                let length = match plan.length {
+                    Some(length) if wrapper.fills => filled(&value, length).unwrap_or(value.len()),
+                    _ => value.len(),
                 };
-                match (right, sound) {
-                    (true, _) => Ok(Unwrapped::Secret(plan, value)),
+                let right = match (plan.length, plan.key_type()) {
+                    (Some(wanted), _) => wanted == length,
+                    (None, CKK_AES) => matches!(length, 16 | 24 | 32),
+                    (None, _) => length > 0,
+                };
+                match (right, wrapper.sound) {
+                    (true, _) => Ok(Unwrapped::Secret(plan, cut(value, length))),
                     (false, true) => Err(Error::WrappedKeyLength),
                     (false, false) => Err(Error::WrappedKeyInvalid),
                 }
             }
-            Plan::Private(plan) => pkcs8::decode(&value)
-                .map_err(|_| Error::WrappedKeyInvalid)
-                .and_then(|value| plan.finish(value))
-                .map(Unwrapped::Private)
-                .map_err(|_| Error::WrappedKeyInvalid),
+            Plan::Private(plan) => {
+                let length = if wrapper.fills { pkcs8::whole(&value) } else { None };
+                let length = length.and_then(|length| filled(&value, length));
+                let key = value.get(..length.unwrap_or(value.len())).unwrap_or_default();
+                pkcs8::decode(key)
+                    .map_err(|_| Error::WrappedKeyInvalid)
+                    .and_then(|key| plan.finish(key))
+                    .map(Unwrapped::Private)
+                    .map_err(|_| Error::WrappedKeyInvalid)
+            }
         }
+    }
+}
+
+/// `length`, if what comes behind so many bytes is fewer than 8 zeros.
+fn filled(value: &[u8], length: usize) -> Option<usize> {
+    let behind = value.get(length..)?;
+    (behind.len() < 8 && behind.iter().all(|byte| *byte == 0)).then_some(length)
+}
+
+fn cut(value: Zeroizing<Vec<u8>>, length: usize) -> Zeroizing<Vec<u8>> {
+    match value.get(..length) {
+        Some(key) if key.len() < value.len() => Zeroizing::new(key.to_vec()),
+        _ => value,
     }
 }

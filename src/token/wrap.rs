@@ -31,7 +31,7 @@ impl Session {
             })?;
         let key = self.key_object(key)?;
         let cipher = row.wrap(params, &wrapping)?;
-        may_wrap(&wrapping, &key, mechanism, row.does.sound, self.token.home.policy)?;
+        may_wrap(&wrapping, &key, row.wrapper(), self.token.home.policy)?;
         let (length, exact) = wrap::length(&key)?;
         let need = cipher.update_length(length) + cipher.finish_length(length);
         match room {
@@ -81,7 +81,7 @@ impl Session {
         }
         let call = self.call(CKF_UNWRAP);
         let value = self.with_chip(&call, None, |chip| wrap::open(cipher, wrapped, chip))?;
-        let made = match plan.finish(value, row.does.sound)? {
+        let made = match plan.finish(value, row.wrapper())? {
             Unwrapped::Secret(plan, value) => self.make_secret(&call, plan, Value::Known(value)),
             Unwrapped::Private(key) => self.make_private(&call, key),
         };

@@ -202,6 +202,14 @@ impl Mechanism {
         Mechanism::with(CKM_RSA_PKCS_OAEP, parameter)
     }
 
+    /// CKM_RSA_AES_KEY_WRAP with CK_RSA_AES_KEY_WRAP_PARAMS and no label.
+    pub fn rsa_aes(bits: u64, hash: u64, mgf: u64) -> Mechanism {
+        let mut parameter = Memory::word(bits);
+        let oaep = Mechanism::oaep(hash, mgf, b"").parameter;
+        parameter.push_pointer(oaep.expect("OAEP has parameters"));
+        Mechanism::with(CKM_RSA_AES_KEY_WRAP, parameter)
+    }
+
     /// CKM_ECDH1_DERIVE with CK_ECDH1_DERIVE_PARAMS.
     pub fn ecdh(kdf: u64, shared: &[u8], public: &[u8]) -> Mechanism {
         let mut parameter = Memory::default();

@@ -222,6 +222,8 @@ enum Family {
     Pkcs1(Option<Hash>),
     Pss(Option<Hash>),
     Oaep,
+    /// RSA AES key wrap.
+    RsaAes,
     Raw,
     Ecdh,
     Generate(Kind),
@@ -320,6 +322,7 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_SHA3_384_RSA_PKCS_PSS, Family::Pss(Some(SHA3_384))),
     (CKM_SHA3_512_RSA_PKCS_PSS, Family::Pss(Some(SHA3_512))),
     (CKM_RSA_PKCS_OAEP, Family::Oaep),
+    (CKM_RSA_AES_KEY_WRAP, Family::RsaAes),
     (CKM_RSA_X_509, Family::Raw),
     (CKM_ECDH1_DERIVE, Family::Ecdh),
     (CKM_ECDH1_COFACTOR_DERIVE, Family::Ecdh),
@@ -421,7 +424,14 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
     let able = match family {
         // By P9 these unwrap nothing, where it holds.
         Family::Pkcs1(None) | Family::Aes(_, Lengths::Padded) if operation == CKF_WRAP => CKF_WRAP,
-        Family::Oaep if operation & (CKF_WRAP | CKF_UNWRAP) != 0 => CKF_WRAP | CKF_UNWRAP,
+        Family::Oaep
+        | Family::RsaAes
+        | Family::Aes(_, Lengths::Semiblocks | Lengths::Counted | Lengths::Filled)
+            if operation & (CKF_WRAP | CKF_UNWRAP) != 0 =>
+        {
+            CKF_WRAP | CKF_UNWRAP
+        }
+        Family::RsaAes => 0,
         Family::Digest(_) => CKF_DIGEST,
         Family::Ecdsa(_) | Family::Pss(_) | Family::Pkcs1(Some(_)) => CKF_SIGN | CKF_VERIFY,
         Family::Pkcs1(None) | Family::Raw => {
@@ -533,7 +543,8 @@ impl Driver {
         match self.family {
             Family::Ecdsa(_) | Family::Ecdh | Family::PublicHalf => Some(Kind::Ec),
             Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
-            Family::Digest(_)
+            Family::RsaAes
+            | Family::Digest(_)
             | Family::Generate(_)
             | Family::Hmac(..)
             | Family::Secret(..)
@@ -592,6 +603,7 @@ impl Driver {
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
             Family::Pss(_) => "RSA PSS",
             Family::Oaep => "RSA OAEP",
+            Family::RsaAes => "RSA AES key wrap",
             Family::Raw => "RSA without padding",
             Family::Ecdh => "ECDH",
             Family::Generate(Kind::Ec) => "EC",
@@ -700,6 +712,16 @@ struct Drive<'a> {
     session: u64,
 }
 
+/// An IV, or an initial value of key wrap, that may be left away.
+fn iv_of(mode: &str, random: &mut Random) -> Vec<u8> {
+    match mode {
+        "ECB" => Vec::new(),
+        "WRAP" => random.bytes(*random.clone().one_of(&[0, 8])),
+        "WRAP-PAD" => random.bytes(*random.clone().one_of(&[0, 4])),
+        _ => random.bytes(16),
+    }
+}
+
 impl Drive<'_> {
     /// Random data in the shape that this mechanism signs.
     fn to_sign(&self, random: &mut Random) -> Shape {
@@ -770,6 +792,17 @@ impl Drive<'_> {
                     format!("rsa_mgf1_md:{}", hash.2),
                 ];
                 (Mechanism::oaep(hash.0, hash.1, b""), random.bytes(length), options)
+            }
+            // The data is the AES key of the moment.
+            Family::RsaAes => {
+                let key = *random.one_of(&[16, 24, 32]);
+                let options = vec![
+                    "rsa_padding_mode:oaep".to_owned(),
+                    "rsa_oaep_md:sha256".to_owned(),
+                    "rsa_mgf1_md:sha256".to_owned(),
+                ];
+                let mechanism = Mechanism::rsa_aes(8 * key as u64, CKM_SHA256, CKG_MGF1_SHA256);
+                (mechanism, random.bytes(key), options)
             }
             Family::Raw => {
                 let data = [vec![0], random.bytes(255)].concat();
@@ -1015,6 +1048,25 @@ impl Drive<'_> {
         by("C_DestroyObject", destroyed)
     }
 
+    /// What OpenSSL makes of it.
+    fn sealed(
+        &self,
+        mode: &str,
+        lengths: Lengths,
+        key: &[u8],
+        iv: &[u8],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, Failure> {
+        let padded = lengths == Lengths::Padded;
+        let fill = match lengths {
+            Lengths::Filled => 8 - plain.len() % 8,
+            _ => 0,
+        };
+        let filled = [plain, &vec![fill as u8; fill]].concat();
+        openssl::aes(mode, true, padded, key, iv, &filled)
+            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))
+    }
+
     fn aes_with(
         &self,
         key: u64,
@@ -1034,24 +1086,13 @@ impl Drive<'_> {
             Lengths::Filled => 8 + random.below(40),
         };
         let plain = random.bytes(length);
-        let iv = match mode {
-            "ECB" => Vec::new(),
-            "WRAP" => random.bytes(*random.clone().one_of(&[0, 8])),
-            "WRAP-PAD" => random.bytes(*random.clone().one_of(&[0, 4])),
-            _ => random.bytes(16),
-        };
+        let iv = iv_of(mode, random);
         let mechanism = match (mode, <[u8; 16]>::try_from(&iv[..])) {
             ("CTR", Ok(block)) => Mechanism::counter(128, block),
             _ if iv.is_empty() => self.driver.mechanism.into(),
             _ => Mechanism::bytes(self.driver.mechanism, &iv),
         };
-        let padded = lengths == Lengths::Padded;
-        let filled = match lengths {
-            Lengths::Filled => [&plain[..], &vec![8 - length as u8 % 8; 8 - length % 8]].concat(),
-            _ => plain.clone(),
-        };
-        let sealed = openssl::aes(mode, true, padded, value, &iv, &filled)
-            .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))?;
+        let sealed = self.sealed(mode, lengths, value, &iv, &plain)?;
         let several = 1 + random.below(300);
         if self.driver.operation == CKF_ENCRYPT {
             let made = if random.once_in(2) {
@@ -1491,7 +1532,7 @@ impl Drive<'_> {
         ];
         let key = by("C_CreateObject", ck.create_object(session, &template))?;
         let outcome = match self.driver.family {
-            Family::Aes(..) => self.wrap_with_aes(key, &value, random),
+            Family::Aes(mode, lengths) => self.wrap_with_aes((mode, lengths), key, &value, random),
             _ => self.wrap_with_rsa(key, &value, random),
         };
         let destroyed = ck.destroy_object(session, key);
@@ -1508,12 +1549,24 @@ impl Drive<'_> {
         let public = by("C_CreateObject", ck.create_object(session, &template))?;
         let wrapped = by("C_WrapKey", ck.wrap(session, shape.mechanism.clone(), public, key));
         let destroyed = ck.destroy_object(session, public);
-        let opened = pair.decrypt(&wrapped?, &shape.options());
+        let wrapped = wrapped?;
+        let (first, second) = wrapped.split_at(wrapped.len().min(256));
+        let mut opened = pair.decrypt(first, &shape.options());
+        if matches!(self.driver.family, Family::RsaAes) {
+            opened =
+                opened.and_then(|key| openssl::aes("WRAP-PAD", false, false, &key, &[], second));
+        }
         right(opened.as_deref() == Some(value), || self.named("another key"))?;
         by("C_DestroyObject", destroyed)
     }
 
-    fn wrap_with_aes(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
+    fn wrap_with_aes(
+        &self,
+        (mode, lengths): (&str, Lengths),
+        key: u64,
+        value: &[u8],
+        random: &mut Random,
+    ) -> Outcome {
         let (ck, session) = (self.ck, self.session);
         // What is brought in does not wrap; so it is made here, readable.
         let template = [
@@ -1525,37 +1578,69 @@ impl Drive<'_> {
         ];
         let made = ck.generate_key(session, CKM_AES_KEY_GEN, &template);
         let wrapping = by("C_GenerateKey", made)?;
-        let iv = random.bytes(16);
-        let mechanism = Mechanism::bytes(self.driver.mechanism, &iv);
-        let wrapped = by("C_WrapKey", ck.wrap(session, mechanism, wrapping, key));
+        let iv = iv_of(mode, random);
+        let wrapped = by("C_WrapKey", ck.wrap(session, self.with_iv(&iv), wrapping, key));
         let theirs = by("C_GetAttributeValue", ck.attribute(session, wrapping, CKA_VALUE));
         let destroyed = ck.destroy_object(session, wrapping);
-        let opened = openssl::aes("CBC", false, true, &theirs?, &iv, &wrapped?);
-        right(opened.as_deref() == Some(value), || self.named("another key"))?;
+        let expected = self.sealed(mode, lengths, &theirs?, &iv, value)?;
+        right(wrapped? == expected, || self.named("another ciphertext"))?;
         by("C_DestroyObject", destroyed)
+    }
+
+    fn with_iv(&self, iv: &[u8]) -> Mechanism {
+        match iv {
+            [] => self.driver.mechanism.into(),
+            iv => Mechanism::bytes(self.driver.mechanism, iv),
+        }
     }
 
     /// A key that OpenSSL wrapped.
     fn unwrap(&self, random: &mut Random) -> Outcome {
         let (ck, session) = (self.ck, self.session);
-        let pair = outsider(Kind::Rsa, random);
-        let template = [
-            number(CKA_CLASS, CKO_PRIVATE_KEY),
-            number(CKA_KEY_TYPE, CKK_RSA),
-            flag(CKA_TOKEN, false),
-            flag(CKA_UNWRAP, true),
-            bytes(CKA_MODULUS, pair.number("n")),
-            bytes(CKA_PUBLIC_EXPONENT, pair.number("e")),
-            bytes(CKA_PRIVATE_EXPONENT, pair.number("d")),
-            bytes(CKA_PRIME_1, pair.number("rsa-factor1")),
-            bytes(CKA_PRIME_2, pair.number("rsa-factor2")),
-        ];
-        let shape = self.to_encrypt(random);
         let value = random.bytes(32);
-        let wrapped = pair.encrypt(&value, &shape.options()).expect("OpenSSL encrypts");
-        let private = by("C_CreateObject", ck.create_object(session, &template))?;
-        let outcome = self.unwrap_with(private, shape.mechanism, &wrapped, &value);
-        let destroyed = ck.destroy_object(session, private);
+        let (template, mechanism, wrapped) = match self.driver.family {
+            Family::Aes(mode, lengths) => {
+                let key = random.bytes(16);
+                let iv = iv_of(mode, random);
+                let wrapped = self.sealed(mode, lengths, &key, &iv, &value)?;
+                let template = vec![
+                    number(CKA_CLASS, CKO_SECRET_KEY),
+                    number(CKA_KEY_TYPE, CKK_AES),
+                    flag(CKA_TOKEN, false),
+                    flag(CKA_UNWRAP, true),
+                    bytes(CKA_VALUE, key),
+                ];
+                (template, self.with_iv(&iv), wrapped)
+            }
+            family => {
+                let pair = outsider(Kind::Rsa, random);
+                let shape = self.to_encrypt(random);
+                let seal =
+                    |data: &[u8]| pair.encrypt(data, &shape.options()).expect("OpenSSL encrypts");
+                let wrapped = match family {
+                    Family::RsaAes => {
+                        let inner = openssl::aes("WRAP-PAD", true, false, &shape.data, &[], &value);
+                        [seal(&shape.data), inner.expect("OpenSSL wraps")].concat()
+                    }
+                    _ => seal(&value),
+                };
+                let template = vec![
+                    number(CKA_CLASS, CKO_PRIVATE_KEY),
+                    number(CKA_KEY_TYPE, CKK_RSA),
+                    flag(CKA_TOKEN, false),
+                    flag(CKA_UNWRAP, true),
+                    bytes(CKA_MODULUS, pair.number("n")),
+                    bytes(CKA_PUBLIC_EXPONENT, pair.number("e")),
+                    bytes(CKA_PRIVATE_EXPONENT, pair.number("d")),
+                    bytes(CKA_PRIME_1, pair.number("rsa-factor1")),
+                    bytes(CKA_PRIME_2, pair.number("rsa-factor2")),
+                ];
+                (template, shape.mechanism, wrapped)
+            }
+        };
+        let unwrapping = by("C_CreateObject", ck.create_object(session, &template))?;
+        let outcome = self.unwrap_with(unwrapping, mechanism, &wrapped, &value);
+        let destroyed = ck.destroy_object(session, unwrapping);
         outcome?;
         by("C_DestroyObject", destroyed)
     }

@@ -217,6 +217,13 @@ fn a_private_key_leaves_and_comes_as_pkcs8_of_openssl() {
             app.generate_pair(session, generate, &[size], &leaves).expect("C_GenerateKeyPair");
         let wrapped = scene.wrap(cbc(), kek, private).expect("C_WrapKey");
         let info = openssl::aes("CBC", false, true, &VALUE, &IV, &wrapped).expect("padding");
+        let again = scene.wrap(CKM_AES_KEY_WRAP_KWP, kek, private).expect("C_WrapKey");
+        let again = openssl::aes("WRAP-PAD", false, false, &VALUE, &[], &again);
+        assert_eq!(again.as_ref(), Some(&info));
+        let again = scene.wrap(CKM_AES_KEY_WRAP, kek, private).expect("C_WrapKey");
+        let again = openssl::aes("WRAP", false, false, &VALUE, &[], &again).expect("unwrapped");
+        let zeros = again.strip_prefix(&info[..]).expect("the key, filled up");
+        assert!(zeros.len() < 8 && zeros.iter().all(|byte| *byte == 0));
         let key = Key::from_private_info(&info).expect("OpenSSL takes the key");
         let expected = app.attribute(session, public, CKA_PUBLIC_KEY_INFO);
         assert_eq!(Ok(key.info()), expected);
@@ -390,9 +397,153 @@ fn a_sensitive_key_is_wrapped_by_a_key_that_the_token_alone_knows_or_the_so_trus
     }
 }
 
+/// Every mechanism that P9 lets wrap a sensitive key, with the keys for both ways.
+fn sound(scene: &Scene) -> Vec<(Mechanism, u64, u64)> {
+    let kek = scene.aes(32, &wraps());
+    let pair = scene.app.generate_pair(
+        scene.session,
+        CKM_RSA_PKCS_KEY_PAIR_GEN,
+        &[number(CKA_MODULUS_BITS, 2048), flag(CKA_WRAP, true)],
+        &[flag(CKA_UNWRAP, true)],
+    );
+    let (public, private) = pair.expect("C_GenerateKeyPair");
+    let key_wraps =
+        [CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_PKCS7];
+    let rsa_aes = Mechanism::rsa_aes(256, CKM_SHA256, CKG_MGF1_SHA256);
+    key_wraps
+        .into_iter()
+        .map(|id| (id.into(), kek, kek))
+        .chain([(rsa_aes, public, private)])
+        .collect()
+}
+
+#[test]
+fn a_sensitive_key_of_any_kind_goes_out_and_comes_back_and_any_change_is_noticed() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
+    let size = [bytes(CKA_EC_PARAMS, P256)];
+    let ec = app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &size, &leaves);
+    let (point, ec) = ec.expect("C_GenerateKeyPair");
+    let size = [number(CKA_MODULUS_BITS, 1024)];
+    let rsa = app.generate_pair(session, CKM_RSA_PKCS_KEY_PAIR_GEN, &size, &leaves);
+    let (modulus, rsa) = rsa.expect("C_GenerateKeyPair");
+    let secrets: Vec<_> = [9, 16, 20, 31, 64, 128]
+        .map(|length| (0..length).map(|at| at as u8 ^ 0xA5).collect::<Vec<u8>>())
+        .into_iter()
+        .map(|value| (scene.guarded(CKK_GENERIC_SECRET, &value), value))
+        .collect();
+    for (mechanism, by, back) in sound(&scene) {
+        for (key, value) in &secrets {
+            let wrapped = scene.wrap(mechanism.clone(), by, *key).expect("C_WrapKey");
+            let length = number(CKA_VALUE_LEN, value.len() as u64);
+            let template = [&signs(CKK_GENERIC_SECRET)[..], &[length]].concat();
+            let made = scene.unwrap(mechanism.clone(), back, &wrapped, &template);
+            scene.assert_hides(made.expect("C_UnwrapKey"), value);
+            for at in [0, wrapped.len() / 2, wrapped.len() - 1] {
+                let mut changed = wrapped.clone();
+                changed[at] ^= 1;
+                let made = scene.unwrap(mechanism.clone(), back, &changed, &template);
+                assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID), "{mechanism:?}, byte {at}");
+            }
+        }
+        for (public, key, key_type, sign) in
+            [(point, ec, CKK_EC, CKM_ECDSA_SHA256), (modulus, rsa, CKK_RSA, CKM_SHA256_RSA_PKCS)]
+        {
+            let wrapped = scene.wrap(mechanism.clone(), by, key).expect("C_WrapKey");
+            let template = [
+                number(CKA_CLASS, CKO_PRIVATE_KEY),
+                number(CKA_KEY_TYPE, key_type),
+                flag(CKA_SIGN, true),
+            ];
+            let made = scene.unwrap(mechanism.clone(), back, &wrapped, &template);
+            let made = made.expect("C_UnwrapKey");
+            assert!(!scene.is(made, CKA_EXTRACTABLE) && scene.is(made, CKA_SENSITIVE));
+            let signature = app.sign(session, sign, made, b"data").expect("C_Sign");
+            app.verify(session, sign, public, b"data", &signature).expect("C_Verify");
+        }
+    }
+}
+
+#[test]
+fn zeros_that_fill_a_key_up_are_taken_off_and_nothing_else() {
+    let scene = Scene::start();
+    let kek = scene.aes(32, &wraps());
+    let value = [&[7; 19][..], &[0]].concat();
+    let key = scene.guarded(CKK_GENERIC_SECRET, &value);
+    let wrapped = scene.wrap(CKM_AES_KEY_WRAP, kek, key).expect("C_WrapKey");
+    let back = |length: &[Attribute]| {
+        let template = [&signs(CKK_GENERIC_SECRET)[..], length].concat();
+        scene.unwrap(CKM_AES_KEY_WRAP, kek, &wrapped, &template)
+    };
+    scene.assert_hides(back(&[number(CKA_VALUE_LEN, 20)]).expect("C_UnwrapKey"), &value);
+    scene.assert_hides(back(&[number(CKA_VALUE_LEN, 19)]).expect("C_UnwrapKey"), &value[..19]);
+    let filled = [&value[..], &[0; 4]].concat();
+    scene.assert_hides(back(&[]).expect("whole semiblocks"), &filled);
+    for length in [1, 16, 17, 18, 25] {
+        let made = back(&[number(CKA_VALUE_LEN, length)]);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE), "{length}");
+    }
+    // Two semiblocks are the least.
+    let short = scene.guarded(CKK_GENERIC_SECRET, &[1; 8]);
+    assert_eq!(scene.wrap(CKM_AES_KEY_WRAP, kek, short), Err(CKR_KEY_SIZE_RANGE));
+    scene.wrap(CKM_AES_KEY_WRAP_KWP, kek, short).expect("C_WrapKey");
+}
+
+#[test]
+fn rsa_aes_key_wrap_refuses_wrong_parameters_and_says_nothing_of_what_is_inside() {
+    let scene = Scene::start();
+    let pair = rsa();
+    let (public, private) = (scene.public(&pair, &[]), scene.private(&pair, &[]));
+    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let sha256 = |bits| Mechanism::rsa_aes(bits, CKM_SHA256, CKG_MGF1_SHA256);
+    let null = Mechanism::with(CKM_RSA_AES_KEY_WRAP, Memory::of([0; 16]));
+    for mechanism in [
+        sha256(0),
+        sha256(127),
+        sha256(512),
+        CKM_RSA_AES_KEY_WRAP.into(),
+        Mechanism::rsa_aes(256, CKM_AES_ECB, CKG_MGF1_SHA256),
+        null,
+    ] {
+        let refused = scene.wrap(mechanism.clone(), public, key);
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{mechanism:?}");
+    }
+    let template = signs(CKK_GENERIC_SECRET);
+    let sealed = |kek: &[u8], inner: &[u8]| {
+        let outer = pair.encrypt(kek, &OAEP).expect("OpenSSL encrypts");
+        let inner = openssl::aes("WRAP-PAD", true, false, inner, &[], &VALUE).expect("wrapped");
+        [outer, inner].concat()
+    };
+    let good = sealed(&[3; 32], &[3; 32]);
+    let made = scene.unwrap(sha256(256), private, &good, &template).expect("C_UnwrapKey");
+    scene.assert_hides(made, &VALUE);
+    let mut changed = good.clone();
+    changed[100] ^= 1;
+    for bad in [
+        changed,
+        sealed(&[3; 32], &[4; 32]),
+        sealed(&[3; 16], &[3; 16]),
+        sealed(&[3; 33], &[3; 32]),
+        [&[0xFF; 256], &good[256..]].concat(),
+    ] {
+        let made = scene.unwrap(sha256(256), private, &bad, &template);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID));
+    }
+    for length in [0, 255, 256, 264, 271] {
+        let made = scene.unwrap(sha256(256), private, &good[..length], &template);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE), "{length}");
+    }
+}
+
 #[test]
 fn a_wrapping_key_is_as_strong_as_what_it_wraps() {
     let scene = Scene::start();
+    let kek = scene.aes(16, &wraps());
+    for (length, expected) in [(16, None), (32, Some(CKR_WRAPPING_KEY_SIZE_RANGE))] {
+        let target = scene.aes(length, &guarded());
+        assert_eq!(scene.wrap(CKM_AES_KEY_WRAP, kek, target).err(), expected, "{length}");
+    }
     let small = scene.app.generate_pair(
         scene.session,
         CKM_RSA_PKCS_KEY_PAIR_GEN,
