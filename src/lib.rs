@@ -19,3 +19,6 @@ pub mod mechanism;
 pub mod token;
 
 pub mod abi;
+
+#[global_allocator]
+static HEAP: crypto::secret::Forgetful = crypto::secret::Forgetful;

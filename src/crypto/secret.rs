@@ -1,12 +1,43 @@
-//! Memory for secrets that live long: the token secret between login and logout.
+//! Memory for secrets that live long: the token secret between login and logout. And the heap, which
+//! forgets what is given back to it.
 #![allow(unsafe_code)]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
+use std::hint::black_box;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous, munmap};
 use zeroize::Zeroize as _;
+
+/// The system's allocator, which wipes what is freed. Whoever calculates with the numbers of a private key makes
+/// copies that are not ours to wipe (crypto-bigint's moduli, products, remainders).
+pub struct Forgetful;
+
+// SAFETY: every call is passed on to `System` as it came.
+unsafe impl GlobalAlloc for Forgetful {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as of the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as of the caller.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the memory is the caller's for the layout's size, and nobody reads it any more.
+        unsafe { ptr::write_bytes(memory, 0, layout.size()) };
+        // Else the compiler would know that nobody reads the zeros.
+        let memory = black_box(memory);
+        // SAFETY: as of the caller.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    // What grows is copied: the default of `realloc`, which ends in `dealloc`.
+}
 
 /// Whether forked children get the secrets that are made from now on.
 static FOR_CHILDREN: AtomicBool = AtomicBool::new(false);

@@ -12,9 +12,9 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module, program};
 use swtpm_tests::ck::{P256, flag};
-use swtpm_tests::secrets::STOPS;
+use swtpm_tests::secrets::{IMPORT_STOPS, INFO, KEYS, STOPS};
 use swtpm_tests::spawn::Guarded;
-use swtpm_tests::{Bench, Setup};
+use swtpm_tests::{Bench, Setup, openssl};
 use tpm11::store::{Options, Sealer, Store};
 use tpm11::tpm::pin::{Gate, Role};
 use tpm11::tpm::{Settings, Tpm};
@@ -185,6 +185,72 @@ fn memory_forgets_what_a_login_opened() {
 #[test]
 fn memory_forgets_what_a_login_opened_behind_the_resource_manager() {
     memory_forgets(&Setup::default().managed().config("[pin]\nkdf_iterations = 1000").start());
+}
+
+/// Random bytes of the test's own.
+fn random(length: usize) -> Vec<u8> {
+    use rand_core::RngCore as _;
+    let mut bytes = vec![0; length];
+    rand_core::OsRng.fill_bytes(&mut bytes);
+    bytes
+}
+
+fn keys_that_were_brought_in_are_forgotten(bench: &Bench) {
+    bench.token();
+    let ec = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let rsa = openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]);
+    let values = KEYS.map(|(name, length)| {
+        let value = match name {
+            "ec" => ec.number("priv"),
+            "rsa modulus" => rsa.number("n"),
+            "rsa exponent" => rsa.number("d"),
+            "rsa prime" => rsa.number("rsa-factor1"),
+            "rsa other prime" => rsa.number("rsa-factor2"),
+            _ => random(length),
+        };
+        [vec![0; length - value.len()], value].concat()
+    });
+    let mut secrets = Secrets { all: Vec::new(), gate: Vec::new() };
+    let mut add = |name: &str, value: &[u8]| {
+        secrets.all.push((name.to_owned(), value.to_vec()));
+        // As numbers are kept by who calculates with them.
+        secrets.all.push((name.to_owned(), value.iter().rev().copied().collect()));
+    };
+    for ((name, _), value) in KEYS.iter().zip(&values) {
+        if *name != "rsa modulus" {
+            add(name, value);
+        }
+    }
+    for part in ["rsa-exponent1", "rsa-exponent2", "rsa-coefficient1"] {
+        add(part, &rsa.number(part));
+    }
+    let base = &values[2];
+    add("derived", &openssl::hkdf_expand("sha256", base, INFO, 32));
+
+    let mut command = bench.command(program());
+    command.arg("import").arg(module()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = Guarded::start(command).expect("the application starts");
+    let mut pipe = process.child().stdin.take().expect("its input");
+    let mut lines = BufReader::new(process.child().stdout.take().expect("its output")).lines();
+    pipe.write_all(PIN).expect("the PIN is read");
+    for place in IMPORT_STOPS {
+        let line = lines.next().expect("it goes on").expect("a line");
+        assert_eq!(line, place, "{}", bench.log());
+        let mut found = secrets.found_in(process.id());
+        // The readable one is there until the logout: so the search is one.
+        let control = found.remove("control").is_some();
+        assert_eq!(control, ["brought in", "used"].contains(&place), "{place}");
+        assert!(found.is_empty(), "{place}: {found:?}");
+        pipe.write_all(b"\n").expect("it goes on");
+        if place == IMPORT_STOPS[0] {
+            pipe.write_all(&values.concat()).expect("the keys are read");
+        }
+    }
+}
+
+#[test]
+fn no_key_that_was_brought_in_or_derived_stays_in_memory() {
+    keys_that_were_brought_in_are_forgotten(&Bench::start());
 }
 
 #[test]

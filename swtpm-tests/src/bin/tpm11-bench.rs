@@ -1,5 +1,5 @@
 //! The bench's helper program: an application that makes the calls it is told (`work`), one that keeps
-//! no PIN (`secrets`), one that begins and ends in unusual ways (`life`), a wire to a UNIX socket (`pipe`), and the shim by itself (`shim`).
+//! no PIN (`secrets`) nor the keys it brings in (`import`), one that begins and ends in unusual ways (`life`), a wire to a UNIX socket (`pipe`), and the shim by itself (`shim`).
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -11,6 +11,7 @@ use swtpm_tests::Shim;
 
 const USAGE: &str = "usage: tpm11-bench work MODULE SOCKET
        tpm11-bench secrets MODULE
+       tpm11-bench import MODULE
        tpm11-bench life ROLE MODULE
        tpm11-bench pipe SOCKET            standard input to the TPM, its answers back
        tpm11-bench shim LISTEN TPM RECORD one line of RECORD for each command";
@@ -21,6 +22,7 @@ fn main() {
     match words.as_slice() {
         [word, module, socket] if word.ends_with("work") => swtpm_tests::app::work(module, socket),
         [word, module] if word.ends_with("secrets") => swtpm_tests::secrets::work(module),
+        [word, module] if word.ends_with("import") => swtpm_tests::secrets::import(module),
         [word, role, module] if word.ends_with("life") => {
             swtpm_tests::life::work(role.to_str().expect("a word"), module);
         }
