@@ -11,7 +11,7 @@ use cryptoki_sys::*;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, module, program};
-use swtpm_tests::ck::{P256, flag};
+use swtpm_tests::ck::{Attribute, Mechanism, P256, bytes, flag, number};
 use swtpm_tests::secrets::{IMPORT_STOPS, INFO, KEYS, STOPS};
 use swtpm_tests::spawn::Guarded;
 use swtpm_tests::{Bench, Setup, openssl};
@@ -254,6 +254,130 @@ fn no_key_that_was_brought_in_or_derived_stays_in_memory() {
 }
 
 #[test]
+fn nothing_secret_is_on_the_bus_in_clear() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let mut secrets: Vec<(&str, Vec<u8>)> = Vec::new();
+    bench.shim.forget();
+
+    let secret = |key_type, value: &[u8], more: &[Attribute]| {
+        let own = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, key_type),
+            bytes(CKA_VALUE, value),
+            flag(CKA_SENSITIVE, true),
+        ];
+        app.create_object(session, &[&own[..], more].concat()).expect("C_CreateObject")
+    };
+    let (aes, leaves, base, mac) = (random(16), random(32), random(32), random(48));
+    let aes_key = secret(CKK_AES, &aes, &[flag(CKA_DERIVE, true)]);
+    let cbc = Mechanism::bytes(CKM_AES_CBC, &[0xC3; 16]);
+    let encrypts = secret(CKK_AES, &leaves, &[flag(CKA_EXTRACTABLE, true)]);
+    app.encrypt(session, cbc, encrypts, &[0; 64]).expect("C_Encrypt");
+    let base_key = secret(CKK_GENERIC_SECRET, &base, &[flag(CKA_DERIVE, true)]);
+    let mac_key = secret(CKK_GENERIC_SECRET, &mac, &[flag(CKA_SIGN, true)]);
+    let signed = app.sign(session, CKM_SHA256_HMAC, mac_key, &[7; 3000]).expect("C_Sign");
+    assert_eq!(signed, openssl::hmac("sha256", &mac, &[7; 3000]));
+
+    let ec = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let rsa = openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]);
+    let private =
+        |key_type| vec![number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, key_type)];
+    let mut template = private(CKK_EC);
+    template.push(bytes(CKA_EC_PARAMS, P256));
+    template.push(bytes(CKA_VALUE, ec.number("priv")));
+    template.push(flag(CKA_DERIVE, true));
+    let agrees = app.create_object(session, &template).expect("C_CreateObject");
+    let mut template = private(CKK_RSA);
+    let parts = [
+        (CKA_MODULUS, "n"),
+        (CKA_PUBLIC_EXPONENT, "e"),
+        (CKA_PRIVATE_EXPONENT, "d"),
+        (CKA_PRIME_1, "rsa-factor1"),
+        (CKA_PRIME_2, "rsa-factor2"),
+    ];
+    template.extend(parts.iter().map(|(kind, name)| bytes(*kind, rsa.number(name))));
+    template.push(flag(CKA_EXTRACTABLE, true));
+    let leaving = app.create_object(session, &template).expect("C_CreateObject");
+    for name in ["d", "rsa-factor1", "rsa-factor2"] {
+        secrets.push((name, rsa.number(name)));
+    }
+    secrets.push(("EC number", ec.number("priv")));
+
+    // An agreement, and what is derived: the values are OpenSSL's.
+    let wanted = |length| {
+        [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            number(CKA_VALUE_LEN, length),
+            flag(CKA_SIGN, true),
+        ]
+    };
+    let peer = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let info = peer.info();
+    let ecdh = Mechanism::ecdh(CKD_NULL, &[], &info[info.len() - 65..]);
+    app.derive(session, ecdh, agrees, &wanted(32)).expect("C_DeriveKey");
+    secrets.push(("shared secret", ec.agree(&peer).expect("OpenSSL agrees")));
+    let hkdf = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, None, Some(b"info"));
+    app.derive(session, hkdf, base_key, &wanted(32)).expect("C_DeriveKey");
+    secrets.push(("expanded key", openssl::hkdf_expand("sha256", &base, b"info", 32)));
+    let data = random(32);
+    let mut parameter = swtpm_tests::door::Memory::default();
+    parameter.push_bytes(&data);
+    let encryption = Mechanism::with(CKM_AES_ECB_ENCRYPT_DATA, parameter);
+    let named = [flag(CKA_DERIVE, true), number(CKA_ALLOWED_MECHANISMS, CKM_AES_ECB_ENCRYPT_DATA)];
+    let tells = secret(CKK_AES, &aes, &named);
+    app.derive(session, encryption, tells, &wanted(32)).expect("C_DeriveKey");
+    let encrypted = openssl::aes("ECB", true, false, &aes, &[], &data).expect("OpenSSL encrypts");
+    secrets.push(("encrypted data that is a key", encrypted[16..].to_vec()));
+    secrets.push(("its first block", encrypted[..16].to_vec()));
+    assert!(app.destroy_object(session, aes_key).is_ok());
+
+    // What leaves, under a key of the token's.
+    let roles = [flag(CKA_WRAP, true), number(CKA_VALUE_LEN, 32)];
+    let wraps = app.generate_key(session, CKM_AES_KEY_GEN, &roles).expect("C_GenerateKey");
+    app.wrap(session, CKM_AES_KEY_WRAP_KWP, wraps, encrypts).expect("C_WrapKey");
+    app.wrap(session, CKM_AES_KEY_WRAP_KWP, wraps, leaving).expect("C_WrapKey");
+
+    secrets.push(("random bytes", app.random(session, 32).expect("C_GenerateRandom")));
+    let open = [
+        number(CKA_VALUE_LEN, 24),
+        flag(CKA_SENSITIVE, false),
+        flag(CKA_EXTRACTABLE, true),
+        flag(CKA_TOKEN, true),
+    ];
+    let open = app.generate_key(session, CKM_GENERIC_SECRET_KEY_GEN, &open).expect("a key");
+    app.sign(session, CKM_SHA256_HMAC, open, b"data").expect("C_Sign");
+    let value = app.attribute(session, open, CKA_VALUE).expect("a readable key");
+    secrets.push(("readable key that was generated", value));
+    for (name, value) in [("AES", aes), ("AES that leaves", leaves), ("base", base), ("HMAC", mac)]
+    {
+        secrets.push((name, value));
+    }
+    app.finalize().expect("C_Finalize");
+
+    let record = bench.shim.record();
+    let seen = |what: &[u8]| {
+        let has = |bytes: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+        record.0.iter().find(|entry| has(&entry.command) || has(&entry.response))
+    };
+    assert!(seen(&[0xC3; 16]).is_some(), "an IV is no secret, and is found: so the search is one");
+    assert!(seen(&rsa.number("n")).is_some(), "nor is a modulus");
+    for (name, value) in &secrets {
+        assert!(value.len() >= 16, "{name}");
+        for part in value.chunks_exact(16) {
+            if let Some(entry) = seen(part) {
+                panic!("{name} is in {}", entry.line());
+            }
+        }
+    }
+    for entry in record.0.iter().filter(|entry| entry.line().contains("GetRandom")) {
+        assert!(entry.encrypts_response(), "{}", entry.line());
+    }
+}
+
+#[test]
 fn no_log_line_of_any_level_and_no_flight_record_shows_a_secret() {
     let bench = Bench::start();
     let wrong = b"wrong-9753";
@@ -278,7 +402,7 @@ fn no_log_line_of_any_level_and_no_flight_record_shows_a_secret() {
         .generate_pair(
             session,
             CKM_EC_KEY_PAIR_GEN,
-            &[swtpm_tests::ck::bytes(CKA_EC_PARAMS, P256)],
+            &[bytes(CKA_EC_PARAMS, P256)],
             &[flag(CKA_ALWAYS_AUTHENTICATE, true)],
         )
         .expect("a key that asks");
