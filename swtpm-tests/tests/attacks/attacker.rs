@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::LABEL;
@@ -651,6 +652,12 @@ pub fn said<T>(function: &str, answer: Answer<T>) -> Step<T> {
 }
 
 // ---- what attackers can compute for themselves
+
+/// An RSA pair of the attacker's, of 2048 bits.
+pub fn outsider() -> &'static openssl::Key {
+    static KEY: OnceLock<openssl::Key> = OnceLock::new();
+    KEY.get_or_init(|| openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]))
+}
 
 /// RFC 3394 §2.2.2 with any way to decrypt a block; the integrity value is not looked at, so that it does
 /// for RFC 5649, too.

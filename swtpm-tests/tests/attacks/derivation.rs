@@ -23,6 +23,7 @@ pub static CASES: &[Case] = cases![
     c07_encrypt_what_was_derived_by_cbc
     c08_digest_what_was_derived_by_hashing
     c09_sign_what_hkdf_expands
+    c09_sign_with_a_copy_that_went_out_and_in
     c10_hkdf_data_beside_an_hkdf_key
     c10_hkdf_data_beside_an_hkdf_key_where_both_are_allowed
     c11_sign_what_sp_800_108_computes
@@ -199,6 +200,18 @@ fn c09_sign_what_hkdf_expands(at: &Attacker) -> Verdict {
     let mechanism = expansion(CKM_HKDF_DERIVE, b"info");
     let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
     let value = at.sign(CKM_SHA256_HMAC, &key, b"info\x01")?;
+    at.is_mac_key(&derived, &value)
+}
+
+fn c09_sign_with_a_copy_that_went_out_and_in(at: &Attacker) -> Verdict {
+    let (key, by) = (at.generic("sxD")?, at.aes(32, "swu")?);
+    let mechanism = expansion(CKM_HKDF_DERIVE, b"info");
+    let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
+    let blob = at.wrap(CKM_AES_KEY_WRAP_KWP, &by, &key)?;
+    let secret = (CKO_SECRET_KEY, CKK_GENERIC_SECRET);
+    let signs = [flag(CKA_SIGN, true)];
+    let copy = at.unwrap(CKM_AES_KEY_WRAP_KWP, &by, &blob, secret, &signs)?;
+    let value = at.sign(CKM_SHA256_HMAC, &copy, b"info\x01")?;
     at.is_mac_key(&derived, &value)
 }
 

@@ -41,6 +41,7 @@ pub static CASES: &[Case] = cases![
     b25_another_mechanism
     b25_more_mechanisms
     b25_a_copy_with_more_mechanisms
+    b25_unwrapped_without_its_limits
     b26_no_longer_for_trusted_keys_alone
     b26_a_copy_for_every_key
     b26_unwrapped_for_every_key
@@ -49,6 +50,7 @@ pub static CASES: &[Case] = cases![
     b29_a_secret_key_trusted_by_the_so
     b30_never_ask_for_the_pin_again
     b30_a_copy_that_does_not_ask
+    b30_unwrapped_it_does_not_ask
     b31_use_after_the_end_date
 ];
 
@@ -473,6 +475,14 @@ fn b25_a_copy_with_more_mechanisms(at: &Attacker) -> Verdict {
     at.encrypt(CKM_AES_ECB, &copy, &[0; 16]).map(|_| true)
 }
 
+fn b25_unwrapped_without_its_limits(at: &Attacker) -> Verdict {
+    let limited = with(at, "sxe", &[number(CKA_ALLOWED_MECHANISMS, CKM_AES_CBC)])?;
+    let by = at.aes(16, "swu")?;
+    let blob = at.wrap(KWP, &by, &limited)?;
+    let free = at.unwrap_aes(KWP, &by, &blob, "e")?;
+    at.encrypt(CKM_AES_ECB, &free, &[0; 16]).map(|_| true)
+}
+
 fn b26_no_longer_for_trusted_keys_alone(at: &Attacker) -> Verdict {
     let key = at.aes(16, "sxet")?;
     at.set_flag(&key, CKA_WRAP_WITH_TRUSTED, false)?;
@@ -575,6 +585,14 @@ fn b30_a_copy_that_does_not_ask(at: &Attacker) -> Verdict {
     let key = asking(at)?;
     let copy = at.copy(&key, &[flag(CKA_ALWAYS_AUTHENTICATE, false)])?;
     at.sign(CKM_ECDSA, &copy, &[1; 32]).map(|_| true)
+}
+
+fn b30_unwrapped_it_does_not_ask(at: &Attacker) -> Verdict {
+    let (_, key) = at.ec("sxS", &[flag(CKA_ALWAYS_AUTHENTICATE, true)])?;
+    let by = at.aes(32, "swu")?;
+    let blob = at.wrap(KWP, &by, &key)?;
+    let free = at.unwrap(KWP, &by, &blob, (CKO_PRIVATE_KEY, CKK_EC), &[flag(CKA_SIGN, true)])?;
+    at.sign(CKM_ECDSA, &free, &[1; 32]).map(|_| true)
 }
 
 fn b31_use_after_the_end_date(at: &Attacker) -> Verdict {

@@ -5,7 +5,7 @@ use swtpm_tests::ck::{Mechanism, bytes, flag, number};
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, Stop, Verdict, closed, opened, rfc3394_close, rfc3394_open, xor,
+    Attacker, KNOWN, Key, Stop, Verdict, closed, opened, outsider, rfc3394_close, rfc3394_open, xor,
 };
 use super::{Case, cases};
 
@@ -174,7 +174,7 @@ fn a11_wrap_then_let_the_private_half_decrypt(at: &Attacker) -> Verdict {
 
 fn a12_wrap_by_a_public_key_from_outside(at: &Attacker) -> Verdict {
     let target = at.target()?;
-    let own = openssl::Key::generate("RSA", &["rsa_keygen_bits:2048"]);
+    let own = outsider();
     let public = at.create(
         CKO_PUBLIC_KEY,
         &[
