@@ -163,6 +163,8 @@ pub enum Error {
     EncryptedDataInvalid,
     /// The ciphertext has a length that cannot be right.
     EncryptedDataLenRange,
+    /// The tag of a message is not that of its ciphertext and additional data.
+    AeadDecryptFailed,
     /// The signature does not belong to the data.
     SignatureInvalid,
     /// The signature has a length that cannot be right.
@@ -291,6 +293,9 @@ impl fmt::Display for Error {
             DataInvalid(why) => write!(f, "data: {why}"),
             DataLenRange(why) => write!(f, "data length: {why}"),
             EncryptedDataInvalid => f.write_str("the ciphertext is not valid"),
+            AeadDecryptFailed => {
+                f.write_str("the message or what belongs to it was changed, or is another key's")
+            }
             EncryptedDataLenRange => f.write_str("the ciphertext has an impossible length"),
             SignatureInvalid => f.write_str("the signature is not valid"),
             SignatureLenRange => f.write_str("the signature has an impossible length"),

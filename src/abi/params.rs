@@ -5,11 +5,11 @@ use std::mem::size_of;
 
 use cryptoki_sys::*;
 
-use super::ptr::{self, Input, Place, Template, wide};
+use super::ptr::{self, Fill, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
-use crate::mechanism::params::{Number, Part, Password, Salt, Sp800};
+use crate::mechanism::params::{self, Number, Part, Password, Salt, Sp800};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -49,6 +49,113 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
             other => other?,
         };
     Ok(Mechanism { id: wide(given.mechanism), params, places })
+}
+
+/// Copies the mechanism of C_MessageEncryptInit or its like. Its parameter may be missing, or look like
+/// that of a message, and says nothing: each message brings its own.
+///
+/// # Errors
+/// As [`mechanism`].
+///
+/// # Safety
+/// `at` is NULL or points to a mechanism.
+pub(super) unsafe fn message_mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
+    // SAFETY: this function's own contract.
+    let given = unsafe { ptr::read("pMechanism is NULL", at)? };
+    let size = match given.mechanism {
+        CKM_AES_GCM => size_of::<CK_GCM_MESSAGE_PARAMS>(),
+        CKM_AES_CCM => size_of::<CK_CCM_MESSAGE_PARAMS>(),
+        _ => 0,
+    };
+    let params = match given.ulParameterLen {
+        0 => Params::None,
+        _ if given.pParameter.is_null() => return Err(Error::ArgumentsBad("pParameter")),
+        length if length == size as CK_ULONG => Params::None,
+        _ => Params::Invalid("neither missing nor the size of a message's structure"),
+    };
+    Ok(Mechanism { id: wide(given.mechanism), params, places: Vec::new() })
+}
+
+/// What a C_EncryptMessage or its like says of its message, and where the answer goes.
+pub(super) struct Message {
+    /// In our own memory.
+    pub(super) given: params::Message,
+    nonce: Fill,
+    tag: Fill,
+}
+
+impl Message {
+    /// Writes what the message gave beside its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Bug`] if nonce or tag have another length than the caller's.
+    pub(super) fn put(self, nonce: Option<&[u8]>, tag: Option<&[u8]>) -> Result<()> {
+        nonce.map_or(Ok(()), |nonce| self.nonce.put(nonce))?;
+        tag.map_or(Ok(()), |tag| self.tag.put(tag))
+    }
+}
+
+/// Copies the parameter of one message of this mechanism; with `decrypts` its tag, too.
+///
+/// # Errors
+/// [`Error::MechanismParamInvalid`], [`Error::HostMemory`].
+///
+/// # Safety
+/// `at` is NULL or points to the structure of this mechanism's messages, whose pointers are readable and
+/// writable for the lengths beside them until the C_ function returns.
+pub(super) unsafe fn message(
+    mechanism: CK_MECHANISM_TYPE,
+    at: CK_VOID_PTR,
+    length: CK_ULONG,
+    decrypts: bool,
+) -> Result<Message> {
+    // SAFETY: this function's own contract.
+    let bytes = unsafe { Input::new("pParameter", at.cast(), length) };
+    let wrong = || Error::MechanismParamInvalid("not the structure of this mechanism's messages");
+    let bytes = bytes.at_most(PARAMETER_LIMIT, wrong()).map_err(|error| match error {
+        Error::ArgumentsBad(_) => wrong(),
+        other => other,
+    })?;
+    let (nonce, tag, mut given) = match mechanism {
+        CKM_AES_GCM => {
+            // SAFETY: numbers and pointers.
+            let given: CK_GCM_MESSAGE_PARAMS = unsafe { structure(&bytes)? };
+            let message = params::Message {
+                fixed_bits: wide(given.ulIvFixedBits),
+                generator: wide(given.ivGenerator),
+                tag_bits: wide(given.ulTagBits),
+                ..params::Message::default()
+            };
+            ((given.pIv, given.ulIvLen), given.pTag, message)
+        }
+        CKM_AES_CCM => {
+            // SAFETY: numbers and pointers.
+            let given: CK_CCM_MESSAGE_PARAMS = unsafe { structure(&bytes)? };
+            let message = params::Message {
+                fixed_bits: wide(given.ulNonceFixedBits),
+                generator: wide(given.nonceGenerator),
+                tag_bits: wide(given.ulMACLen).saturating_mul(8),
+                length: wide(given.ulDataLen),
+                ..params::Message::default()
+            };
+            ((given.pNonce, given.ulNonceLen), given.pMAC, message)
+        }
+        _ => return Err(Error::Bug("a mechanism without messages")),
+    };
+    if given.tag_bits % 8 != 0 || given.tag_bits > 128 {
+        return Err(Error::MechanismParamInvalid("no tag has so many bits"));
+    }
+    let tag_length = given.tag_bits as CK_ULONG / 8;
+    // SAFETY: this function's own contract.
+    unsafe {
+        given.nonce = nested(nonce.0, nonce.1)?;
+        let place = |at, length| Fill::new(at, length, PARAMETER_LIMIT).map_err(|_| wrong());
+        let (nonce, place) = (place(nonce.0, nonce.1)?, place(tag, tag_length)?);
+        if decrypts {
+            given.tag = nested(tag, tag_length)?;
+        }
+        Ok(Message { given, nonce, tag: place })
+    }
 }
 
 /// The copied parameter as the structure that the mechanism takes; into `places`, where handles go.

@@ -87,6 +87,7 @@ pub(super) fn of(error: &Error) -> CK_RV {
         Error::DataLenRange(_) => CKR_DATA_LEN_RANGE,
         Error::EncryptedDataInvalid => CKR_ENCRYPTED_DATA_INVALID,
         Error::EncryptedDataLenRange => CKR_ENCRYPTED_DATA_LEN_RANGE,
+        Error::AeadDecryptFailed => CKR_AEAD_DECRYPT_FAILED,
         Error::SignatureInvalid => CKR_SIGNATURE_INVALID,
         Error::SignatureLenRange => CKR_SIGNATURE_LEN_RANGE,
         Error::StateUnsaveable => CKR_STATE_UNSAVEABLE,

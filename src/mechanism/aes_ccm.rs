@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::aes::{self, BlockCipher};
 use super::aes_stream::Counter;
+use super::params::Message;
 use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::tpm::command::Direction;
 pub(super) static ROWS: &[Mechanism] = &[aes::row(
     CKM_AES_CCM,
     "CKM_AES_CCM",
-    Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING },
+    Does { encrypt: Some(encrypt), decrypt: Some(decrypt), message: Some(message), ..NOTHING },
 )];
 
 struct Ccm {
@@ -37,6 +38,15 @@ fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Bo
 
 fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {
     start(params, key, Direction::Decrypt)
+}
+
+fn message(message: &Message, nonce: &[u8], additional: &[u8]) -> Params {
+    Params::Ccm {
+        length: message.length,
+        nonce: nonce.into(),
+        additional: additional.into(),
+        mac_length: message.tag_bits / 8,
+    }
 }
 
 fn start(params: &Params, key: &Object, direction: Direction) -> Result<Box<dyn Cipher>> {
@@ -103,7 +113,7 @@ impl Ccm {
         match count {
             0 => {}
             1..0xFF00 => blocks.extend_from_slice(&(count as u16).to_be_bytes()),
-            // Parameters are not longer than 64 KiB.
+            // Of a message it may be as long as data, which is not longer than 1 GiB.
             _ => blocks
                 .extend_from_slice(&[&[0xFF, 0xFE], &(count as u32).to_be_bytes()[..]].concat()),
         }

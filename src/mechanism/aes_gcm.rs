@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::aes::{self, BlockCipher};
 use super::aes_stream::Counter;
+use super::params::Message;
 use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::crypto::ghash::Ghash;
@@ -19,7 +20,7 @@ pub(super) static ROWS: &[Mechanism] = &[
     aes::row(
         CKM_AES_GCM,
         "CKM_AES_GCM",
-        Does { encrypt: Some(encrypt), decrypt: Some(decrypt), ..NOTHING },
+        Does { encrypt: Some(encrypt), decrypt: Some(decrypt), message: Some(message), ..NOTHING },
     ),
     aes::row(
         CKM_AES_GMAC,
@@ -117,6 +118,10 @@ fn encrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Bo
     let setup = Setup::of(params, key)?;
     let (state, left) = (None, Zeroizing::default());
     Ok(Box::new(Encrypting { setup, state, left, length: 0 }))
+}
+
+fn message(message: &Message, iv: &[u8], additional: &[u8]) -> Params {
+    Params::Gcm { iv: iv.into(), additional: additional.into(), tag_bits: message.tag_bits }
 }
 
 fn decrypt(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Cipher>> {

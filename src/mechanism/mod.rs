@@ -17,6 +17,7 @@ mod generate;
 mod hashing;
 mod hkdf;
 mod hmac;
+mod nonce;
 pub mod params;
 mod pbkdf2;
 mod plain;
@@ -41,8 +42,8 @@ use cryptoki_sys::{
     CKA_VERIFY_RECOVER, CKF_DECRYPT, CKF_DERIVE, CKF_DIGEST, CKF_EC_COMPRESS, CKF_EC_CURVENAME,
     CKF_EC_F_P, CKF_EC_OID, CKF_EC_UNCOMPRESS, CKF_ENCRYPT, CKF_GENERATE, CKF_GENERATE_KEY_PAIR,
     CKF_HW, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_MESSAGE_SIGN, CKF_MESSAGE_VERIFY,
-    CKF_SIGN, CKF_SIGN_RECOVER, CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER, CKF_WRAP, CKK_AES,
-    CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKF_MULTI_MESSAGE, CKF_SIGN, CKF_SIGN_RECOVER, CKF_UNWRAP, CKF_VERIFY, CKF_VERIFY_RECOVER,
+    CKF_WRAP, CKK_AES, CKK_EC, CKK_RSA, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 use zeroize::Zeroizing;
 
@@ -54,6 +55,7 @@ use crate::object::{Material, Object};
 use crate::tpm::command::CommandId;
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
+pub use nonce::Generator;
 pub use params::Params;
 pub use secret::{Held, Sealing, Value};
 
@@ -265,6 +267,9 @@ pub struct Does {
     pub encrypt: Start<dyn Cipher>,
     /// C_DecryptInit
     pub decrypt: Start<dyn Cipher>,
+    /// Messages one after another, too (C_MessageEncryptInit, C_MessageDecryptInit): what the constructors
+    /// above are given for one of them.
+    pub message: Option<MessageParams>,
     /// C_GenerateKey
     pub generate: Option<Generate>,
     /// C_GenerateKeyPair
@@ -279,6 +284,9 @@ pub struct Does {
     /// inside: P9 allows it for sensitive keys.
     pub sound: bool,
 }
+
+/// The parameter of one message, by what is said of it, with its nonce and its additional data.
+pub type MessageParams = fn(&params::Message, nonce: &[u8], additional: &[u8]) -> Params;
 
 /// What the value of a new secret key is to be. Given: the length in bytes where template or key type
 /// say it.
@@ -330,6 +338,7 @@ const NOTHING: Does = Does {
     verify_recover: None,
     encrypt: None,
     decrypt: None,
+    message: None,
     generate: None,
     generate_pair: None,
     derive: None,
@@ -468,6 +477,7 @@ impl Mechanism {
             verify_recover,
             encrypt,
             decrypt,
+            message,
             generate,
             generate_pair,
             derive,
@@ -476,6 +486,7 @@ impl Mechanism {
             sound,
         } = &self.does;
         let unwraps = unwrap.is_some() && (*sound || !policy.has(Guard::SoundWrapping));
+        let messages = |start: &Start<dyn Cipher>| start.is_some() && message.is_some();
         let private = self.place(facts, sealing).ok();
         // What a public key does, the host does; a secret key is in the chip for both ways.
         let public = match self.keys {
@@ -490,6 +501,8 @@ impl Mechanism {
             (verify_recover.is_some(), CKF_VERIFY_RECOVER, Some(Place::Host)),
             (encrypt.is_some(), CKF_ENCRYPT, public),
             (decrypt.is_some(), CKF_DECRYPT, private),
+            (messages(encrypt), CKF_MESSAGE_ENCRYPT, public),
+            (messages(decrypt), CKF_MESSAGE_DECRYPT, private),
             (generate.is_some(), CKF_GENERATE, private),
             (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR, private),
             (derive.is_some(), CKF_DERIVE, private),
@@ -507,6 +520,9 @@ impl Mechanism {
         let mut flags = 0;
         for (flag, place) in self.operations(facts, terms) {
             flags |= flag | if place == Place::Tpm { CKF_HW } else { 0 };
+        }
+        if flags & (CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT) != 0 {
+            flags |= CKF_MULTI_MESSAGE;
         }
         if self.keys == Keys::Pair(CKK_EC) && flags != 0 {
             // §6.3, table of mechanism information flags.
@@ -652,6 +668,37 @@ impl Mechanism {
         let start = self.does.decrypt.ok_or(Error::MechanismInvalid(self.id))?;
         self.admit(key, false, CKA_DECRYPT, "CKA_DECRYPT is FALSE")?;
         start(self, params, key)
+    }
+
+    /// C_MessageEncryptInit, or with `decrypts` C_MessageDecryptInit: whether the key is one for this; each
+    /// message begins with [`encrypt`](Self::encrypt) or [`decrypt`](Self::decrypt).
+    ///
+    /// # Errors
+    /// As [`sign`](Self::sign).
+    pub fn messages(&self, key: &Object, decrypts: bool) -> Result<()> {
+        let does = &self.does;
+        let able = if decrypts { does.decrypt.is_some() } else { does.encrypt.is_some() };
+        if !able || does.message.is_none() {
+            return Err(Error::MechanismInvalid(self.id));
+        }
+        match decrypts {
+            true => self.admit(key, false, CKA_DECRYPT, "CKA_DECRYPT is FALSE"),
+            false => self.admit(key, true, CKA_ENCRYPT, "CKA_ENCRYPT is FALSE"),
+        }
+    }
+
+    /// The parameter of one message.
+    ///
+    /// # Errors
+    /// [`Error::MechanismInvalid`] if it takes no messages.
+    pub fn message_params(
+        &self,
+        message: &params::Message,
+        nonce: &[u8],
+        additional: &[u8],
+    ) -> Result<Params> {
+        let params = self.does.message.ok_or(Error::MechanismInvalid(self.id))?;
+        Ok(params(message, nonce, additional))
     }
 
     /// C_GenerateKeyPair, once both templates are checked: has the TPM create the key, and checks

@@ -123,6 +123,30 @@ impl std::fmt::Debug for Password {
     }
 }
 
+/// What a C_EncryptMessage or its like says of its message: CK_GCM_MESSAGE_PARAMS, CK_CCM_MESSAGE_PARAMS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// pIv, pNonce: all of it, or what of it is to stay
+    pub nonce: Vec<u8>,
+    /// ulIvFixedBits, ulNonceFixedBits
+    pub fixed_bits: u64,
+    /// ivGenerator, nonceGenerator: a CKG_x
+    pub generator: u64,
+    /// ulTagBits, ulMACLen in bits
+    pub tag_bits: u64,
+    /// pTag, pMAC, where the message is decrypted
+    pub tag: Vec<u8>,
+    /// ulDataLen of CCM: how long the plaintext is
+    pub length: u64,
+}
+
+impl Message {
+    /// The length of the tag, in bytes.
+    pub fn tag_bytes(&self) -> usize {
+        usize::try_from(self.tag_bits / 8).unwrap_or(usize::MAX)
+    }
+}
+
 /// The salt of HKDF's extraction, PKCS#11 3.2 §6.62.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Salt {

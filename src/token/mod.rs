@@ -17,6 +17,7 @@ pub mod find;
 pub mod handles;
 pub mod keys;
 pub mod login;
+pub mod message;
 pub mod module;
 pub mod objects;
 pub mod operation;

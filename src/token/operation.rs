@@ -47,6 +47,10 @@ pub enum Kind {
     Verify,
     /// C_VerifyRecoverInit
     VerifyRecover,
+    /// C_MessageEncryptInit
+    MessageEncrypt,
+    /// C_MessageDecryptInit
+    MessageDecrypt,
 }
 
 /// An operation of one kind, or none.

@@ -13,9 +13,10 @@ use std::time::SystemTime;
 
 use cryptoki_sys::{
     CKA_ALWAYS_AUTHENTICATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
-    CKF_GENERATE_KEY_PAIR, CKF_RW_SESSION, CKF_SERIAL_SESSION, CKF_SIGN, CKF_SIGN_RECOVER,
-    CKF_VERIFY, CKF_VERIFY_RECOVER, CKS_RO_PUBLIC_SESSION, CKS_RO_USER_FUNCTIONS,
-    CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS, CKS_RW_USER_FUNCTIONS,
+    CKF_GENERATE_KEY_PAIR, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_RW_SESSION,
+    CKF_SERIAL_SESSION, CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER,
+    CKS_RO_PUBLIC_SESSION, CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS,
+    CKS_RW_USER_FUNCTIONS,
 };
 use zeroize::Zeroizing;
 
@@ -33,6 +34,7 @@ use crate::tpm::{Call, KeyBlob};
 
 use super::SessionInfo;
 use super::find::Found;
+use super::message::Messages;
 use super::operation::{Answer, Kind, Progress, Room};
 use super::slot::Slot;
 use super::token::{Anchor, Token, Who};
@@ -65,6 +67,8 @@ pub(super) struct Operations {
     pub(super) sign_recover: Progress<Operation<Box<dyn Sign>>>,
     pub(super) verify: Progress<Verification>,
     pub(super) verify_recover: Progress<Box<dyn Recover>>,
+    pub(super) message_encrypt: Option<Messages>,
+    pub(super) message_decrypt: Option<Messages>,
     /// Which kind the last successful C_XxxInit began: what a context-specific login is for.
     pub(super) last_init: Option<Kind>,
 }
@@ -252,6 +256,8 @@ impl Session {
             Kind::SignRecover => operations.sign_recover.end(),
             Kind::Verify => operations.verify.end(),
             Kind::VerifyRecover => operations.verify_recover.end(),
+            Kind::MessageEncrypt => operations.message_encrypt = None,
+            Kind::MessageDecrypt => operations.message_decrypt = None,
         }
     }
 
@@ -442,7 +448,7 @@ fn today() -> [u8; 8] {
 }
 
 /// What C_SessionCancel calls the kinds.
-const KINDS: [(u64, Kind); 8] = [
+const KINDS: [(u64, Kind); 10] = [
     (CKF_FIND_OBJECTS, Kind::Find),
     (CKF_ENCRYPT, Kind::Encrypt),
     (CKF_DECRYPT, Kind::Decrypt),
@@ -451,6 +457,8 @@ const KINDS: [(u64, Kind); 8] = [
     (CKF_SIGN_RECOVER, Kind::SignRecover),
     (CKF_VERIFY, Kind::Verify),
     (CKF_VERIFY_RECOVER, Kind::VerifyRecover),
+    (CKF_MESSAGE_ENCRYPT, Kind::MessageEncrypt),
+    (CKF_MESSAGE_DECRYPT, Kind::MessageDecrypt),
 ];
 
 impl Operations {
@@ -464,6 +472,8 @@ impl Operations {
             sign_recover,
             verify,
             verify_recover,
+            message_encrypt,
+            message_decrypt,
             last_init: _,
         } = self;
         find.active()
@@ -474,6 +484,8 @@ impl Operations {
             || sign_recover.active()
             || verify.active()
             || verify_recover.active()
+            || message_encrypt.is_some()
+            || message_decrypt.is_some()
     }
 
     /// The verification in progress, if it is of the form that the function is for.
@@ -489,6 +501,18 @@ impl Operations {
         }
     }
 
+    /// The process of messages of this kind.
+    ///
+    /// # Errors
+    /// `Bug` for another kind.
+    pub(super) fn messages(&mut self, kind: Kind) -> Result<&mut Option<Messages>> {
+        match kind {
+            Kind::MessageEncrypt => Ok(&mut self.message_encrypt),
+            Kind::MessageDecrypt => Ok(&mut self.message_decrypt),
+            _ => Err(Error::Bug("no messages are of this kind")),
+        }
+    }
+
     /// By what right the operation of the last C_XxxInit uses its key.
     fn right(&mut self) -> Option<&mut Right> {
         match self.last_init? {
@@ -497,6 +521,7 @@ impl Operations {
             Kind::Sign => self.sign.peek().map(|operation| &mut operation.right),
             Kind::SignRecover => self.sign_recover.peek().map(|operation| &mut operation.right),
             Kind::Find | Kind::Digest | Kind::Verify | Kind::VerifyRecover => None,
+            Kind::MessageEncrypt | Kind::MessageDecrypt => None,
         }
     }
 }

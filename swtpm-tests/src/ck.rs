@@ -115,6 +115,61 @@ pub struct Mechanism {
     pub parameter: Option<Memory>,
 }
 
+/// The parameter of one message: CK_GCM_MESSAGE_PARAMS or CK_CCM_MESSAGE_PARAMS. Nonce and tag become
+/// what the module makes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// CKM_AES_GCM or CKM_AES_CCM
+    pub kind: u64,
+    /// pIv, pNonce
+    pub nonce: Vec<u8>,
+    /// ulIvFixedBits, ulNonceFixedBits
+    pub fixed_bits: u64,
+    /// CKG_x
+    pub generator: u64,
+    /// pTag, pMAC
+    pub tag: Vec<u8>,
+    /// ulDataLen of CCM
+    pub length: u64,
+}
+
+impl Message {
+    /// One with a nonce of its own and room for a tag.
+    pub fn new(kind: u64, nonce: &[u8], tag: usize, length: usize) -> Message {
+        Message {
+            kind,
+            nonce: nonce.to_vec(),
+            fixed_bits: 0,
+            generator: CKG_NO_GENERATE,
+            tag: vec![0; tag],
+            length: length as u64,
+        }
+    }
+
+    /// As the functions take it: pointer and length.
+    pub fn arguments(&self) -> [Argument; 2] {
+        let ccm = self.kind == CKM_AES_CCM;
+        let mut memory = Memory::default();
+        if ccm {
+            memory.push_word(self.length);
+        }
+        memory.push_pointer(Memory::of(&self.nonce[..]));
+        memory.push_word(self.nonce.len() as u64);
+        memory.push_word(self.fixed_bits);
+        memory.push_word(self.generator);
+        memory.push_pointer(Memory::of(&self.tag[..]));
+        memory.push_word(self.tag.len() as u64 * if ccm { 1 } else { 8 });
+        let length = memory.bytes.len() as u64;
+        [memory.into(), length.into()]
+    }
+
+    /// What the function left in them.
+    pub fn learn(&mut self, argument: &Argument) {
+        let pointers = &argument.memory().pointers;
+        (self.nonce, self.tag) = (pointers[0].1.bytes.clone(), pointers[1].1.bytes.clone());
+    }
+}
+
 impl From<u64> for Mechanism {
     fn from(kind: u64) -> Mechanism {
         Mechanism { kind, parameter: None }
@@ -957,6 +1012,106 @@ impl Ck {
         key: u64,
     ) -> Answer<()> {
         self.init("C_DecryptInit", session, mechanism, key)
+    }
+
+    /// C_MessageEncryptInit, or without `encrypt` C_MessageDecryptInit.
+    pub fn message_init(
+        &self,
+        session: u64,
+        encrypt: bool,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+    ) -> Answer<()> {
+        let function = if encrypt { "C_MessageEncryptInit" } else { "C_MessageDecryptInit" };
+        self.init(function, session, mechanism, key)
+    }
+
+    /// C_EncryptMessage or C_DecryptMessage, with a buffer that is large enough.
+    pub fn message(
+        &self,
+        session: u64,
+        encrypt: bool,
+        message: &mut Message,
+        additional: &[u8],
+        data: &[u8],
+    ) -> Answer<Vec<u8>> {
+        let function = if encrypt { "C_EncryptMessage" } else { "C_DecryptMessage" };
+        let mut arguments = vec![session.into()];
+        arguments.extend(message.arguments());
+        arguments.extend(input(additional));
+        arguments.extend(input(data));
+        arguments.push(Memory::room(data.len()).into());
+        arguments.push(Memory::word(data.len() as u64).into());
+        let after = self.call(function, arguments)?;
+        message.learn(&after[1]);
+        let length = after[8].memory().word_at(0) as usize;
+        Ok(after[7].memory().bytes[..length].to_vec())
+    }
+
+    /// C_EncryptMessageBegin or C_DecryptMessageBegin.
+    pub fn message_begin(
+        &self,
+        session: u64,
+        encrypt: bool,
+        message: &mut Message,
+        additional: &[u8],
+    ) -> Answer<()> {
+        let function = if encrypt { "C_EncryptMessageBegin" } else { "C_DecryptMessageBegin" };
+        let mut arguments = vec![session.into()];
+        arguments.extend(message.arguments());
+        arguments.extend(input(additional));
+        let after = self.call(function, arguments)?;
+        message.learn(&after[1]);
+        Ok(())
+    }
+
+    /// C_EncryptMessageNext or C_DecryptMessageNext, with so much room.
+    pub fn message_next(
+        &self,
+        session: u64,
+        encrypt: bool,
+        message: &mut Message,
+        part: &[u8],
+        room: usize,
+        last: bool,
+    ) -> Answer<Vec<u8>> {
+        let function = if encrypt { "C_EncryptMessageNext" } else { "C_DecryptMessageNext" };
+        let mut arguments = vec![session.into()];
+        arguments.extend(message.arguments());
+        arguments.extend(input(part));
+        arguments.push(Memory::room(room).into());
+        arguments.push(Memory::word(room as u64).into());
+        arguments.push(if last { CKF_END_OF_MESSAGE } else { 0 }.into());
+        let after = self.call(function, arguments)?;
+        message.learn(&after[1]);
+        let length = after[6].memory().word_at(0) as usize;
+        Ok(after[5].memory().bytes[..length].to_vec())
+    }
+
+    /// A message in parts: Begin, Next with each, the last of them with its end.
+    pub fn message_parts(
+        &self,
+        session: u64,
+        encrypt: bool,
+        message: &mut Message,
+        additional: &[u8],
+        parts: &[&[u8]],
+    ) -> Answer<Vec<u8>> {
+        self.message_begin(session, encrypt, message, additional)?;
+        let room = parts.iter().map(|part| part.len()).sum();
+        let mut whole = Vec::new();
+        let (last, before) = parts.split_last().unwrap_or((&(&[] as &[u8]), &[]));
+        for part in before {
+            whole.extend(self.message_next(session, encrypt, message, part, room, false)?);
+        }
+        whole.extend(self.message_next(session, encrypt, message, last, room, true)?);
+        Ok(whole)
+    }
+
+    /// C_MessageEncryptFinal or C_MessageDecryptFinal.
+    pub fn message_final(&self, session: u64, encrypt: bool) -> Answer<()> {
+        let function = if encrypt { "C_MessageEncryptFinal" } else { "C_MessageDecryptFinal" };
+        self.call(function, vec![session.into()]).map(drop)
     }
 
     /// C_DecryptInit and C_Decrypt.

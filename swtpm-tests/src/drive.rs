@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 
 use cryptoki_sys::*;
 
-use crate::ck::{Answer, Attribute, Ck, Mechanism, P256, P384, P521, Rv, bytes, flag, number};
+use crate::ck::{
+    Answer, Attribute, Ck, Mechanism, Message, P256, P384, P521, Rv, bytes, flag, number,
+};
 use crate::door::Memory;
 use crate::openssl::{self, Key, ecdsa_der, ecdsa_raw};
 
@@ -37,6 +39,9 @@ pub static OPERATIONS: &[(u64, &str)] = &[
 const CKF_ENCAPSULATE: u64 = 0x1000_0000;
 /// As [`CKF_ENCAPSULATE`].
 const CKF_DECAPSULATE: u64 = 0x2000_0000;
+
+/// Messages one after another.
+const MESSAGES: u64 = CKF_MESSAGE_ENCRYPT | CKF_MESSAGE_DECRYPT;
 
 /// Numbers that look random and are the same for the same seed (splitmix64).
 #[derive(Debug, Clone)]
@@ -442,6 +447,7 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
                 | CKF_ENCRYPT
                 | CKF_DECRYPT
         }
+        Family::Aead(_) if operation & MESSAGES != 0 => MESSAGES,
         Family::Oaep | Family::Aes(..) | Family::Aead(_) => CKF_ENCRYPT | CKF_DECRYPT,
         Family::Ecdh
         | Family::Hkdf
@@ -1039,6 +1045,9 @@ impl Drive<'_> {
         ];
         let key = by("C_CreateObject", ck.create_object(session, &template))?;
         let outcome = match self.driver.family {
+            Family::Aead(mode) if self.driver.operation & MESSAGES != 0 => {
+                self.messages_with(key, &value, mode, random)
+            }
             Family::Aead(mode) => self.aead_with(key, &value, mode, random),
             Family::Aes(mode, lengths) => self.aes_with(key, &value, mode, lengths, random),
             _ => self.aes_mac_with(key, &value, random),
@@ -1153,6 +1162,63 @@ impl Drive<'_> {
             Err(rv) if rv == CKR_ENCRYPTED_DATA_INVALID => Ok(()),
             Err(rv) => Err(Failure::Refused("C_Decrypt", rv)),
         }
+    }
+
+    /// Three messages one after another, in one part or several, each with another nonce.
+    fn messages_with(&self, key: u64, value: &[u8], mode: &str, random: &mut Random) -> Outcome {
+        let outcome = self.three_messages(key, value, mode, random);
+        if outcome.is_err() {
+            // The process outlives an error.
+            for function in ["C_MessageEncryptInit", "C_MessageDecryptInit"] {
+                self.ck.raw(function, vec![self.session.into(), 0.into(), 0.into()]);
+            }
+        }
+        outcome
+    }
+
+    fn three_messages(&self, key: u64, value: &[u8], mode: &str, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let encrypt = self.driver.operation == CKF_MESSAGE_ENCRYPT;
+        let names = match encrypt {
+            true => ["C_MessageEncryptInit", "C_EncryptMessage", "C_MessageEncryptFinal"],
+            false => ["C_MessageDecryptInit", "C_DecryptMessage", "C_MessageDecryptFinal"],
+        };
+        let kind = self.driver.mechanism;
+        by(names[0], ck.message_init(session, encrypt, kind, key))?;
+        for _ in 0..3 {
+            let length = random.below(1500);
+            let plain = random.bytes(length);
+            let additional = random.bytes(20);
+            let mut message = Message::new(kind, &random.bytes(12), 16, length);
+            message.fixed_bits = 32;
+            let fixed = message.nonce.clone();
+            message.generator = if encrypt { CKG_GENERATE } else { CKG_NO_GENERATE };
+            let seal = |nonce: &[u8]| {
+                openssl::aead(mode, true, value, nonce, &additional, 16, &plain)
+                    .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))
+            };
+            let mut given = plain.clone();
+            if !encrypt {
+                given = seal(&message.nonce)?;
+                message.tag = given.split_off(length);
+            }
+            let made = if random.once_in(2) {
+                ck.message(session, encrypt, &mut message, &additional, &given)
+            } else {
+                let parts: Vec<_> = given.chunks(1 + random.below(600)).collect();
+                ck.message_parts(session, encrypt, &mut message, &additional, &parts)
+            };
+            let made = by(names[1], made)?;
+            if encrypt {
+                let whole = [made, message.tag].concat();
+                let kept = message.nonce[..4] == fixed[..4] && message.nonce != fixed;
+                let same = kept && whole == seal(&message.nonce)?;
+                right(same, || self.named("another message"))?;
+            } else {
+                right(made == plain, || self.named("another plaintext"))?;
+            }
+        }
+        by(names[2], ck.message_final(session, encrypt))
     }
 
     fn aes_mac_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {

@@ -2,7 +2,7 @@
 //! in TPM commands, and that nothing of it is in clear on the bus. OpenSSL is the judge.
 
 use cryptoki_sys::*;
-use swtpm_tests::ck::{Attribute, Mechanism, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Attribute, Mechanism, Message, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::Random;
 use swtpm_tests::shim::Record;
@@ -648,6 +648,284 @@ fn authenticated_modes_give_what_openssl_gives_and_nothing_of_what_was_altered()
     });
     assert_eq!(record.names(), ["EncryptDecrypt2"], "{}", record.lines());
     assert_unseen(&record, &[0x5A; 16]);
+}
+
+/// What OpenSSL makes of a message with this nonce: ciphertext and tag.
+fn sealed(message: &Message, value: &[u8], additional: &[u8], plain: &[u8]) -> Vec<u8> {
+    let mode = if message.kind == CKM_AES_GCM { "GCM" } else { "CCM" };
+    let (nonce, tag) = (&message.nonce, message.tag.len());
+    openssl::aead(mode, true, value, nonce, additional, tag, plain).expect("OpenSSL encrypts")
+}
+
+#[test]
+fn messages_are_what_openssl_makes_of_them_with_every_generator_of_nonces() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let random = &mut Random::new(7);
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    let generators = [CKG_NO_GENERATE, CKG_GENERATE, CKG_GENERATE_COUNTER, CKG_GENERATE_RANDOM]
+        .into_iter()
+        .chain([CKG_GENERATE_COUNTER_XOR]);
+    for (kind, generator) in
+        generators.flat_map(|generator| [(CKM_AES_GCM, generator), (CKM_AES_CCM, generator)])
+    {
+        app.message_init(session, true, kind, key).expect("C_MessageEncryptInit");
+        app.message_init(session, false, kind, key).expect("C_MessageDecryptInit");
+        let mut nonces = Vec::new();
+        let base = random.bytes(12);
+        for (count, length) in [0, 1, 16, 17, 992, 1500].into_iter().enumerate() {
+            let (plain, additional) = (random.bytes(length), random.bytes(count * 9));
+            let mut message = Message::new(kind, &base, 16, length);
+            if generator == CKG_NO_GENERATE {
+                message.nonce =
+                    random.bytes(if kind == CKM_AES_GCM { 1 + 7 * count } else { 7 + count });
+                message.tag = vec![0; [12, 14, 16][count % 3]];
+            }
+            (message.generator, message.fixed_bits) = (generator, 36);
+            let sizes = [1, 15, 600];
+            let made = match count % 2 {
+                0 => app.message(session, true, &mut message, &additional, &plain),
+                _ => {
+                    let parts = cut(&plain, &sizes);
+                    app.message_parts(session, true, &mut message, &additional, &parts)
+                }
+            };
+            let made = made.expect("C_EncryptMessage");
+            let what = format!("{kind:#x}, generator {generator}, {length} bytes");
+            let both = [&made[..], &message.tag].concat();
+            assert_eq!(both, sealed(&message, &KEY, &additional, &plain), "{what}");
+            let counter = |from: &[u8]| {
+                let mut counted = from.to_vec();
+                counted[11] ^= count as u8;
+                counted
+            };
+            match generator {
+                CKG_GENERATE_COUNTER => {
+                    let mut zero = [&base[..5], &[0; 7]].concat();
+                    zero[4] &= 0xF0;
+                    assert_eq!(message.nonce, counter(&zero), "{what}");
+                }
+                CKG_GENERATE_COUNTER_XOR => assert_eq!(message.nonce, counter(&base), "{what}"),
+                CKG_GENERATE | CKG_GENERATE_RANDOM => {
+                    assert_eq!(message.nonce[..4], base[..4], "{what}");
+                    assert_eq!(message.nonce[4] & 0xF0, base[4] & 0xF0, "{what}");
+                }
+                _ => {}
+            }
+            assert!(!nonces.contains(&message.nonce), "{what}");
+            nonces.push(message.nonce.clone());
+
+            // Its generator means nothing where it is decrypted.
+            message.generator = 99;
+            let opened = app.message(session, false, &mut message, &additional, &made);
+            assert_eq!(opened, Ok(plain.clone()), "{what}");
+            let parts = cut(&made, &sizes);
+            let opened = app.message_parts(session, false, &mut message, &additional, &parts);
+            assert_eq!(opened, Ok(plain), "{what}");
+        }
+        app.message_final(session, true).expect("C_MessageEncryptFinal");
+        app.message_final(session, false).expect("C_MessageDecryptFinal");
+    }
+}
+
+#[test]
+fn an_altered_message_gives_nothing_and_the_next_one_is_decrypted_all_the_same() {
+    let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
+    let (app, session) = (&scene.app, scene.session);
+    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    scene.encrypt(&MODES[0], key, &[0; 16]).expect("warm");
+    let refused = Err(Rv(CKR_AEAD_DECRYPT_FAILED));
+    for kind in [CKM_AES_GCM, CKM_AES_CCM] {
+        let plain = [0x5A; 900];
+        let good = Message::new(kind, &[3; 12], 16, plain.len());
+        app.message_init(session, true, kind, key).expect("C_MessageEncryptInit");
+        let mut message = good.clone();
+        // Questions, and what they cost.
+        let watched = scene.bench.shim.watch(|| {
+            let mut arguments = vec![session.into()];
+            arguments.extend(message.arguments());
+            arguments.extend([Memory::of(*b"additional").into(), 10.into()]);
+            arguments.extend([Memory::of(plain).into(), 900.into()]);
+            for room in [None, Some(899)] {
+                let mut arguments = arguments.clone();
+                arguments.push(room.map_or(Argument::NULL, |room| Memory::room(room).into()));
+                arguments.push(Memory::word(room.unwrap_or(5) as u64).into());
+                let (rv, after) = app.raw("C_EncryptMessage", arguments);
+                let expected = if room.is_some() { CKR_BUFFER_TOO_SMALL } else { CKR_OK };
+                assert_eq!((rv, after[8].memory().word_at(0)), (expected, 900));
+                let mut untouched = message.clone();
+                untouched.learn(&after[1]);
+                assert_eq!(untouched, message, "a question writes no nonce and no tag");
+            }
+        });
+        assert!(watched.0.names().is_empty(), "{}", watched.0.lines());
+        let watched = scene.bench.shim.watch(|| {
+            app.message(session, true, &mut message, b"additional", &plain).expect("a message")
+        });
+        let made = watched.1;
+        let names = if kind == CKM_AES_GCM { 1 } else { 2 };
+        assert_eq!(watched.0.names(), vec!["EncryptDecrypt2"; names], "{}", watched.0.lines());
+        assert_unseen(&watched.0, &plain[..16]);
+        app.message_final(session, true).expect("C_MessageEncryptFinal");
+
+        app.message_init(session, false, kind, key).expect("C_MessageDecryptInit");
+        for part in ["nonce", "tag", "data", "additional"] {
+            let (mut message, mut made) = (message.clone(), made.clone());
+            let additional: &[u8] =
+                if part == "additional" { b"Additional" } else { b"additional" };
+            match part {
+                "nonce" => message.nonce[11] ^= 1,
+                "tag" => message.tag[15] ^= 0x80,
+                "data" => made[450] ^= 1,
+                _ => {}
+            }
+            let opened = app.message(session, false, &mut message, additional, &made);
+            assert_eq!(opened, refused, "{part}");
+            let parts = cut(&made, &[300]);
+            app.message_begin(session, false, &mut message, additional).expect("Begin");
+            for part in &parts[..2] {
+                let next = app.message_next(session, false, &mut message, part, 900, false);
+                assert_eq!(next, Ok(Vec::new()), "nothing comes before the tag was right");
+            }
+            let mut arguments = vec![session.into()];
+            arguments.extend(message.arguments());
+            arguments.extend([Memory::of(parts[2]).into(), 300.into()]);
+            arguments.extend([Memory::room(900).into(), Memory::word(900).into(), 1.into()]);
+            let (rv, after) = app.raw("C_DecryptMessageNext", arguments);
+            assert_eq!(rv, CKR_AEAD_DECRYPT_FAILED);
+            assert_eq!(after[5].memory().bytes, [0xA5; 900], "{part}");
+        }
+        let opened = app.message(session, false, &mut message, b"additional", &made);
+        assert_eq!(opened, Ok(plain.to_vec()));
+        app.message_final(session, false).expect("C_MessageDecryptFinal");
+    }
+}
+
+#[test]
+fn messages_come_in_their_order_and_no_error_ends_the_process() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let key = scene.key(&KEY, &[]);
+    let not = || Rv(CKR_OPERATION_NOT_INITIALIZED);
+    let active = || Rv(CKR_OPERATION_ACTIVE);
+    let bad = || Rv(CKR_MECHANISM_PARAM_INVALID);
+    for (encrypt, cancel) in [(true, CKF_MESSAGE_ENCRYPT), (false, CKF_MESSAGE_DECRYPT)] {
+        let kind = CKM_AES_GCM;
+        let fresh = || {
+            let mut message = Message::new(kind, &[9; 12], 16, 5);
+            if !encrypt {
+                message.tag = sealed(&message, &KEY, b"", b"hello").split_off(5);
+            }
+            message
+        };
+        let data = match encrypt {
+            true => b"hello".to_vec(),
+            false => sealed(&fresh(), &KEY, b"", b"hello")[..5].to_vec(),
+        };
+        let whole = || app.message(session, encrypt, &mut fresh(), b"", &data);
+        let begin = || app.message_begin(session, encrypt, &mut fresh(), b"");
+        let next = |last| app.message_next(session, encrypt, &mut fresh(), &data, 64, last);
+        let init = || app.message_init(session, encrypt, kind, key);
+        let end = || app.message_final(session, encrypt);
+
+        assert_eq!(whole(), Err(not()));
+        assert_eq!(begin(), Err(not()));
+        assert_eq!(next(true), Err(not()));
+        assert_eq!(end(), Err(not()));
+        assert_eq!(init(), Ok(()));
+        assert_eq!(init(), Err(active()));
+        assert_eq!(next(false), Err(not()), "no message has begun");
+        assert_eq!(begin(), Ok(()));
+        assert_eq!(begin(), Err(active()));
+        assert_eq!(whole(), Err(active()));
+        assert_eq!(end(), Err(active()));
+        // None of this ended the message.
+        assert!(next(true).is_ok());
+        assert_eq!(next(true), Err(not()));
+        assert!(whole().is_ok());
+
+        // What is wrong with a message ends that message alone.
+        for change in [
+            |message: &mut Message| message.nonce.clear(),
+            |message: &mut Message| message.tag.truncate(8),
+            |message: &mut Message| message.tag = vec![0; 17],
+        ] {
+            let mut message = fresh();
+            change(&mut message);
+            let refused = app.message(session, encrypt, &mut message.clone(), b"", &data);
+            assert_eq!(refused, Err(bad()));
+            assert_eq!(app.message_begin(session, encrypt, &mut message, b""), Err(bad()));
+            assert!(whole().is_ok());
+        }
+        assert_eq!(begin(), Ok(()));
+        let mut other = fresh();
+        other.tag.truncate(12);
+        let refused = app.message_next(session, encrypt, &mut other, &data, 64, true);
+        assert_eq!(refused, Err(bad()), "another tag than at the beginning");
+        assert_eq!(next(true), Err(not()), "the message is over");
+        for (flags, rv) in [(2, CKR_ARGUMENTS_BAD), (3, CKR_ARGUMENTS_BAD)] {
+            assert_eq!(begin(), Ok(()));
+            let function = if encrypt { "C_EncryptMessageNext" } else { "C_DecryptMessageNext" };
+            let mut arguments = vec![session.into()];
+            arguments.extend(fresh().arguments());
+            arguments.extend([Memory::of(&data[..]).into(), 5.into()]);
+            arguments.extend([Memory::room(5).into(), Memory::word(5).into(), flags.into()]);
+            assert_eq!(app.raw(function, arguments).0, rv);
+            assert_eq!(next(true), Err(not()), "the message is over");
+        }
+
+        // Three ways to end the process, two of them with a message in it.
+        assert_eq!(end(), Ok(()));
+        for way in 0..2 {
+            assert_eq!(init(), Ok(()));
+            assert_eq!(begin(), Ok(()));
+            let name = if encrypt { "C_MessageEncryptInit" } else { "C_MessageDecryptInit" };
+            let (rv, _) = match way {
+                0 => app.raw(name, vec![session.into(), 0.into(), 0.into()]),
+                _ => app.raw("C_SessionCancel", vec![session.into(), cancel.into()]),
+            };
+            assert_eq!((rv, next(true)), (CKR_OK, Err(not())));
+        }
+
+        // Keys and mechanisms.
+        let init = |mechanism: Mechanism, key| app.message_init(session, encrypt, mechanism, key);
+        let refused = |key| init(kind.into(), key).map_err(|rv| rv.0);
+        let generic = scene.app.create_object(
+            session,
+            &[
+                number(CKA_CLASS, CKO_SECRET_KEY),
+                number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+                bytes(CKA_VALUE, KEY),
+            ],
+        );
+        assert_eq!(refused(generic.expect("a key")), Err(CKR_KEY_TYPE_INCONSISTENT));
+        let permission = if encrypt { CKA_ENCRYPT } else { CKA_DECRYPT };
+        let silent = scene.key(&KEY, &[flag(CKA_SIGN, true), flag(permission, false)]);
+        assert_eq!(refused(silent), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        let allowed = bytes(CKA_ALLOWED_MECHANISMS, CKM_AES_CCM.to_ne_bytes());
+        assert_eq!(refused(scene.key(&KEY, &[allowed])), Err(CKR_MECHANISM_INVALID));
+        assert_eq!(refused(0x7FFF), Err(CKR_KEY_HANDLE_INVALID));
+        for other in [CKM_AES_CBC_PAD, CKM_AES_CTR, CKM_AES_CMAC, CKM_SHA256] {
+            assert_eq!(init(other.into(), key), Err(Rv(CKR_MECHANISM_INVALID)), "{other:#x}");
+        }
+        assert_eq!(init(Mechanism::bytes(kind, &IV), key), Err(bad()));
+        // The parameter of a message is no mistake at the beginning: the specification's example has it.
+        assert_eq!(init(Mechanism::bytes(kind, &[0xFF; 48]), key), Ok(()));
+        assert!(whole().is_ok());
+        app.message_final(session, encrypt).expect("Final");
+    }
+}
+
+#[test]
+fn a_logout_ends_the_use_of_private_keys_for_messages() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let key = scene.key(&KEY, &[flag(CKA_PRIVATE, true)]);
+    app.message_init(session, true, CKM_AES_GCM, key).expect("C_MessageEncryptInit");
+    app.logout(session).expect("C_Logout");
+    let mut message = Message::new(CKM_AES_GCM, &[9; 12], 16, 5);
+    let refused = app.message(session, true, &mut message, b"", b"hello");
+    assert_eq!(refused, Err(Rv(CKR_USER_NOT_LOGGED_IN)));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN};
-use swtpm_tests::ck::{Ck, bytes, flag, number};
+use swtpm_tests::ck::{Ck, Message, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Bench};
 
@@ -26,6 +26,7 @@ use swtpm_tests::{App, Bench};
 ///   bytes
 /// - `out`: buffer and pointer to its length; `fill`: buffer and length; `list`: array and pointer
 ///   to its count; `handles`: array, count and pointer to a count; `place:N`: N bytes to write to
+/// - `message`: CK_GCM_MESSAGE_PARAMS and its size; `part`: 0 or CKF_END_OF_MESSAGE
 /// - `mech`: a mechanism, whose NULL ends the operation; `mech!`: one that must be; `template`
 ///
 /// `?` before a name: the call does something even when all arguments are sound (it spends a PIN try,
@@ -104,16 +105,16 @@ const FUNCTIONS: &[&str] = &[
     "C_GetInterface name version place:8 zero",
     "?C_LoginUser session user in:pin in:bytes",
     "C_SessionCancel session word",
-    "-C_MessageEncryptInit 3",
-    "-C_EncryptMessage 9",
-    "-C_EncryptMessageBegin 5",
-    "-C_EncryptMessageNext 8",
-    "-C_MessageEncryptFinal 1",
-    "-C_MessageDecryptInit 3",
-    "-C_DecryptMessage 9",
-    "-C_DecryptMessageBegin 5",
-    "-C_DecryptMessageNext 8",
-    "-C_MessageDecryptFinal 1",
+    "C_MessageEncryptInit session mech key",
+    "C_EncryptMessage session message in:bytes in:data out",
+    "C_EncryptMessageBegin session message in:bytes",
+    "C_EncryptMessageNext session message in:data out part",
+    "C_MessageEncryptFinal session",
+    "C_MessageDecryptInit session mech key",
+    "C_DecryptMessage session message in:bytes in:ciphertext out",
+    "C_DecryptMessageBegin session message in:bytes",
+    "C_DecryptMessageNext session message in:ciphertext out part",
+    "C_MessageDecryptFinal session",
     "-C_MessageSignInit 3",
     "-C_SignMessage 7",
     "-C_SignMessageBegin 3",
@@ -190,6 +191,8 @@ struct World {
     keys: Option<(u64, u64)>,
     /// The same of RSA.
     rsa: Option<(u64, u64)>,
+    /// An AES key of the session.
+    aes: u64,
 }
 
 /// An RSA pair that may do all that RSA can.
@@ -246,8 +249,24 @@ impl World {
             app.generate_ec(session, P256, "door").unwrap()
         });
         let rsa = login.then(|| rsa_pair(app, session));
+        let aes = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            flag(CKA_PRIVATE, false),
+            bytes(CKA_VALUE, [7; 16]),
+        ];
+        let aes = app.create_object(session, &aes).unwrap();
         let no_objects = objects.into_iter().chain([private]).collect();
-        World { slot, session, no_sessions: vec![closed, before], object, no_objects, keys, rsa }
+        World {
+            slot,
+            session,
+            no_sessions: vec![closed, before],
+            object,
+            no_objects,
+            keys,
+            rsa,
+            aes,
+        }
     }
 
     /// Handles of no session of ours.
@@ -394,6 +413,10 @@ impl World {
             }
             "mech" | "mech!" => self.mechanisms(parameter == "mech!"),
             "template" | "search" | "wanted" => self.templates(parameter),
+            "message" => messages(),
+            "part" => [0, CKF_END_OF_MESSAGE, 2, 3, u64::MAX]
+                .map(|flags| variant([word(flags)], if flags < 2 { Fault::None } else { bad }))
+                .into(),
             _ => match parameter.split_once(':') {
                 Some(("place", size)) => {
                     let size: usize = size.parse().unwrap();
@@ -550,6 +573,43 @@ impl World {
     }
 }
 
+/// CK_GCM_MESSAGE_PARAMS and its size. What is wrong with it is seen after the process was found.
+fn messages() -> Vec<Variant> {
+    let wrong = Fault::Content(CKR_MECHANISM_PARAM_INVALID);
+    let sound = Message::new(CKM_AES_GCM, &[7; 12], 16, 0);
+    let mut variants = vec![variant(sound.arguments(), Fault::None)];
+    type Change = fn(&mut Message);
+    let changes: [(Change, Fault); 6] = [
+        (|message| message.generator = CKG_GENERATE_COUNTER, Fault::None),
+        // Only its beginning asks for a message's nonce.
+        (|message| message.nonce.clear(), Fault::None),
+        (|message| message.kind = CKM_AES_CCM, wrong),
+        (|message| message.tag.clear(), wrong),
+        (|message| message.tag.truncate(11), wrong),
+        (|message| message.tag = vec![0; 17], wrong),
+    ];
+    for (change, fault) in changes {
+        let mut message = sound.clone();
+        change(&mut message);
+        variants.push(variant(message.arguments(), fault));
+    }
+    let [structure, size] = sound.arguments();
+    for length in HUGE.into_iter().chain([0, 1, 47]) {
+        variants.push(variant([structure.clone(), Argument::Word(length)], wrong));
+    }
+    variants.push(variant([Argument::NULL, size.clone()], wrong));
+    variants.push(variant([Argument::NULL, Argument::Word(0)], wrong));
+    // Inside: NULL with a length, and lengths that are none.
+    for (iv, tag) in [(1, 128), (1 << 17, 128), (u64::MAX, 128), (0, 136), (0, 1 << 40), (0, 100)] {
+        let mut memory = Memory::default();
+        for word in [0, iv, 0, CKG_GENERATE, 0, tag] {
+            memory.push_word(word);
+        }
+        variants.push(variant([memory.into(), size.clone()], wrong));
+    }
+    variants
+}
+
 /// For each function the codes that the specification lists for it.
 fn listed() -> BTreeMap<String, BTreeSet<u64>> {
     let text = include_str!("returns.txt");
@@ -587,6 +647,9 @@ const UNLISTED: &[(&str, u64)] = &[
     ("C_Login", CKR_PIN_LEN_RANGE),
     ("C_LoginUser", CKR_PIN_LEN_RANGE),
     // Listed for every function like these but for these.
+    ("C_MessageEncryptInit", CKR_ARGUMENTS_BAD),
+    ("C_MessageDecryptInit", CKR_ARGUMENTS_BAD),
+    ("C_EncryptMessageBegin", CKR_ARGUMENTS_BAD),
     ("C_DeriveKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_WrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_UnwrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
@@ -644,7 +707,8 @@ fn check_memory(name: &str, before: &[Argument], after: &[Argument], parameters:
     for parameter in parameters {
         let count = match *parameter {
             "handles" => 3,
-            "out" | "fill" | "list" | "interfaces" | "template" | "search" | "wanted" => 2,
+            "out" | "fill" | "list" | "interfaces" | "template" | "search" | "wanted"
+            | "message" => 2,
             parameter if parameter.starts_with("in:") => 2,
             _ => 1,
         };
@@ -767,11 +831,24 @@ fn prepare(app: &Ck, world: &World, name: &str) {
         "C_Verify" | "C_VerifyUpdate" | "C_VerifyFinal" => {
             ("C_VerifyInit", vec![ecdsa(), public.into()])
         }
+        "C_EncryptMessage" | "C_EncryptMessageBegin" | "C_EncryptMessageNext" => {
+            ("C_MessageEncryptInit", vec![mechanism(CKM_AES_GCM), world.aes.into()])
+        }
+        "C_DecryptMessage" | "C_DecryptMessageBegin" | "C_DecryptMessageNext" => {
+            ("C_MessageDecryptInit", vec![mechanism(CKM_AES_GCM), world.aes.into()])
+        }
         "C_FindObjects" => ("C_FindObjectsInit", vec![Argument::NULL, Argument::Word(0)]),
         _ => return,
     };
     let (rv, _) = app.raw(init, [vec![world.session.into()], arguments].concat());
     assert!([CKR_OK, CKR_OPERATION_ACTIVE].contains(&rv), "{init} is {rv:#x}");
+    // A message for the next part to go on with.
+    if let Some(function) = name.strip_suffix("Next") {
+        let message = Message::new(CKM_AES_GCM, &[7; 12], 16, 0).arguments();
+        let arguments = [&[world.session.into()][..], &message, &[0.into(), 0.into()]].concat();
+        let (rv, _) = app.raw(&format!("{function}Begin"), arguments);
+        assert!([CKR_OK, CKR_OPERATION_ACTIVE].contains(&rv), "Begin is {rv:#x}");
+    }
 }
 
 /// What the API shows of the world.

@@ -310,8 +310,8 @@ fn reaches(function: &str) -> Option<Reaches> {
         "C_UnwrapKey" => Reaches::By(CKF_UNWRAP),
         "C_EncapsulateKey" => Reaches::By(0x1000_0000),
         "C_DecapsulateKey" => Reaches::By(0x2000_0000),
-        "C_MessageEncryptInit" => Reaches::By(CKF_MESSAGE_ENCRYPT),
-        "C_MessageDecryptInit" => Reaches::By(CKF_MESSAGE_DECRYPT),
+        "C_EncryptMessage" | "C_EncryptMessageNext" => Reaches::By(CKF_MESSAGE_ENCRYPT),
+        "C_DecryptMessage" | "C_DecryptMessageNext" => Reaches::By(CKF_MESSAGE_DECRYPT),
         "C_MessageSignInit" => Reaches::By(CKF_MESSAGE_SIGN),
         "C_MessageVerifyInit" => Reaches::By(CKF_MESSAGE_VERIFY),
         // C_LoginUser without a name is C_Login; keys of another format are made as the others are.
