@@ -5,6 +5,7 @@ use cryptoki_sys::*;
 use super::params::Mechanism;
 use super::ptr::{Input, Output, Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
+use crate::token::keys::Derived;
 
 /// Makes a secret key, or domain parameters.
 ///
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn C_UnwrapKey(
 /// # Safety
 /// `pMechanism` is NULL or points to a mechanism with a readable parameter.
 /// `pTemplate` is NULL or points to `ulAttributeCount` attributes, their values readable; `phKey`
-/// is NULL or writable, and so is each `phKey` in the parameter.
+/// is NULL or writable, and so is each place in the parameter for what the mechanism gives.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_DeriveKey(
     hSession: CK_SESSION_HANDLE,
@@ -155,18 +156,20 @@ pub unsafe extern "C" fn C_DeriveKey(
             (
                 params::mechanism(pMechanism)?,
                 Template::new(pTemplate, ulAttributeCount),
-                Place::new("phKey is NULL", phKey)?,
+                Place::new("phKey is NULL", phKey),
             )
         };
+        let Mechanism { id, params, gives } = mechanism;
+        let place = if gives.alone { None } else { Some(place?) };
         let (session, template) = session(module, hSession, template.read())?;
         let (base, mut offending) = (wide(hBaseKey), None);
-        let Mechanism { id, params, places } = mechanism;
         let made = session.derive_key(id, &params, base, &template, &mut offending);
-        let places = std::iter::once(place).chain(places);
+        let places = place.into_iter().chain(gives.places);
         match (made, offending) {
-            (Ok(keys), _) => {
+            (Ok(Derived { keys, told }), _) => {
                 places.zip(keys).for_each(|(place, key)| place.put(key as CK_OBJECT_HANDLE));
-                Ok(())
+                gives.absent.into_iter().for_each(|place| place.put(CK_INVALID_HANDLE));
+                gives.told.into_iter().zip(told).try_for_each(|(place, bytes)| place.put(&bytes))
             }
             (Err(error), Some(number)) => {
                 // §6.42.6: the handle tells whose template it was.

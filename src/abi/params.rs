@@ -1,7 +1,7 @@
 //! CK_MECHANISM and the CK_*_PARAMS that it points to, copied once, deeply, at Init: the caller may
 //! free or change them as soon as the call returns. PKCS#11 3.2 §6.
 
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 
 use cryptoki_sys::*;
 
@@ -9,7 +9,7 @@ use super::ptr::{self, Fill, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
-use crate::mechanism::params::{self, Number, Part, Password, Salt, Sp800};
+use crate::mechanism::params::{self, KeyBlock, Number, Part, Password, Salt, Sp800, TlsMac};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -20,8 +20,21 @@ pub(super) struct Mechanism {
     pub(super) id: u64,
     /// Its parameter.
     pub(super) params: Params,
-    /// Where the handles of the keys go that the parameter asks for besides.
+    /// What C_DeriveKey gives besides the key.
+    pub(super) gives: Gives,
+}
+
+/// Places that a parameter has for what C_DeriveKey gives.
+#[derive(Default)]
+pub(super) struct Gives {
+    /// Where the handles of the keys go that the parameter asks for.
     pub(super) places: Vec<Place<CK_OBJECT_HANDLE>>,
+    /// Where it is said that there is no such key.
+    pub(super) absent: Vec<Place<CK_OBJECT_HANDLE>>,
+    /// Whether these are all keys, so that `phKey` "should be a NULL_PTR".
+    pub(super) alone: bool,
+    /// Where bytes go that are no key: a version, IVs.
+    pub(super) told: Vec<Fill>,
 }
 
 /// Copies a mechanism.
@@ -41,14 +54,14 @@ pub(super) unsafe fn mechanism(at: *const CK_MECHANISM) -> Result<Mechanism> {
     let bytes = unsafe { Input::new("pParameter", given.pParameter.cast(), given.ulParameterLen) };
     let bytes = bytes
         .at_most(PARAMETER_LIMIT, Error::MechanismParamInvalid("longer than any parameter is"));
-    let mut places = Vec::new();
+    let mut gives = Gives::default();
     // SAFETY: the parameter's pointers are readable by this function's own contract.
     let params =
-        match bytes.and_then(|bytes| unsafe { parameter(given.mechanism, &bytes, &mut places) }) {
+        match bytes.and_then(|bytes| unsafe { parameter(given.mechanism, &bytes, &mut gives) }) {
             Err(Error::MechanismParamInvalid(why)) => Params::Invalid(why),
             other => other?,
         };
-    Ok(Mechanism { id: wide(given.mechanism), params, places })
+    Ok(Mechanism { id: wide(given.mechanism), params, gives })
 }
 
 /// Copies the mechanism of C_MessageEncryptInit or its like. Its parameter may be missing, or look like
@@ -73,7 +86,7 @@ pub(super) unsafe fn message_mechanism(at: *const CK_MECHANISM) -> Result<Mechan
         length if length == size as CK_ULONG => Params::None,
         _ => Params::Invalid("neither missing nor the size of a message's structure"),
     };
-    Ok(Mechanism { id: wide(given.mechanism), params, places: Vec::new() })
+    Ok(Mechanism { id: wide(given.mechanism), params, gives: Gives::default() })
 }
 
 /// What a C_EncryptMessage or its like says of its message, and where the answer goes.
@@ -158,7 +171,7 @@ pub(super) unsafe fn message(
     }
 }
 
-/// The copied parameter as the structure that the mechanism takes; into `places`, where handles go.
+/// The copied parameter as the structure that the mechanism takes; into `gives`, where handles and bytes go.
 ///
 /// # Safety
 /// The pointers in it are readable for the lengths beside them, and writable where handles go, until the
@@ -166,8 +179,10 @@ pub(super) unsafe fn message(
 unsafe fn parameter(
     mechanism: CK_MECHANISM_TYPE,
     bytes: &[u8],
-    places: &mut Vec<Place<CK_OBJECT_HANDLE>>,
+    gives: &mut Gives,
 ) -> Result<Params> {
+    // §6.40.8: whatever becomes of the parameter.
+    gives.alone = matches!(mechanism, CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE);
     if bytes.is_empty() {
         return Ok(Params::None);
     }
@@ -213,6 +228,21 @@ unsafe fn parameter(
             Ok(Params::Chained { iv: given.iv, data })
         }
         // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => unsafe {
+            tls_master(bytes, gives)
+        },
+        // SAFETY: the structure's pointers are readable and writable by this function's own contract.
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH => unsafe {
+            tls_extended_master(bytes, gives)
+        },
+        // SAFETY: the structure's pointers are readable and writable by this function's own contract.
+        CKM_TLS12_KEY_AND_MAC_DERIVE => unsafe { tls_block(bytes, true, gives) },
+        // SAFETY: the structure's pointers are readable and writable by this function's own contract.
+        CKM_TLS12_KEY_SAFE_DERIVE => unsafe { tls_block(bytes, false, gives) },
+        // SAFETY: the structure's pointers are readable by this function's own contract.
+        CKM_TLS_KDF | CKM_TLS12_KDF => unsafe { tls_export(bytes) },
+        CKM_TLS_MAC | CKM_TLS12_MAC => tls_mac(bytes),
+        // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_PKCS5_PBKD2 => unsafe { pbkdf2(bytes) },
         // One number, too.
         CKM_EXTRACT_KEY_FROM_KEY => length(bytes),
@@ -220,7 +250,7 @@ unsafe fn parameter(
         | CKM_SP800_108_FEEDBACK_KDF
         | CKM_SP800_108_DOUBLE_PIPELINE_KDF => {
             // SAFETY: the structure's pointers are readable and writable by this function's own contract.
-            unsafe { sp800(mechanism, bytes, places) }
+            unsafe { sp800(mechanism, bytes, &mut gives.places) }
         }
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_AES_GCM | CKM_AES_GMAC => unsafe { gcm(bytes) },
@@ -380,6 +410,176 @@ unsafe fn hkdf(bytes: &[u8]) -> Result<Params> {
     let info = || unsafe { nested(given.pInfo, given.ulInfoLen) };
     let expand = expand.then(info).transpose()?;
     Ok(Params::Hkdf { hash: hash(given.prfHashMechanism)?, extract, expand })
+}
+
+/// A label, the randoms of CK_SSL3_RANDOM_DATA in this order, and what else there is.
+///
+/// # Safety
+/// The structure's pointers are NULL or readable for the lengths beside them.
+unsafe fn seeded(
+    label: &[u8],
+    randoms: CK_SSL3_RANDOM_DATA,
+    client_first: bool,
+    more: &[u8],
+) -> Result<Vec<u8>> {
+    // SAFETY: this function's own contract.
+    let (client, server) = unsafe {
+        (
+            nested(randoms.pClientRandom, randoms.ulClientRandomLen)?,
+            nested(randoms.pServerRandom, randoms.ulServerRandomLen)?,
+        )
+    };
+    let randoms = if client_first { [&client[..], &server] } else { [&server[..], &client] };
+    Ok([label, &randoms.concat(), more].concat())
+}
+
+/// Where the version of a "pre_master" goes, if it is asked.
+///
+/// # Safety
+/// `at` is NULL or writable until the C_ function returns.
+unsafe fn tls_version(at: *mut CK_VERSION, gives: &mut Gives) -> Result<bool> {
+    if at.is_null() {
+        return Ok(false);
+    }
+    // SAFETY: this function's own contract; a CK_VERSION is two bytes.
+    gives.told.push(unsafe { Fill::new(at.cast(), 2, 2)? });
+    Ok(true)
+}
+
+/// CK_TLS12_MASTER_KEY_DERIVE_PARAMS. PKCS#11 3.2 §6.40.2.
+///
+/// # Safety
+/// Its pointers are NULL or readable for the lengths beside them; `pVersion` is NULL or writable until the C_
+/// function returns.
+unsafe fn tls_master(bytes: &[u8], gives: &mut Gives) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_TLS12_MASTER_KEY_DERIVE_PARAMS = unsafe { structure(bytes)? };
+    let hash = hash(given.prfHashMechanism)?;
+    // SAFETY: this function's own contract.
+    let (message, version) = unsafe {
+        (
+            seeded(b"master secret", given.RandomInfo, true, &[])?,
+            tls_version(given.pVersion, gives)?,
+        )
+    };
+    Ok(Params::TlsMaster { hash, message, version })
+}
+
+/// CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS. PKCS#11 3.2 §6.40.2, RFC 7627.
+///
+/// # Safety
+/// As [`tls_master`].
+unsafe fn tls_extended_master(bytes: &[u8], gives: &mut Gives) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS = unsafe { structure(bytes)? };
+    let hash = hash(given.prfHashMechanism)?;
+    // SAFETY: this function's own contract.
+    let (session, version) = unsafe {
+        (nested(given.pSessionHash, given.ulSessionHashLen)?, tls_version(given.pVersion, gives)?)
+    };
+    if session.is_empty() {
+        return Err(Error::MechanismParamInvalid("the session's hash is missing"));
+    }
+    let message = [&b"extended master secret"[..], &session].concat();
+    Ok(Params::TlsMaster { hash, message, version })
+}
+
+/// CK_TLS12_KEY_MAT_PARAMS. PKCS#11 3.2 §6.40.2. Without IVs their length is 0, whatever it says.
+///
+/// # Safety
+/// Its pointers are NULL or readable for the lengths beside them; `pReturnedKeyMaterial` is NULL or readable and
+/// writable, and so are the places for the IVs for as many bits as are asked, until the C_ function
+/// returns.
+unsafe fn tls_block(bytes: &[u8], ivs: bool, gives: &mut Gives) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_TLS12_KEY_MAT_PARAMS = unsafe { structure(bytes)? };
+    let hash = hash(given.prfHashMechanism)?;
+    if truth(given.bIsExport)? {
+        return Err(Error::MechanismParamInvalid("bIsExport: there is no such thing any more"));
+    }
+    let in_bytes = |bits: CK_ULONG| match bits {
+        _ if bits % 8 != 0 || bits > 8 * 1024 => {
+            Err(Error::MechanismParamInvalid("a size is no whole number of bytes, or too much"))
+        }
+        _ => Ok((bits / 8) as usize),
+    };
+    let iv = if ivs { given.ulIVSizeInBits } else { 0 };
+    let block = KeyBlock {
+        mac: in_bytes(given.ulMacSizeInBits)?,
+        key: in_bytes(given.ulKeySizeInBits)?,
+        iv: in_bytes(iv)?,
+    };
+    if block == (KeyBlock { mac: 0, key: 0, iv: 0 }) {
+        return Err(Error::MechanismParamInvalid("nothing is asked"));
+    }
+    // SAFETY: this function's own contract.
+    let message = unsafe { seeded(b"key expansion", given.RandomInfo, false, &[])? };
+    let null = |_| Error::MechanismParamInvalid("a place for what is asked is NULL");
+    let out = given.pReturnedKeyMaterial;
+    // SAFETY: this function's own contract.
+    let found = unsafe { ptr::read("pReturnedKeyMaterial", out.cast_const()).map_err(null)? };
+    for (at, length) in [
+        (offset_of!(CK_SSL3_KEY_MAT_OUT, hClientMacSecret), block.mac),
+        (offset_of!(CK_SSL3_KEY_MAT_OUT, hServerMacSecret), block.mac),
+        (offset_of!(CK_SSL3_KEY_MAT_OUT, hClientKey), block.key),
+        (offset_of!(CK_SSL3_KEY_MAT_OUT, hServerKey), block.key),
+    ] {
+        let places = if length > 0 { &mut gives.places } else { &mut gives.absent };
+        // SAFETY: a field of the structure, which was not NULL and is writable by this function's own
+        // contract.
+        places.push(unsafe { Place::new("handle", out.byte_add(at).cast()).map_err(null)? });
+    }
+    if block.iv > 0 {
+        for at in [found.pIVClient, found.pIVServer] {
+            // SAFETY: this function's own contract.
+            gives.told.push(unsafe { Fill::new(at, iv / 8, block.iv).map_err(null)? });
+        }
+    }
+    Ok(Params::TlsBlock { hash, message, block })
+}
+
+/// CK_TLS_KDF_PARAMS. PKCS#11 3.2 §6.40.2, RFC 5705 §4: a context comes with its length, and an empty one is
+/// another than none.
+///
+/// # Safety
+/// Its pointers are NULL or readable for the lengths beside them.
+unsafe fn tls_export(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers and pointers.
+    let given: CK_TLS_KDF_PARAMS = unsafe { structure(bytes)? };
+    let hash = hash(given.prfMechanism)?;
+    // SAFETY: this function's own contract.
+    let (label, context) = unsafe {
+        (
+            nested(given.pLabel, given.ulLabelLength)?,
+            nested(given.pContextData, given.ulContextDataLength)?,
+        )
+    };
+    let context = if given.pContextData.is_null() {
+        Vec::new()
+    } else {
+        let length = u16::try_from(context.len())
+            .map_err(|_| Error::MechanismParamInvalid("the context is too long"))?;
+        [&length.to_be_bytes()[..], &context].concat()
+    };
+    // SAFETY: this function's own contract.
+    let message = unsafe { seeded(&label, given.RandomInfo, true, &context)? };
+    Ok(Params::TlsExport { hash, message })
+}
+
+/// CK_TLS_MAC_PARAMS. PKCS#11 3.2 §6.40.2.
+fn tls_mac(bytes: &[u8]) -> Result<Params> {
+    // SAFETY: numbers.
+    let given: CK_TLS_MAC_PARAMS = unsafe { structure(bytes)? };
+    let label: &[u8] = match given.ulServerOrClient {
+        1 => b"server finished",
+        2 => b"client finished",
+        _ => return Err(Error::MechanismParamInvalid("ulServerOrClient is neither 1 nor 2")),
+    };
+    let length = match given.ulMacLength {
+        12..=255 => given.ulMacLength as usize,
+        _ => return Err(Error::MechanismParamInvalid("such a MAC has 12 bytes or some more")),
+    };
+    Ok(Params::TlsMac(TlsMac { hash: hash(given.prfHashMechanism)?, length, label }))
 }
 
 /// CK_PKCS5_PBKD2_PARAMS2. PKCS#11 3.2 §6.37. (CK_PKCS5_PBKD2_PARAMS of older headers has a pointer where

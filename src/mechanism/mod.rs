@@ -32,6 +32,7 @@ mod rsa_pss;
 mod rsa_raw;
 pub mod secret;
 mod sp800_108;
+mod tls12;
 pub mod wrap;
 
 use std::fmt;
@@ -49,9 +50,9 @@ use zeroize::Zeroizing;
 
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Refusal, Result};
-use crate::object::keyspec::Derives;
+use crate::object::keyspec::{Allowed, Derives};
 use crate::object::policy::{Guard, Policy};
-use crate::object::{Material, Object};
+use crate::object::{Attributes, Material, Object, Template};
 use crate::tpm::command::CommandId;
 use crate::tpm::{Call, Facts, Grant, Key, KeyBlob, KeySpec, Name, NewKey, Tpm};
 
@@ -276,6 +277,10 @@ pub struct Does {
     pub generate_pair: Option<GeneratePair>,
     /// C_DeriveKey, and how what comes out is related to what went in.
     pub derive: Option<(Derives, Derive)>,
+    /// What CKA_ALLOWED_MECHANISMS of a derived key consist of, if the mechanism says so.
+    pub allows: &'static [Allowed],
+    /// Whether a signature may tell something of the key (P11).
+    pub tells: bool,
     /// C_WrapKey: encrypts the key's bytes.
     pub wrap: Start<dyn Cipher>,
     /// C_UnwrapKey: decrypts them.
@@ -318,6 +323,9 @@ type DeriveSeveral = fn(
     &Chip<'_>,
 ) -> Result<Vec<Zeroizing<Vec<u8>>>>;
 
+/// The templates of the keys to be made, from the base key and the caller's template.
+type Shape = fn(&Params, &Attributes, &Template) -> Result<Vec<Template>>;
+
 /// How a mechanism derives.
 #[derive(Clone, Copy)]
 pub enum Derive {
@@ -325,6 +333,9 @@ pub enum Derive {
     One(DeriveOne),
     /// One key, and those that its parameter asks for ([`Params::additional`]).
     Several(DeriveSeveral),
+    /// The keys whose templates it makes of the caller's; what there are more secrets than templates is
+    /// told to the caller.
+    Shaped(Shape, DeriveSeveral),
     /// No secret at all: [`Derives::Public`].
     Nothing,
 }
@@ -342,6 +353,8 @@ const NOTHING: Does = Does {
     generate: None,
     generate_pair: None,
     derive: None,
+    allows: &[],
+    tells: false,
     wrap: None,
     unwrap: None,
     sound: false,
@@ -395,6 +408,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     hkdf::ROWS,
     sp800_108::ROWS,
     aes_data::ROWS,
+    tls12::ROWS,
     pbkdf2::ROWS,
     public_half::ROWS,
     plain::ROWS,
@@ -484,6 +498,8 @@ impl Mechanism {
             wrap,
             unwrap,
             sound,
+            allows: _,
+            tells: _,
         } = &self.does;
         let unwraps = unwrap.is_some() && (*sound || !policy.has(Guard::SoundWrapping));
         let messages = |start: &Start<dyn Cipher>| start.is_some() && message.is_some();
@@ -778,6 +794,23 @@ impl Mechanism {
             .try_for_each(|key| self.admit_for(key, false, usage, "CKA_DERIVE is FALSE"))
     }
 
+    /// The templates of the keys that C_DeriveKey shall make: the caller's, and those of the parameter; or what
+    /// the mechanism makes of them.
+    ///
+    /// # Errors
+    /// [`Error::MechanismParamInvalid`]; [`Error::TemplateInconsistent`] if the caller contradicts.
+    pub fn templates(
+        &self,
+        params: &Params,
+        base: &Object,
+        template: &Template,
+    ) -> Result<Vec<Template>> {
+        match self.does.derive {
+            Some((_, Derive::Shaped(shape, _))) => shape(params, &base.attributes, template),
+            _ => Ok(std::iter::once(template).chain(params.additional()).cloned().collect()),
+        }
+    }
+
     /// C_DeriveKey: a secret for each of `lengths`, of so many bytes where template or key type say so, else
     /// of its natural length. `others` are the keys that the parameter names; they must permit what the
     /// base key must.
@@ -802,7 +835,9 @@ impl Mechanism {
             }
             (Derive::One(_), _) => Err(Error::Bug("several keys from what derives one")),
             (Derive::Nothing, _) => Err(Error::Bug("a secret from what derives none")),
-            (Derive::Several(derive), _) => derive(self, params, key, others, lengths, chip),
+            (Derive::Several(derive) | Derive::Shaped(_, derive), _) => {
+                derive(self, params, key, others, lengths, chip)
+            }
         };
         derived.map_err(|error| match self.refused(error) {
             Error::Refused(Refusal::Point, _) => {

@@ -67,6 +67,33 @@ pub enum Params {
         /// pData
         data: Vec<u8>,
     },
+    /// CK_TLS12_MASTER_KEY_DERIVE_PARAMS, CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS
+    TlsMaster {
+        /// prfHashMechanism
+        hash: Hash,
+        /// The label, then the randoms or the session's hash
+        message: Vec<u8>,
+        /// Whether pVersion asks for the version
+        version: bool,
+    },
+    /// CK_TLS12_KEY_MAT_PARAMS
+    TlsBlock {
+        /// prfHashMechanism
+        hash: Hash,
+        /// The label, then the randoms
+        message: Vec<u8>,
+        /// What it is made of
+        block: KeyBlock,
+    },
+    /// CK_TLS_KDF_PARAMS
+    TlsExport {
+        /// prfMechanism
+        hash: Hash,
+        /// pLabel, then the randoms and the context, if there is one
+        message: Vec<u8>,
+    },
+    /// CK_TLS_MAC_PARAMS
+    TlsMac(TlsMac),
     /// CK_PKCS5_PBKD2_PARAMS2
     Pbkdf2 {
         /// prf: the HMAC's hash
@@ -111,6 +138,28 @@ pub enum Params {
     Length(u64),
     /// Anything else: the bytes as given, for mechanisms that take a plain byte string.
     Bytes(Vec<u8>),
+}
+
+/// How long the parts of a TLS key block are, in bytes; 0: there are none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyBlock {
+    /// ulMacSizeInBits
+    pub mac: usize,
+    /// ulKeySizeInBits
+    pub key: usize,
+    /// ulIVSizeInBits
+    pub iv: usize,
+}
+
+/// CK_TLS_MAC_PARAMS
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsMac {
+    /// prfHashMechanism
+    pub hash: Hash,
+    /// ulMacLength, in bytes
+    pub length: usize,
+    /// ulServerOrClient
+    pub label: &'static [u8],
 }
 
 /// What nobody shall read in a log.

@@ -206,13 +206,25 @@ pub struct Derivation<'a> {
     pub how: Derives,
     /// The keys that go in, the base key first.
     pub inputs: &'a [&'a Attributes],
+    /// What CKA_ALLOWED_MECHANISMS of the new key consist of, if the mechanism says so.
+    pub allows: &'static [Allowed],
+}
+
+/// A mechanism that a derivation allows its key.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowed {
+    /// CKM_
+    pub mechanism: u64,
+    /// Whether it may tell something of the key: then one that is not readable allows it only if the
+    /// template names it (P11).
+    pub tells: bool,
 }
 
 impl Derivation<'_> {
     /// P11: what may tell something of a key that is not readable needs that key's leave. One that
     /// gives data away derives no keys: with the same inputs the data would be the key.
     fn may_tell(&self, policy: Policy) -> Result<()> {
-        let Self { mechanism, how, inputs } = *self;
+        let Self { mechanism, how, inputs, .. } = *self;
         let told = matches!(how, Derives::Telling | Derives::Data);
         let leave = |input: &&Attributes| {
             roles::readable(input)
@@ -226,6 +238,29 @@ impl Derivation<'_> {
             );
             return Err(Error::MechanismInvalid(mechanism));
         }
+        Ok(())
+    }
+
+    /// The new key's CKA_ALLOWED_MECHANISMS: what the template names of those that the mechanism allows, or
+    /// all of them.
+    fn allow(&self, attributes: &mut Attributes, policy: Policy) -> Result<()> {
+        if self.allows.is_empty() {
+            return Ok(());
+        }
+        if let Some(named) = attributes.ulongs(CKA_ALLOWED_MECHANISMS) {
+            let allowed =
+                |named: &u64| self.allows.iter().any(|allowed| allowed.mechanism == *named);
+            return match named.iter().all(allowed) {
+                true => Ok(()),
+                false => Err(Error::TemplateInconsistent(
+                    "CKA_ALLOWED_MECHANISMS are others than the mechanism's",
+                )),
+            };
+        }
+        let open = !policy.has(Guard::DerivedStay) || roles::readable(attributes);
+        let all = self.allows.iter().filter(|allowed| open || !allowed.tells);
+        let all: Vec<u8> = all.flat_map(|allowed| allowed.mechanism.to_be_bytes()).collect();
+        attributes.set(CKA_ALLOWED_MECHANISMS, all);
         Ok(())
     }
 
@@ -443,6 +478,7 @@ impl Secret {
         }
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, policy);
+        derivation.allow(&mut attributes, policy)?;
         if guarded {
             roles::without(&mut attributes, &[CKA_WRAP, CKA_UNWRAP], Guard::DerivedStay);
         }
@@ -589,6 +625,21 @@ fn asked(attributes: &Attributes) -> (Option<bool>, Option<bool>) {
 fn opened(attributes: &mut Attributes, sensitive: bool, extractable: bool) {
     attributes.set_bool(CKA_SENSITIVE, sensitive);
     attributes.set_bool(CKA_EXTRACTABLE, extractable);
+}
+
+/// P11: a signature that may tell something of a key that is not readable needs that key's leave.
+///
+/// # Errors
+/// MechanismInvalid if the key does not name the mechanism and would have to.
+pub fn may_sign(key: &Attributes, mechanism: u64, policy: Policy) -> Result<()> {
+    if policy.has(Guard::DerivedStay) && !roles::readable(key) && !names(key, mechanism) {
+        log::info!(
+            "a signature that may tell its key needs the mechanism {mechanism:#x} in the key's \
+             CKA_ALLOWED_MECHANISMS (P11)"
+        );
+        return Err(Error::MechanismInvalid(mechanism));
+    }
+    Ok(())
 }
 
 /// Whether the key's CKA_ALLOWED_MECHANISMS name a mechanism.

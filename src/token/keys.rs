@@ -179,15 +179,16 @@ impl Session {
         base: u64,
         template: &Template,
         offending: &mut Option<usize>,
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Derived> {
         self.alive()?;
         let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
+        row.derives_from([&base])?;
         let others = params
             .keys()
             .into_iter()
             .map(|key| self.key(mechanism, key, CKF_DERIVE).map(|(_, key)| key))
             .collect::<Result<Vec<_>>>()?;
-        row.derives_from(std::iter::once(&base).chain(&others))?;
+        row.derives_from(&others)?;
         let setting = self.token.setting()?;
         if row.derives()? == Derives::Public {
             params.none()?;
@@ -195,11 +196,12 @@ impl Session {
                 self.may_write()?;
             }
             let attributes = rule::public_of(&base.attributes, template, &setting)?;
-            return Ok(vec![self.place(attributes, Material::None)?]);
+            return Ok(vec![self.place(attributes, Material::None)?].into());
         }
         let inputs: Vec<&Attributes> =
             std::iter::once(&base).chain(&others).map(|key| &*key.attributes).collect();
-        let derivation = Derivation { mechanism, how: row.derives()?, inputs: &inputs };
+        let derivation =
+            Derivation { mechanism, how: row.derives()?, inputs: &inputs, allows: row.does.allows };
         let call = self.call(CKF_DERIVE);
         let derive = |lengths: &[Option<usize>]| {
             if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
@@ -221,22 +223,39 @@ impl Session {
             for value in derive(&[length])? {
                 attributes.set(CKA_VALUE, value.as_slice());
             }
-            return Ok(vec![self.place(attributes, Material::None)?]);
+            return Ok(vec![self.place(attributes, Material::None)?].into());
         }
-        let mut plans = vec![plan(template)?];
-        for (number, template) in params.additional().iter().enumerate() {
-            *offending = Some(number);
+        // Whose template it was is told of those that the parameter has: they follow the caller's.
+        let several = !params.additional().is_empty();
+        let mut plans = Vec::new();
+        for (number, template) in row.templates(params, &base, template)?.iter().enumerate() {
+            *offending = number.checked_sub(1).filter(|_| several);
             plans.push(plan(template)?);
         }
         *offending = None;
         let lengths: Vec<Option<usize>> = plans.iter().map(|plan| plan.length).collect();
-        let values = derive(&lengths)?;
+        let mut values = derive(&lengths)?;
+        let told = values.split_off(plans.len().min(values.len()));
         let mut keys = Vec::with_capacity(plans.len());
         for (number, (plan, value)) in plans.into_iter().zip(values).enumerate() {
-            *offending = number.checked_sub(1);
+            *offending = number.checked_sub(1).filter(|_| several);
             keys.push(self.secret_object(&call, plan, Value::Known(value))?);
         }
         *offending = None;
-        self.place_all(keys)
+        Ok(Derived { keys: self.place_all(keys)?, told })
+    }
+}
+
+/// What C_DeriveKey gives.
+pub struct Derived {
+    /// The handles of the keys: the caller's, then those that the parameter asks for.
+    pub keys: Vec<u64>,
+    /// What the parameter asks for besides: a version, IVs.
+    pub told: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl From<Vec<u64>> for Derived {
+    fn from(keys: Vec<u64>) -> Self {
+        Self { keys, told: Vec::new() }
     }
 }

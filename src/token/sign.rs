@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::error::Result;
 use crate::mechanism::{self, Chip, Params, Sign};
+use crate::object::keyspec;
 use crate::tpm::Call;
 
 use super::operation::{Answer, Kind, Need, Progress, Room};
@@ -21,7 +22,11 @@ impl Session {
         operations.sign.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_SIGN)?;
             let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.sign(params, &object)?, right })
+            let work = row.sign(params, &object)?;
+            if row.does.tells {
+                keyspec::may_sign(&object.attributes, mechanism, self.token.home.policy)?;
+            }
+            Ok(Operation { work, right })
         })?;
         operations.last_init = Some(Kind::Sign);
         Ok(())

@@ -342,6 +342,81 @@ impl Mechanism {
         Mechanism::with(kind, parameter)
     }
 
+    /// Where a version goes, if it is asked.
+    fn push_version(parameter: &mut Memory, asked: bool) {
+        if asked {
+            parameter.push_pointer(Memory::room(2));
+        } else {
+            parameter.push_word(0);
+        }
+    }
+
+    /// CK_TLS12_MASTER_KEY_DERIVE_PARAMS; a version is at its last pointer.
+    pub fn tls_master(kind: u64, hash: u64, randoms: [&[u8]; 2], version: bool) -> Mechanism {
+        let mut parameter = Memory::default();
+        randoms.iter().for_each(|random| parameter.push_bytes(random));
+        Mechanism::push_version(&mut parameter, version);
+        parameter.push_word(hash);
+        Mechanism::with(kind, parameter)
+    }
+
+    /// CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS; a version is at its last pointer.
+    pub fn tls_extended(kind: u64, hash: u64, session: &[u8], version: bool) -> Mechanism {
+        let mut parameter = Memory::word(hash);
+        parameter.push_bytes(session);
+        Mechanism::push_version(&mut parameter, version);
+        Mechanism::with(kind, parameter)
+    }
+
+    /// CK_TLS12_KEY_MAT_PARAMS with room for IVs of so many bytes in CK_SSL3_KEY_MAT_OUT, which is at its
+    /// last pointer. The sizes of MACs, keys and IVs are in bits.
+    pub fn tls_block(
+        kind: u64,
+        hash: u64,
+        randoms: [&[u8]; 2],
+        bits: [u64; 3],
+        room: usize,
+    ) -> Mechanism {
+        let mut out = Memory::room(32);
+        for _ in 0..2 {
+            if room > 0 {
+                out.push_pointer(Memory::room(room));
+            } else {
+                out.push_word(0);
+            }
+        }
+        let mut parameter = Memory::default();
+        bits.iter().for_each(|bits| parameter.push_word(*bits));
+        parameter.push_word(0);
+        randoms.iter().for_each(|random| parameter.push_bytes(random));
+        parameter.push_pointer(out);
+        parameter.push_word(hash);
+        Mechanism::with(kind, parameter)
+    }
+
+    /// CK_TLS_KDF_PARAMS
+    pub fn tls_export(
+        kind: u64,
+        hash: u64,
+        label: &[u8],
+        randoms: [&[u8]; 2],
+        context: &[u8],
+    ) -> Mechanism {
+        let mut parameter = Memory::word(hash);
+        parameter.push_bytes(label);
+        randoms.iter().for_each(|random| parameter.push_bytes(random));
+        parameter.push_bytes(context);
+        Mechanism::with(kind, parameter)
+    }
+
+    /// CK_TLS_MAC_PARAMS: 1 is the server's, 2 the client's.
+    pub fn tls_mac(kind: u64, hash: u64, length: u64, who: u64) -> Mechanism {
+        let mut parameter = Memory::word(hash);
+        parameter.push_word(length);
+        parameter.push_word(who);
+        Mechanism::with(kind, parameter)
+    }
+
     /// CKM_PKCS5_PBKD2 with its structure.
     pub fn pbkdf2(prf: u64, password: &[u8], salt: &[u8], iterations: u64) -> Mechanism {
         let mut parameter = Memory::word(CKZ_SALT_SPECIFIED);
@@ -823,6 +898,29 @@ impl Ck {
         let mut arguments = vec![session.into(), mechanism.into().memory().into(), key.into()];
         arguments.extend(template_arguments(attributes));
         self.word("C_DeriveKey", arguments)
+    }
+
+    /// C_DeriveKey whose parameter has places for what it gives: the key's handle (0 with NULL for phKey) and the
+    /// parameter as the call left it.
+    pub fn derive_into(
+        &self,
+        session: u64,
+        mechanism: &Mechanism,
+        key: u64,
+        attributes: &[Attribute],
+        place: bool,
+    ) -> (Rv, u64, Memory) {
+        let place = if place { Memory::room(8).into() } else { Argument::NULL };
+        let mut arguments = vec![session.into(), mechanism.memory().into(), key.into()];
+        arguments.extend(template_arguments(attributes));
+        arguments.push(place);
+        let (rv, arguments) = self.raw("C_DeriveKey", arguments);
+        let parameter = arguments[1].memory().pointers[0].1.clone();
+        let handle = match &arguments[5] {
+            Argument::Memory(memory) if memory.bytes.len() >= 8 => memory.word_at(0),
+            _ => 0,
+        };
+        (Rv(rv), handle, parameter)
     }
 
     /// C_WrapKey: asks for the length first.

@@ -254,6 +254,8 @@ enum Family {
     AesData(&'static str),
     /// The public key of a private one.
     PublicHalf,
+    /// TLS 1.2.
+    Tls,
     /// Keys from passwords.
     Password,
     /// One of SP 800-108's functions.
@@ -353,6 +355,16 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_AES_ECB_ENCRYPT_DATA, Family::AesData("ECB")),
     (CKM_AES_CBC_ENCRYPT_DATA, Family::AesData("CBC")),
     (CKM_PKCS5_PBKD2, Family::Password),
+    (CKM_TLS12_MASTER_KEY_DERIVE, Family::Tls),
+    (CKM_TLS12_MASTER_KEY_DERIVE_DH, Family::Tls),
+    (CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, Family::Tls),
+    (CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH, Family::Tls),
+    (CKM_TLS12_KEY_AND_MAC_DERIVE, Family::Tls),
+    (CKM_TLS12_KEY_SAFE_DERIVE, Family::Tls),
+    (CKM_TLS_KDF, Family::Tls),
+    (CKM_TLS12_KDF, Family::Tls),
+    (CKM_TLS_MAC, Family::Tls),
+    (CKM_TLS12_MAC, Family::Tls),
     (CKM_PUB_KEY_FROM_PRIV_KEY, Family::PublicHalf),
     (CKM_SP800_108_COUNTER_KDF, Family::Sp800),
     (CKM_SP800_108_FEEDBACK_KDF, Family::Sp800),
@@ -455,6 +467,8 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
         | Family::PublicHalf
         | Family::Plain(_)
         | Family::AesData(_) => CKF_DERIVE,
+        Family::Tls if [CKM_TLS_MAC, CKM_TLS12_MAC].contains(&mechanism) => CKF_SIGN | CKF_VERIFY,
+        Family::Tls => CKF_DERIVE,
         Family::Generate(_) => CKF_GENERATE_KEY_PAIR,
         Family::Hmac(..) | Family::Cmac(_) | Family::Gmac => CKF_SIGN | CKF_VERIFY,
         Family::Secret(..) | Family::AesKey | Family::HkdfKeys | Family::Password => CKF_GENERATE,
@@ -564,6 +578,7 @@ impl Driver {
             | Family::Sp800
             | Family::Plain(_)
             | Family::AesData(_)
+            | Family::Tls
             | Family::Password => None,
         }
     }
@@ -584,6 +599,7 @@ impl Driver {
                 | Family::HkdfKeys
                 | Family::Sp800
                 | Family::AesData(_)
+                | Family::Tls
         );
         // A readable key is wrapped with a public key in the host.
         own || self.operation == CKF_UNWRAP
@@ -600,10 +616,10 @@ impl Driver {
                 "AES"
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
-            Family::Sp800 => "SP 800-108",
+            // Alike in what they ask of the TPM.
+            Family::Sp800 | Family::AesData(_) | Family::Tls => "key derivation",
             Family::PublicHalf => "public keys of private ones",
             Family::Password => "keys from passwords",
-            Family::AesData(_) => "derivation by encryption",
             Family::Plain(_) => "derivation from the bytes of keys",
             Family::Ecdsa(_) => "ECDSA",
             Family::Pkcs1(_) => "RSA PKCS #1 v1.5",
@@ -684,6 +700,7 @@ impl Driver {
             (Family::Hkdf, _) => drive.hkdf(random),
             (Family::Sp800, _) => drive.sp800(random),
             (Family::PublicHalf, _) => drive.public_half(pair()),
+            (Family::Tls, _) => drive.tls(random),
             (Family::Password, _) => drive.password(random),
             (Family::AesData(mode), _) => drive.aes_data(mode, random),
             (Family::Plain(hash), _) => drive.plain(hash, random),
@@ -1517,27 +1534,160 @@ impl Drive<'_> {
         mechanism: Mechanism,
         expected: &[u8],
     ) -> Outcome {
+        let mac = (CKM_SHA256_HMAC.into(), openssl::hmac("sha256", expected, b"message"));
+        self.derived_to_sign(base, mechanism, expected.len(), mac)
+    }
+
+    /// The same for a key of so many bytes that makes this MAC of a message.
+    fn derived_to_sign(
+        &self,
+        base: &[Attribute],
+        mechanism: Mechanism,
+        length: usize,
+        (signing, expected): (Mechanism, Vec<u8>),
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        self.with_hidden(base, CKA_DERIVE, |key| {
+            let template = [number(CKA_VALUE_LEN, length as u64), flag(CKA_SIGN, true)];
+            let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template))?;
+            let mac = by("C_Sign", ck.sign(session, signing, made, b"message"));
+            let destroyed = ck.destroy_object(session, made);
+            right(mac? == expected, || self.named("another key"))?;
+            by("C_DestroyObject", destroyed)
+        })
+    }
+
+    /// Something with a key that only the chip has, which has this role.
+    fn with_hidden(
+        &self,
+        key: &[Attribute],
+        role: u64,
+        work: impl FnOnce(u64) -> Outcome,
+    ) -> Outcome {
         let (ck, session) = (self.ck, self.session);
         let hidden = [
             number(CKA_CLASS, CKO_SECRET_KEY),
             flag(CKA_TOKEN, false),
             flag(CKA_SENSITIVE, true),
             flag(CKA_EXTRACTABLE, false),
-            flag(CKA_DERIVE, true),
+            flag(role, true),
         ];
-        let key = by("C_CreateObject", ck.create_object(session, &[&hidden, base].concat()))?;
-        let template = [number(CKA_VALUE_LEN, expected.len() as u64), flag(CKA_SIGN, true)];
-        let made = by("C_DeriveKey", ck.derive(session, mechanism, key, &template));
-        let outcome = made.and_then(|made| {
-            let mac = by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, made, b"message"));
-            let destroyed = ck.destroy_object(session, made);
-            let same = mac? == openssl::hmac("sha256", expected, b"message");
-            right(same, || self.named("another key"))?;
-            by("C_DestroyObject", destroyed)
-        });
+        let key = by("C_CreateObject", ck.create_object(session, &[&hidden, key].concat()))?;
+        let outcome = work(key);
         let destroyed = ck.destroy_object(session, key);
         outcome?;
         by("C_DestroyObject", destroyed)
+    }
+
+    /// TLS 1.2 of a secret that OpenSSL knows, too, and the chip works with.
+    fn tls(&self, random: &mut Random) -> Outcome {
+        let kind = self.driver.mechanism;
+        let secret = random.bytes(48);
+        let base = [
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            bytes(CKA_ALLOWED_MECHANISMS, kind.to_ne_bytes()),
+            bytes(CKA_VALUE, secret.clone()),
+        ];
+        let (client, server) = (random.bytes(32), random.bytes(32));
+        let randoms: [&[u8]; 2] = [&client, &server];
+        let of = |label: &[u8], more: &[&[u8]], length| {
+            openssl::tls12("sha256", &secret, &[label, &more.concat()].concat(), length)
+        };
+        match kind {
+            CKM_TLS_MAC | CKM_TLS12_MAC => {
+                let mechanism = Mechanism::tls_mac(kind, CKM_SHA256, 12, 1);
+                let expected = of(b"server finished", &[&client], 12);
+                self.tls_mac(&base, mechanism, &client, &expected)
+            }
+            CKM_TLS_KDF | CKM_TLS12_KDF => {
+                let mechanism =
+                    Mechanism::tls_export(kind, CKM_SHA256, b"label", randoms, b"context");
+                let more: [&[u8]; 4] = [&client, &server, &[0, 7], b"context"];
+                self.derived_in_the_chip(&base, mechanism, &of(b"label", &more, 40))
+            }
+            CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE => {
+                let mechanism = Mechanism::tls_block(kind, CKM_SHA256, randoms, [256, 128, 32], 4);
+                let block = of(b"key expansion", &[&server, &client], 104);
+                self.with_hidden(&base, CKA_DERIVE, |key| self.tls_block(key, &mechanism, &block))
+            }
+            _ => {
+                let extended =
+                    [CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH];
+                let (mechanism, master) = if extended.contains(&kind) {
+                    (
+                        Mechanism::tls_extended(kind, CKM_SHA256, &client, false),
+                        of(b"extended master secret", &[&client], 48),
+                    )
+                } else {
+                    (
+                        Mechanism::tls_master(kind, CKM_SHA256, randoms, false),
+                        of(b"master secret", &[&client, &server], 48),
+                    )
+                };
+                let signing = Mechanism::tls_mac(CKM_TLS_MAC, CKM_SHA256, 12, 2);
+                let mac = openssl::tls12("sha256", &master, b"client finishedmessage", 12);
+                self.derived_to_sign(&base, mechanism, 48, (signing, mac))
+            }
+        }
+    }
+
+    fn tls_mac(
+        &self,
+        base: &[Attribute],
+        mechanism: Mechanism,
+        data: &[u8],
+        expected: &[u8],
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        self.with_hidden(base, CKA_SIGN, |key| {
+            if self.driver.operation == CKF_SIGN {
+                let made = by("C_Sign", ck.sign(session, mechanism, key, data))?;
+                return right(made == expected, || self.named("another MAC"));
+            }
+            let wrong = [&expected[..11], &[!expected[11]]].concat();
+            by("C_Verify", ck.verify(session, mechanism.clone(), key, data, expected))?;
+            match ck.verify(session, mechanism, key, data, &wrong) {
+                Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
+                Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
+                Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+            }
+        })
+    }
+
+    /// Two keys of 32 bytes that sign, two of AES-128, two IVs of 4 bytes where there are some.
+    fn tls_block(&self, key: u64, mechanism: &Mechanism, block: &[u8]) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let template = [number(CKA_KEY_TYPE, CKK_AES)];
+        let (rv, _, left) = ck.derive_into(session, mechanism, key, &template, false);
+        by("C_DeriveKey", if rv == CKR_OK { Ok(()) } else { Err(rv) })?;
+        let (_, out) = left.pointers.last().expect("CK_SSL3_KEY_MAT_OUT");
+        let keys: Vec<u64> = (0..4).map(|number| out.word_at(8 * number)).collect();
+        let mut outcome = Ok(());
+        for (made, value) in
+            keys.iter().zip([&block[..32], &block[32..64], &block[64..80], &block[80..96]])
+        {
+            let checked = if value.len() == 32 {
+                by("C_Sign", ck.sign(session, CKM_SHA256_HMAC, *made, b"message"))
+                    .map(|mac| mac == openssl::hmac("sha256", value, b"message"))
+            } else {
+                by("C_Encrypt", ck.encrypt(session, CKM_AES_ECB, *made, &[0; 16])).map(|made| {
+                    Some(made) == openssl::aes("ECB", true, false, value, &[], &[0; 16])
+                })
+            };
+            let checked = checked.and_then(|same| right(same, || self.named("another key")));
+            outcome = outcome.and(checked);
+        }
+        for made in keys {
+            let destroyed = by("C_DestroyObject", ck.destroy_object(session, made));
+            outcome = outcome.and(destroyed);
+        }
+        outcome?;
+        let told: Vec<&[u8]> = out.pointers.iter().map(|(_, iv)| &iv.bytes[..]).collect();
+        let expected: [&[u8]; 2] = match self.driver.mechanism {
+            CKM_TLS12_KEY_AND_MAC_DERIVE => [&block[96..100], &block[100..104]],
+            _ => [&[0xA5; 4], &[0xA5; 4]],
+        };
+        right(told == expected, || self.named("other IVs"))
     }
 
     /// A key of a base key that OpenSSL knows, too, and the chip works with.

@@ -364,6 +364,17 @@ pub fn pbkdf2(name: &str, password: &[u8], salt: &[u8], iterations: u64, length:
     out
 }
 
+/// The function of TLS 1.2 (RFC 5246 §5), of OpenSSL's HMACs.
+pub fn tls12(name: &str, secret: &[u8], message: &[u8], length: usize) -> Vec<u8> {
+    let (mut made, mut chain) = (Vec::new(), message.to_vec());
+    while made.len() < length {
+        chain = hmac(name, secret, &chain);
+        made.extend(hmac(name, secret, &[&chain, message].concat()));
+    }
+    made.truncate(length);
+    made
+}
+
 /// HKDF's expansion (RFC 5869 §2.3), of OpenSSL's HMACs.
 pub fn hkdf_expand(name: &str, key: &[u8], info: &[u8], length: usize) -> Vec<u8> {
     let (mut made, mut block) = (Vec::new(), Vec::new());

@@ -1070,3 +1070,407 @@ fn a_private_key_gives_its_public_key_as_it_was_and_nothing_else() {
     let allowed = CKM_PUB_KEY_FROM_PRIV_KEY.to_ne_bytes().to_vec();
     assert_eq!(app.attribute(session, made, CKA_ALLOWED_MECHANISMS), Ok(allowed));
 }
+
+// ---- TLS 1.2 ------------------------------------------------------------------------------------
+
+const CLIENT: [u8; 32] = [0xC1; 32];
+const SERVER: [u8; 32] = [0x5E; 32];
+const RANDOMS: [&[u8]; 2] = [&CLIENT, &SERVER];
+/// A "pre_master" of version 3.3, or a master secret.
+const SECRET: [u8; 48] = *b"\x03\x03 forty-eight bytes that must never be seen!!  ";
+
+fn of_tls(hash: &str, secret: &[u8], parts: &[&[u8]], length: usize) -> Vec<u8> {
+    openssl::tls12(hash, secret, &parts.concat(), length)
+}
+
+impl Scene {
+    /// The four keys and both IVs of CK_SSL3_KEY_MAT_OUT.
+    fn key_block(
+        &self,
+        mechanism: &Mechanism,
+        base: u64,
+        template: &[Attribute],
+    ) -> Result<([u64; 4], Vec<Vec<u8>>), u64> {
+        let (rv, _, left) = self.app.derive_into(self.session, mechanism, base, template, false);
+        let (_, out) = left.pointers.last().expect("CK_SSL3_KEY_MAT_OUT");
+        let keys = [0, 8, 16, 24].map(|at| out.word_at(at));
+        if rv != CKR_OK {
+            assert_eq!(keys, [0xA5A5_A5A5_A5A5_A5A5; 4], "nothing is written");
+            return Err(rv.0);
+        }
+        Ok((keys, out.pointers.iter().map(|(_, iv)| iv.bytes.clone()).collect()))
+    }
+
+    fn allowed(&self, key: u64) -> Vec<u64> {
+        let list = self.app.attribute(self.session, key, CKA_ALLOWED_MECHANISMS).expect("a list");
+        let number = |word: &[u8]| u64::from_ne_bytes(word.try_into().expect("eight bytes"));
+        list.chunks(8).map(number).collect()
+    }
+
+    fn secrets(&self) -> usize {
+        let all = [number(CKA_CLASS, CKO_SECRET_KEY)];
+        self.app.find(self.session, &all).expect("a search").len()
+    }
+}
+
+#[test]
+fn the_keys_of_a_tls_connection_are_openssls_and_cost_no_tpm_where_they_are_readable() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let pre_master = scene.open(CKK_GENERIC_SECRET, &SECRET);
+    let agreed = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let (record, ()) = scene.bench.shim.watch(|| {
+        for (hash, name) in [(CKM_SHA256, "sha256"), (CKM_SHA384, "sha384"), (CKM_SHA_1, "sha1")] {
+            let plain = |kind, version| Mechanism::tls_master(kind, hash, RANDOMS, version);
+            let extended =
+                |kind, version| Mechanism::tls_extended(kind, hash, b"session hash", version);
+            let label = [&b"master secret"[..], &CLIENT, &SERVER].concat();
+            for (mechanism, base, value, message, version) in [
+                (
+                    plain(CKM_TLS12_MASTER_KEY_DERIVE, true),
+                    pre_master,
+                    &SECRET[..],
+                    &label[..],
+                    true,
+                ),
+                (plain(CKM_TLS12_MASTER_KEY_DERIVE_DH, false), agreed, &VALUE, &label, false),
+                (
+                    extended(CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, true),
+                    pre_master,
+                    &SECRET,
+                    b"extended master secretsession hash",
+                    true,
+                ),
+                (
+                    extended(CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH, false),
+                    agreed,
+                    &VALUE,
+                    b"extended master secretsession hash",
+                    false,
+                ),
+            ] {
+                let (rv, master, left) = app.derive_into(session, &mechanism, base, &open(), true);
+                assert_eq!(rv, CKR_OK);
+                let expected = of_tls(name, value, &[message], 48);
+                assert_eq!(scene.value(master), Ok(expected), "{name} {:#x}", mechanism.kind);
+                if version {
+                    assert_eq!(left.pointers.last().expect("pVersion").1.bytes, [3, 3]);
+                }
+                let uses = [
+                    CKM_TLS12_KEY_AND_MAC_DERIVE,
+                    CKM_TLS12_KEY_SAFE_DERIVE,
+                    CKM_TLS_KDF,
+                    CKM_TLS12_KDF,
+                    CKM_TLS_MAC,
+                    CKM_TLS12_MAC,
+                ];
+                assert_eq!(scene.allowed(master), uses);
+            }
+        }
+        let master = scene.open(CKK_GENERIC_SECRET, &SECRET);
+        for (kind, bits) in [
+            (CKM_TLS12_KEY_AND_MAC_DERIVE, [160, 128, 128]),
+            (CKM_TLS12_KEY_AND_MAC_DERIVE, [0, 256, 32]),
+            (CKM_TLS12_KEY_AND_MAC_DERIVE, [384, 256, 0]),
+            (CKM_TLS12_KEY_AND_MAC_DERIVE, [256, 0, 0]),
+            (CKM_TLS12_KEY_SAFE_DERIVE, [0, 128, 96]),
+        ] {
+            let sizes = bits.map(|bits| (bits / 8) as usize);
+            let mechanism = Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, 16);
+            let label = [number(CKA_KEY_TYPE, CKK_AES), bytes(CKA_LABEL, "connection")];
+            let (keys, ivs) = scene.key_block(&mechanism, master, &label).expect("C_DeriveKey");
+            let block = of_tls("sha256", &SECRET, &[b"key expansion", &SERVER, &CLIENT], 400);
+            let mut rest = &block[..];
+            for (number, key) in keys.into_iter().enumerate() {
+                let (value, after) = rest.split_at(sizes[number / 2]);
+                rest = after;
+                if value.is_empty() {
+                    assert_eq!(key, CK_INVALID_HANDLE);
+                    continue;
+                }
+                assert_eq!(scene.value(key).as_deref(), Ok(value), "{bits:?}");
+                let type_of = app.attribute(session, key, CKA_KEY_TYPE).expect("CKA_KEY_TYPE");
+                let right = if number < 2 { CKK_GENERIC_SECRET } else { CKK_AES };
+                assert_eq!(type_of, right.to_ne_bytes());
+                let does =
+                    if number < 2 { [CKA_SIGN, CKA_VERIFY] } else { [CKA_ENCRYPT, CKA_DECRYPT] };
+                assert!(does.iter().all(|role| scene.is(key, *role)), "{bits:?}");
+            }
+            let iv = if kind == CKM_TLS12_KEY_SAFE_DERIVE { 0 } else { sizes[2] };
+            for (given, value) in ivs.iter().zip(rest.chunks(iv.max(1))) {
+                assert_eq!(given[..iv], value[..iv], "{bits:?}");
+                assert!(given[iv..].iter().all(|byte| *byte == 0xA5), "{bits:?}");
+            }
+        }
+        for (context, more) in [(&b""[..], &b""[..]), (b"context", b"\0\x07context")] {
+            for kind in [CKM_TLS_KDF, CKM_TLS12_KDF] {
+                let mechanism =
+                    Mechanism::tls_export(kind, CKM_SHA384, b"EXPORTER-x", RANDOMS, context);
+                let made = scene.derive(mechanism, master, &readable(100)).expect("C_DeriveKey");
+                let parts = [b"EXPORTER-x", &CLIENT[..], &SERVER, more];
+                assert_eq!(scene.value(made), Ok(of_tls("sha384", &SECRET, &parts, 100)));
+            }
+        }
+    });
+    assert!(record.0.is_empty(), "{}", record.lines());
+}
+
+#[test]
+fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let hidden = |allowed: &[u64]| scene.hidden(CKK_GENERIC_SECRET, &SECRET, allowed);
+    let silent = hidden(&[]);
+    let master = |kind| Mechanism::tls_master(kind, CKM_SHA256, RANDOMS, false);
+    scene.derive(master(CKM_TLS12_MASTER_KEY_DERIVE_DH), silent, &signing(48)).expect("warm");
+    let expected = of_tls("sha256", &SECRET, &[b"master secret", &CLIENT, &SERVER], 48);
+    let (record, made) = scene.bench.shim.watch(|| {
+        scene.derive(master(CKM_TLS12_MASTER_KEY_DERIVE), silent, &[flag(CKA_DERIVE, true)])
+    });
+    let made = made.expect("C_DeriveKey");
+    let count = |name| record.names().iter().filter(|found| **found == name).count();
+    // Two blocks: three links of the chain, two of them with what they give.
+    assert_eq!((count("HMAC"), count("Create")), (4, 1), "{}", record.lines());
+    assert_unseen(&record, &SECRET[2..34]);
+    assert_unseen(&record, &expected[..16]);
+    assert_eq!(scene.value(made), Err(CKR_ATTRIBUTE_SENSITIVE));
+    let safe = [CKM_TLS12_KEY_SAFE_DERIVE, CKM_TLS_MAC, CKM_TLS12_MAC];
+    assert_eq!(scene.allowed(made), safe);
+    // What the template names of the mechanism's own it keeps; others it cannot name.
+    let naming =
+        |named: u64| [flag(CKA_DERIVE, true), bytes(CKA_ALLOWED_MECHANISMS, named.to_ne_bytes())];
+    let derive = |template: &[Attribute]| {
+        scene.derive(master(CKM_TLS12_MASTER_KEY_DERIVE), silent, template)
+    };
+    let exporting = derive(&naming(CKM_TLS_KDF)).expect("C_DeriveKey");
+    assert_eq!(scene.allowed(exporting), [CKM_TLS_KDF]);
+    assert_eq!(derive(&naming(CKM_HKDF_DERIVE)), Err(CKR_TEMPLATE_INCONSISTENT));
+
+    // The safe derivation of that master, and nothing else.
+    let block = |kind, bits| Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, 16);
+    let aes = [number(CKA_KEY_TYPE, CKK_AES)];
+    let (keys, ivs) = scene
+        .key_block(&block(CKM_TLS12_KEY_SAFE_DERIVE, [256, 128, 128]), made, &aes)
+        .expect("C_DeriveKey");
+    let bytes_of = of_tls("sha256", &expected, &[b"key expansion", &SERVER, &CLIENT], 96);
+    scene.assert_hides(keys[0], &bytes_of[..32]);
+    scene.assert_hides(keys[1], &bytes_of[32..64]);
+    assert_eq!(scene.value(keys[2]), Err(CKR_ATTRIBUTE_SENSITIVE));
+    for (key, value) in [(keys[2], &bytes_of[64..80]), (keys[3], &bytes_of[80..])] {
+        let made = app.encrypt(session, CKM_AES_ECB, key, &[0; 16]).expect("C_Encrypt");
+        assert_eq!(Some(made), openssl::aes("ECB", true, false, value, &[], &[0; 16]));
+    }
+    assert!(ivs.iter().flatten().all(|byte| *byte == 0xA5), "no IV is made");
+    let telling = block(CKM_TLS12_KEY_AND_MAC_DERIVE, [256, 128, 128]);
+    let export = |kind| Mechanism::tls_export(kind, CKM_SHA256, b"label", RANDOMS, b"");
+    for base in [made, silent] {
+        assert_eq!(scene.key_block(&telling, base, &aes).map(drop), Err(CKR_MECHANISM_INVALID));
+        for kind in [CKM_TLS_KDF, CKM_TLS12_KDF] {
+            assert_eq!(scene.derive(export(kind), base, &signing(32)), Err(CKR_MECHANISM_INVALID));
+        }
+    }
+    let made = scene.derive(export(CKM_TLS_KDF), exporting, &signing(32)).expect("it is named");
+    scene.assert_hides(made, &of_tls("sha256", &expected, &[b"label", &CLIENT, &SERVER], 32));
+
+    let named = hidden(&[CKM_TLS12_KEY_AND_MAC_DERIVE]);
+    let (keys, ivs) = scene.key_block(&telling, named, &aes).expect("it is named");
+    let bytes_of = of_tls("sha256", &SECRET, &[b"key expansion", &SERVER, &CLIENT], 128);
+    assert_eq!(ivs, [&bytes_of[96..112], &bytes_of[112..]]);
+    scene.assert_hides(keys[1], &bytes_of[32..64]);
+    // "All four keys inherit"; and none is short enough to be guessed, or made where one is.
+    let before = scene.secrets();
+    for wrong in [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)] {
+        let refused = scene.key_block(&telling, named, &[wrong]).map(drop);
+        assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT));
+    }
+    let short = block(CKM_TLS12_KEY_AND_MAC_DERIVE, [256, 64, 0]);
+    assert_eq!(scene.key_block(&short, named, &[]).map(drop), Err(CKR_KEY_SIZE_RANGE));
+    let stored = [flag(CKA_TOKEN, true), number(CKA_KEY_TYPE, CKK_AES)];
+    assert_eq!(scene.key_block(&short, named, &stored).map(drop), Err(CKR_ATTRIBUTE_VALUE_INVALID));
+    assert_eq!(scene.secrets(), before, "all or none");
+
+    // The MAC: a key that signs derives nothing, and has to name it, too.
+    let more = |allowed: &[u64]| {
+        let mut more =
+            vec![flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false), flag(CKA_SIGN, true)];
+        let list = allowed.iter().flat_map(|id| id.to_ne_bytes()).collect::<Vec<u8>>();
+        more.extend((!allowed.is_empty()).then(|| bytes(CKA_ALLOWED_MECHANISMS, list)));
+        scene.create(CKK_GENERIC_SECRET, &SECRET, &more)
+    };
+    let finished = Mechanism::tls_mac(CKM_TLS_MAC, CKM_SHA256, 12, 1);
+    let refused = app.sign_init(session, finished.clone(), more(&[])).map_err(|rv| rv.0);
+    assert_eq!(refused, Err(CKR_MECHANISM_INVALID));
+    let made = app.sign(session, finished, more(&[CKM_TLS_MAC]), b"hash").expect("C_Sign");
+    assert_eq!(made, of_tls("sha256", &SECRET, &[b"server finished", b"hash"], 12));
+}
+
+#[test]
+fn the_mac_of_a_finished_message_comes_in_parts_and_in_any_length_that_is_negotiated() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let signs = [&open()[..], &[flag(CKA_SIGN, true)]].concat();
+    let key = scene.create(CKK_GENERIC_SECRET, &SECRET, &signs);
+    let data: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    for kind in [CKM_TLS_MAC, CKM_TLS12_MAC] {
+        for (length, who, label) in [(12, 1, &b"server finished"[..]), (100, 2, b"client finished")]
+        {
+            let mechanism = || Mechanism::tls_mac(kind, CKM_SHA384, length, who);
+            for data in [&data[..0], &data[..48], &data] {
+                let expected = of_tls("sha384", &SECRET, &[label, data], length as usize);
+                let made = app.sign(session, mechanism(), key, data).expect("C_Sign");
+                assert_eq!(made, expected, "{} bytes", data.len());
+                app.sign_init(session, mechanism(), key).expect("C_SignInit");
+                for part in data.chunks(37) {
+                    app.sign_update(session, part).expect("C_SignUpdate");
+                }
+                assert_eq!(app.sign_final(session), Ok(expected.clone()));
+                app.verify(session, mechanism(), key, data, &expected).expect("C_Verify");
+                let mut wrong = expected.clone();
+                wrong[11] ^= 1;
+                for (wrong, rv) in
+                    [(&wrong[..], CKR_SIGNATURE_INVALID), (&wrong[..11], CKR_SIGNATURE_LEN_RANGE)]
+                {
+                    let found = app.verify(session, mechanism(), key, data, wrong);
+                    assert_eq!(found.map_err(|rv| rv.0), Err(rv));
+                }
+            }
+        }
+        // The length is told, and a buffer that is too small ends nothing.
+        app.sign_init(session, Mechanism::tls_mac(kind, CKM_SHA256, 20, 1), key)
+            .expect("C_SignInit");
+        let ask = |room: Option<usize>| {
+            let buffer = room.map_or(Argument::NULL, |room| Memory::room(room).into());
+            let length = Memory::word(room.unwrap_or_default() as u64);
+            let arguments = vec![
+                session.into(),
+                Memory::of(*b"data").into(),
+                Argument::Word(4),
+                buffer,
+                length.into(),
+            ];
+            let (rv, arguments) = app.raw("C_Sign", arguments);
+            (rv, arguments[4].memory().word_at(0))
+        };
+        assert_eq!(ask(None), (CKR_OK, 20));
+        assert_eq!(ask(Some(19)), (CKR_BUFFER_TOO_SMALL, 20));
+        assert_eq!(ask(Some(20)), (CKR_OK, 20));
+        for (hash, length, who) in [
+            (CKM_SHA256, 11, 1),
+            (CKM_SHA256, 256, 1),
+            (CKM_SHA256, 12, 0),
+            (CKM_SHA256, 12, 3),
+            (CKM_TLS_PRF, 12, 1),
+        ] {
+            let wrong = Mechanism::tls_mac(kind, hash, length, who);
+            let refused = app.sign_init(session, wrong, key).map_err(|rv| rv.0);
+            assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
+        }
+        let refused = app.sign_init(session, kind, key).map_err(|rv| rv.0);
+        assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
+        let right = || Mechanism::tls_mac(kind, CKM_SHA256, 12, 1);
+        let aes = scene.create(CKK_AES, &VALUE, &open());
+        let other = app.sign_init(session, right(), aes).map_err(|rv| rv.0);
+        assert_eq!(other, Err(CKR_KEY_TYPE_INCONSISTENT));
+        let only = [&open()[..], &[flag(CKA_SIGN, false), flag(CKA_VERIFY, false)]].concat();
+        let only = scene.create(CKK_GENERIC_SECRET, &SECRET, &only);
+        let refused = app.sign_init(session, right(), only).map_err(|rv| rv.0);
+        assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+    }
+}
+
+#[test]
+fn tls_1_2_refuses_what_it_cannot_or_may_not_do() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let bad = Err(CKR_MECHANISM_PARAM_INVALID);
+    let base = scene.open(CKK_GENERIC_SECRET, &SECRET);
+    let short = scene.open(CKK_GENERIC_SECRET, &SECRET[1..]);
+    let hidden = scene.hidden(CKK_GENERIC_SECRET, &SECRET, &[]);
+    let idle = scene.idle(CKK_GENERIC_SECRET);
+    let hkdf = scene.open(CKK_HKDF, &SECRET);
+    let plain = |kind, hash, version| Mechanism::tls_master(kind, hash, RANDOMS, version);
+    let extended = |kind, hash, version| Mechanism::tls_extended(kind, hash, b"hash", version);
+    type Make<'a> = &'a dyn Fn(u64, u64, bool) -> Mechanism;
+    let kinds: [(u64, bool, Make); 4] = [
+        (CKM_TLS12_MASTER_KEY_DERIVE, false, &plain),
+        (CKM_TLS12_MASTER_KEY_DERIVE_DH, true, &plain),
+        (CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, false, &extended),
+        (CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH, true, &extended),
+    ];
+    for (kind, agreed, make) in kinds {
+        let derive = |base, template: &[Attribute]| {
+            scene.derive(make(kind, CKM_SHA256, false), base, template).map(drop)
+        };
+        assert_eq!(derive(base, &readable(48)), Ok(()));
+        for (template, rv) in [
+            (readable(47), CKR_TEMPLATE_INCONSISTENT),
+            (vec![number(CKA_KEY_TYPE, CKK_AES)], CKR_TEMPLATE_INCONSISTENT),
+            (vec![number(CKA_CLASS, CKO_PRIVATE_KEY)], CKR_TEMPLATE_INCONSISTENT),
+        ] {
+            assert_eq!(derive(base, &template), Err(rv), "{kind:#x} {template:?}");
+        }
+        assert_eq!(derive(hidden, &readable(48)), Err(CKR_TEMPLATE_INCONSISTENT), "{kind:#x}");
+        assert_eq!(derive(idle, &[]), Err(CKR_KEY_FUNCTION_NOT_PERMITTED), "{kind:#x}");
+        assert_eq!(derive(hkdf, &[]), Err(CKR_KEY_TYPE_INCONSISTENT), "{kind:#x}");
+        let expected = if agreed { Ok(()) } else { Err(CKR_KEY_SIZE_RANGE) };
+        assert_eq!(derive(short, &[]), expected, "{kind:#x}");
+        // The version stands in the value, which the chip does not give out; an agreed secret has none.
+        let version = |base| scene.derive(make(kind, CKM_SHA256, true), base, &[]).map(drop);
+        let expected = if agreed { bad } else { Err(CKR_KEY_FUNCTION_NOT_PERMITTED) };
+        assert_eq!(version(hidden), expected, "{kind:#x}");
+        assert_eq!(version(base), if agreed { bad } else { Ok(()) }, "{kind:#x}");
+        for wrong in
+            [kind.into(), make(kind, CKM_TLS_PRF, false), Mechanism::with(kind, Memory::of([0; 8]))]
+        {
+            assert_eq!(scene.derive(wrong, base, &[]).map(drop), bad, "{kind:#x}");
+        }
+    }
+    let none =
+        Mechanism::tls_extended(CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, CKM_SHA256, b"", false);
+    assert_eq!(scene.derive(none, base, &[]).map(drop), bad, "no hash of a session");
+    let slot = app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
+    let info = app.mechanism_info(slot, CKM_TLS12_MASTER_KEY_DERIVE).expect("C_GetMechanismInfo");
+    assert_eq!((info.ulMinKeySize, info.ulMaxKeySize), (48, 48));
+
+    for kind in [CKM_TLS12_KEY_AND_MAC_DERIVE, CKM_TLS12_KEY_SAFE_DERIVE] {
+        let block = |bits, room| Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, room);
+        let derive = |mechanism: Mechanism, base| scene.key_block(&mechanism, base, &[]).map(drop);
+        let usual = || block([256, 128, 32], 4);
+        assert_eq!(derive(usual(), base), Ok(()));
+        assert_eq!(derive(usual(), short), Err(CKR_KEY_SIZE_RANGE));
+        assert_eq!(derive(usual(), idle), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        assert_eq!(derive(usual(), hkdf), Err(CKR_KEY_TYPE_INCONSISTENT));
+        assert_eq!(derive(usual(), 0xBAD), Err(CKR_KEY_HANDLE_INVALID));
+        for bits in
+            [[0, 0, 0], [255, 128, 0], [256, 127, 0], [u64::MAX - 7, 128, 0], [256, 1 << 20, 0]]
+        {
+            assert_eq!(derive(block(bits, 4), base), bad, "{bits:?}");
+        }
+        let without = derive(block([256, 128, 32], 0), base);
+        let odd = derive(block([256, 128, 31], 4), base);
+        let expected = if kind == CKM_TLS12_KEY_SAFE_DERIVE { Ok(()) } else { bad };
+        assert_eq!((without, odd), (expected, expected), "IVs without a place, of odd bits");
+        let mut export = usual();
+        export.parameter.as_mut().expect("a parameter").bytes[24] = CK_TRUE;
+        assert_eq!(derive(export, base), bad, "bIsExport");
+        let mut nowhere = usual();
+        let parameter = nowhere.parameter.as_mut().expect("a parameter");
+        parameter.pointers.pop();
+        let (rv, ..) = app.derive_into(session, &nowhere, base, &[], false);
+        assert_eq!(rv, CKR_MECHANISM_PARAM_INVALID, "pReturnedKeyMaterial is NULL");
+    }
+    for kind in [CKM_TLS_KDF, CKM_TLS12_KDF] {
+        let derive = |hash, context: &[u8], base, template: &[Attribute]| {
+            let mechanism = Mechanism::tls_export(kind, hash, b"label", RANDOMS, context);
+            scene.derive(mechanism, base, template).map(drop)
+        };
+        let sha256 = CKM_SHA256;
+        assert_eq!(derive(sha256, b"", short, &readable(16)), Ok(()), "of any length");
+        assert_eq!(derive(sha256, b"", base, &open()), Err(CKR_TEMPLATE_INCOMPLETE));
+        assert_eq!(derive(sha256, b"", base, &readable(1 << 20)), Err(CKR_KEY_SIZE_RANGE));
+        assert_eq!(derive(CKM_TLS_PRF, b"", base, &readable(16)), bad);
+        assert_eq!(derive(sha256, &[0; 65536], base, &readable(16)), bad);
+        assert_eq!(derive(sha256, b"", idle, &readable(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
+        assert_eq!(derive(sha256, b"", hkdf, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT));
+    }
+}

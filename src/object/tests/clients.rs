@@ -575,8 +575,12 @@ fn a_derived_secret_is_readable_unless_the_template_says_otherwise() {
 #[test]
 fn a_shorter_secret_loses_its_leading_bytes() {
     let (_, base) = plain_ec();
-    let derivation =
-        Derivation { mechanism: CKM_ECDH1_DERIVE, how: Derives::Agreement, inputs: &[&base] };
+    let derivation = Derivation {
+        mechanism: CKM_ECDH1_DERIVE,
+        how: Derives::Agreement,
+        inputs: &[&base],
+        allows: &[],
+    };
     let short = Template::new().with_ulong(CKA_VALUE_LEN, 3);
     let plan = Secret::derive(&short, &USER, &derivation).unwrap();
     assert_eq!(plan.length, Some(3));

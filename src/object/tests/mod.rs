@@ -167,7 +167,7 @@ pub(super) fn derived(
     how: Derives,
     inputs: &[&Attributes],
 ) -> Result<Object> {
-    let derivation = Derivation { mechanism: CKM_ECDH1_DERIVE, how, inputs };
+    let derivation = Derivation { mechanism: CKM_ECDH1_DERIVE, how, inputs, allows: &[] };
     finished(Secret::derive(template, setting, &derivation)?, &[0x77; 32])
 }
 
