@@ -167,9 +167,13 @@ impl Session {
     }
 
     /// The session of a forked child, made of its parent's, with the operations in progress: unless
-    /// another thread was just working on one.
+    /// another thread was just working on one. Encryption message by message is not taken over: both would
+    /// make the same nonces.
     pub(super) fn in_child(&self, slot: Arc<Slot>, token: Arc<Token>) -> Arc<Self> {
-        let operations = self.operations.try_lock().map(|mut of| std::mem::take(&mut *of));
+        let operations = self
+            .operations
+            .try_lock()
+            .map(|mut of| Operations { message_encrypt: None, ..std::mem::take(&mut *of) });
         Arc::new(Self {
             handle: self.handle,
             slot,

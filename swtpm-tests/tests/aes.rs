@@ -411,8 +411,8 @@ impl Vectors {
 
     fn end(&self, name: &str, least: usize) {
         println!(
-            "{name}: {} vectors; {} with keys that are none of AES, {} with keys of 192 bits, which this \
-             TPM does not have",
+            "{name}: {} vectors run and passed; not run: {} with keys that are none of AES, {} with keys of \
+             192 bits, which this TPM does not have",
             self.ran, self.no_key, self.no_such_key
         );
         assert!(self.ran >= least, "{name}: {}", self.ran);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use swtpm_tests::app::{Birth, End};
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{Ck, P256, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Ck, Message, P256, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Attribute, Bench, Setup};
 
@@ -395,6 +395,36 @@ fn an_operation_in_progress_goes_on_in_a_resumed_child() {
         ck.verify(*session, CKM_ECDSA_SHA256, *public, whole.as_bytes(), &signature)
             .expect("a signature of what this process signed");
     }
+    child.exit();
+    parent.end();
+}
+
+#[test]
+fn messages_are_decrypted_on_in_a_resumed_child_and_encrypted_by_its_parent_alone() {
+    let parent = Parent::new(Resume, false);
+    let (app, session) = (&parent.app, parent.session);
+    let value = [number(CKA_VALUE_LEN, 16), flag(CKA_TOKEN, false)];
+    let key = app.generate_key(session, CKM_AES_KEY_GEN, &value).expect("C_GenerateKey");
+    for encrypt in [true, false] {
+        app.message_init(session, encrypt, CKM_AES_GCM, key).expect("C_MessageXInit");
+    }
+    let mut message = Message::new(CKM_AES_GCM, &[0; 12], 16, 5);
+    message.generator = CKG_GENERATE;
+    let sealed = app.message(session, true, &mut message, b"", b"first").expect("a message");
+
+    let child = app.fork();
+    let opened = child.message(session, false, &mut message.clone(), b"", &sealed);
+    assert_eq!(opened, Ok(b"first".to_vec()));
+    let mut next = message.clone();
+    let refused = child.message(session, true, &mut next, b"", b"child");
+    assert_eq!(refused, Err(Rv(CKR_OPERATION_NOT_INITIALIZED)));
+    // It begins anew, with nonces of its own.
+    child.message_init(session, true, CKM_AES_GCM, key).expect("C_MessageEncryptInit");
+    let mut of_child = message.clone();
+    child.message(session, true, &mut of_child, b"", b"child").expect("a message");
+    app.message(session, true, &mut next, b"", b"again").expect("a message");
+    assert_ne!(of_child.nonce, next.nonce);
+    assert_ne!(message.nonce, next.nonce);
     child.exit();
     parent.end();
 }
