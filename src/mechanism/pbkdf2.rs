@@ -2,9 +2,6 @@
 //! goes into the TPM as one that was brought in, because whoever knows the password knows the key. PKCS#11
 //! 3.2 "PKCS #5 PBKDF2 key generation".
 
-use std::sync::atomic::Ordering;
-use std::time::Instant;
-
 use cryptoki_sys::*;
 
 use super::{Chip, Does, Keys, Mechanism, NOTHING, Params, Value, hmac};
@@ -59,10 +56,10 @@ fn generate(
         )));
     }
     let call = chip.call;
-    let go_on = || !call.cancel.load(Ordering::Relaxed) && Instant::now() < call.deadline;
+    let go_on = || !call.is_canceled() && !call.is_late();
     match kdf::pbkdf2(*hash, &password.0, salt, *iterations, length, go_on) {
         Some(value) => Ok(Value::Known(value)),
-        None if call.cancel.load(Ordering::Relaxed) => Err(Error::Canceled),
+        None if call.is_canceled() => Err(Error::Canceled),
         None => Err(Error::FunctionFailed(
             "so many iterations take longer than a call may (call_timeout_s)".into(),
         )),

@@ -15,7 +15,6 @@ use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport, pause};
 use super::{Call, Fault};
 use crate::fork::Kept;
 use crate::sync::plain::Instant;
-use crate::sync::plain::atomic::Ordering;
 
 /// An open TPM device.
 pub(super) struct Device {
@@ -98,7 +97,7 @@ pub(super) fn wait(
     name: &str,
 ) -> Result<(), Broken> {
     loop {
-        if call.cancel.load(Ordering::Relaxed) {
+        if call.is_canceled() {
             return Err(Broken::canceled(false));
         }
         let left = until.saturating_duration_since(Instant::now());

@@ -16,7 +16,6 @@ use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
 use crate::recorder::Clock;
 use crate::sync::plain::Instant;
-use crate::sync::plain::atomic::Ordering;
 
 /// What a handle stands for: the handle and the Name that binds it into an HMAC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -357,7 +356,7 @@ fn transmit(
 
 /// Sleeps; an error if the call is canceled meanwhile, `None` if it would not end in time.
 pub(super) fn rest(length: Duration, call: &Call) -> Option<Result<(), Fault>> {
-    if Instant::now() + length >= call.deadline && !call.cancel.load(Ordering::Relaxed) {
+    if Instant::now() + length >= call.deadline && !call.is_canceled() {
         return None;
     }
     Some(pause(length, call).map_err(Fault::from))
@@ -461,7 +460,7 @@ fn check(auth: &mut Auth<'_>, reader: &mut Reader<'_>, rp_hash: &[u8]) -> Result
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use p256::ecdsa::signature::hazmat::PrehashVerifier;
     use tss_esapi::interface_types::algorithm::HashingAlgorithm;

@@ -499,7 +499,7 @@ impl Tpm {
             return Err(Fault::bug("the TPM of another process"));
         }
         // A transport looks at the flag only when it has to wait.
-        if call.cancel.load(Ordering::Relaxed) {
+        if call.is_canceled() {
             return Err(Broken::canceled(false).into());
         }
         let mut desk = inner.desk();
@@ -640,7 +640,7 @@ impl Inner {
                 }
             }
             let left = call.deadline.saturating_duration_since(Instant::now());
-            let canceled = call.cancel.load(Ordering::Relaxed);
+            let canceled = call.is_canceled();
             if left.is_zero() || canceled {
                 desk.queue.retain(|waiting| *waiting != ticket);
                 self.free.notify_all();

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sync::plain::Instant;
-use crate::sync::plain::atomic::AtomicBool;
+use crate::sync::plain::atomic::{AtomicBool, Ordering};
 
 pub use command::{Chaining, Class, Direction};
 pub use facts::Facts;
@@ -62,6 +62,16 @@ impl Call {
     /// A call that may take `limit` from now on and that nobody cancels.
     pub fn within(limit: Duration) -> Self {
         Self { deadline: Instant::now() + limit, cancel: Arc::default(), limits: Limits::default() }
+    }
+
+    /// Somebody canceled it.
+    pub fn is_canceled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Its deadline is past.
+    pub fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
     }
 }
 

@@ -131,7 +131,7 @@ impl Transport for Line {
         } else {
             shuttle::thread::yield_now();
         }
-        let canceled = call.cancel.load(Ordering::Relaxed);
+        let canceled = call.is_canceled();
         let breaks = shuttle::rand::thread_rng().gen_range(0..6) == 0;
         let mut now = self.chip.now.lock().unwrap();
         now.busy = false;

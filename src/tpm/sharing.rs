@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use super::transport::{Broken, SLICE};
 use super::{Call, Fault};
 use crate::fork::Kept;
-use crate::sync::plain::atomic::Ordering;
 use crate::sync::plain::{Instant, thread};
 
 /// After this long the holder looks whether somebody waits.
@@ -136,7 +135,7 @@ fn wait(file: Kept<OwnedFd>, call: &Call, until: Instant) -> Result<Option<Kept<
         return Ok(None);
     }
     loop {
-        if call.cancel.load(Ordering::Relaxed) {
+        if call.is_canceled() {
             return Err(Broken::canceled(false).into());
         }
         let left = until.saturating_duration_since(Instant::now());
@@ -154,7 +153,7 @@ fn wait(file: Kept<OwnedFd>, call: &Call, until: Instant) -> Result<Option<Kept<
 /// Waits without a thread: often enough to catch the millisecond in which a holder offers it.
 fn poll(file: Kept<OwnedFd>, call: &Call, until: Instant) -> Result<Option<Kept<OwnedFd>>, Fault> {
     loop {
-        if call.cancel.load(Ordering::Relaxed) {
+        if call.is_canceled() {
             return Err(Broken::canceled(false).into());
         }
         if flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -19,7 +19,6 @@ use tss_esapi::tss2_esys as sys;
 use super::transport::{Broken, BrokenKind, LARGEST, SLICE, Transport};
 use super::{Call, Fault};
 use crate::sync::plain::Instant;
-use crate::sync::plain::atomic::Ordering;
 
 /// TSS2_TCTI_RC_*, the layer's number included.
 const NOT_IMPLEMENTED: u32 = 0xA_0002;
@@ -155,7 +154,7 @@ impl Transport for Loaded {
                 }
                 _ => return Err(self.closed(code).into()),
             }
-            if call.cancel.load(Ordering::Relaxed) {
+            if call.is_canceled() {
                 return Err(self.give_up(Broken::canceled(true)).into());
             }
             if Instant::now() >= until {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::device::Device;
 use super::socket::{Line, Mssim, Plain};
 use super::{Call, Fault};
-use crate::sync::plain::atomic::Ordering;
 use crate::sync::plain::{Instant, thread};
 
 /// Why a transport could not carry a command. [`Fault`] wraps it.
@@ -119,7 +118,7 @@ pub(super) fn open_within(
 pub(super) fn pause(length: Duration, call: &Call) -> Result<(), Broken> {
     let until = (Instant::now() + length).min(call.deadline);
     loop {
-        if call.cancel.load(Ordering::Relaxed) {
+        if call.is_canceled() {
             return Err(Broken::canceled(false));
         }
         let left = until.saturating_duration_since(Instant::now());
