@@ -11,6 +11,7 @@
 
 mod attacker;
 mod derivation;
+mod mathematics;
 mod sensitivity;
 mod separation;
 mod state;
