@@ -11,6 +11,7 @@ mod aes_gcm;
 mod aes_key_wrap;
 mod aes_stream;
 mod digest;
+mod duplicate;
 mod ecdh;
 mod ecdsa;
 mod generate;
@@ -178,6 +179,8 @@ pub enum Keys {
     Secret(&'static [u64]),
     /// The same, but no TPM works with them: there they are sealed, where the configuration allows it.
     Sealed(&'static [u64]),
+    /// Storage keys of other TPMs: public keys of these CKK_.
+    Storage(&'static [u64]),
 }
 
 impl Keys {
@@ -191,7 +194,10 @@ impl Keys {
         match self {
             Keys::None => &[],
             Keys::Pair(only) => std::slice::from_ref(only),
-            Keys::Private(types) | Keys::Secret(types) | Keys::Sealed(types) => types,
+            Keys::Private(types)
+            | Keys::Secret(types)
+            | Keys::Sealed(types)
+            | Keys::Storage(types) => types,
         }
     }
 
@@ -199,7 +205,7 @@ impl Keys {
     fn class(self, public: bool) -> u64 {
         match (self, public) {
             (Keys::Secret(_) | Keys::Sealed(_), _) => CKO_SECRET_KEY,
-            (Keys::None | Keys::Pair(_), true) => CKO_PUBLIC_KEY,
+            (Keys::None | Keys::Pair(_), true) | (Keys::Storage(_), _) => CKO_PUBLIC_KEY,
             (_, _) => CKO_PRIVATE_KEY,
         }
     }
@@ -288,6 +294,8 @@ pub struct Does {
     /// What it wraps cannot be changed or chosen by whoever has it, nor tells by its errors what is
     /// inside: P9 allows it for sensitive keys.
     pub sound: bool,
+    /// C_WrapKey and C_UnwrapKey let a key move from TPM to TPM.
+    pub moves: bool,
 }
 
 /// The parameter of one message, by what is said of it, with its nonce and its additional data.
@@ -358,6 +366,7 @@ const NOTHING: Does = Does {
     wrap: None,
     unwrap: None,
     sound: false,
+    moves: false,
 };
 
 /// What the configuration allows.
@@ -400,6 +409,7 @@ static FAMILIES: &[&[Mechanism]] = &[
     rsa_oaep::ROWS,
     rsa_raw::ROWS,
     rsa_aes_wrap::ROWS,
+    duplicate::ROWS,
     ecdsa::ROWS,
     ecdh::ROWS,
     hmac::ROWS,
@@ -500,13 +510,14 @@ impl Mechanism {
             sound,
             allows: _,
             tells: _,
+            moves,
         } = &self.does;
         let unwraps = unwrap.is_some() && (*sound || !policy.has(Guard::SoundWrapping));
         let messages = |start: &Start<dyn Cipher>| start.is_some() && message.is_some();
         let private = self.place(facts, sealing).ok();
         // What a public key does, the host does; a secret key is in the chip for both ways.
         let public = match self.keys {
-            Keys::Secret(_) | Keys::Sealed(_) => private,
+            Keys::Secret(_) | Keys::Sealed(_) | Keys::Storage(_) => private,
             Keys::None | Keys::Pair(_) | Keys::Private(_) => Some(Place::Host),
         };
         [
@@ -522,8 +533,8 @@ impl Mechanism {
             (generate.is_some(), CKF_GENERATE, private),
             (generate_pair.is_some(), CKF_GENERATE_KEY_PAIR, private),
             (derive.is_some(), CKF_DERIVE, private),
-            (wrap.is_some(), CKF_WRAP, public),
-            (unwraps, CKF_UNWRAP, private),
+            (wrap.is_some() || *moves, CKF_WRAP, public),
+            (unwraps || *moves, CKF_UNWRAP, private),
         ]
         .into_iter()
         .filter_map(|(can, flag, place)| Some((flag, place.filter(|_| can)?)))

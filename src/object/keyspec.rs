@@ -869,7 +869,49 @@ impl Private {
     }
 }
 
+/// The public parts that a private key's object shows. What the template gave must be the key's own.
+fn show(attributes: &mut Attributes, parts: &[(u64, &[u8])]) -> Result<()> {
+    for (id, part) in parts {
+        match attributes.get(*id) {
+            Some(given) if !given.is_empty() && given != *part => {
+                return Err(Error::AttributeValueInvalid(*id, "not that of the key"));
+            }
+            _ => attributes.set(*id, *part),
+        }
+    }
+    Ok(())
+}
+
 impl PrivatePlan {
+    /// The finished attributes of a key that is in the TPM already, with this public half, and can be used
+    /// so there.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn adopt(self, public: &PublicKey, usage: KeyUse) -> Result<Attributes> {
+        let Self { key_type, mut attributes } = self;
+        match (public, usage) {
+            (PublicKey::Rsa { modulus, exponent }, KeyUse::Rsa { .. }) if key_type == CKK_RSA => {
+                show(&mut attributes, &[(CKA_MODULUS, modulus), (CKA_PUBLIC_EXPONENT, exponent)])?;
+            }
+            (PublicKey::Ec { curve, x, y }, KeyUse::Ec { sign, derive, .. })
+                if key_type == CKK_EC =>
+            {
+                let point = Point::from_coordinates(*curve, x, y)
+                    .map_err(|_| Error::WrappedKeyInvalid)?
+                    .der();
+                show(&mut attributes, &[(CKA_EC_PARAMS, curve.params()), (CKA_EC_POINT, &point)])?;
+                for (role, can) in [(CKA_SIGN, sign), (CKA_DERIVE, derive)] {
+                    let may = attributes.is(role) && can;
+                    attributes.set_bool(role, may);
+                }
+            }
+            _ => return Err(Error::KeyTypeInconsistent),
+        }
+        public_key::complete(&mut attributes)?;
+        Ok(attributes)
+    }
+
     fn new(key_type: u64, mut attributes: Attributes, setting: &Setting) -> Result<Self> {
         if attributes.is(CKA_ALWAYS_AUTHENTICATE) {
             return Err(Error::TemplateInconsistent(
@@ -896,15 +938,7 @@ impl PrivatePlan {
     /// AttributeValueInvalid, KeySizeRange; KeyTypeInconsistent for a key of another type.
     pub fn finish(self, value: PrivateValue) -> Result<Private> {
         let Self { key_type, mut attributes } = self;
-        let mut own = |id, part: &[u8]| match attributes.get(id) {
-            Some(given) if !given.is_empty() && given != part => {
-                Err(Error::AttributeValueInvalid(id, "not that of the key"))
-            }
-            _ => {
-                attributes.set(id, part);
-                Ok(())
-            }
-        };
+        let mut own = |id, part: &[u8]| show(&mut attributes, &[(id, part)]);
         let usage = match &value {
             PrivateValue::Rsa(key) if key_type == CKK_RSA => {
                 own(CKA_MODULUS, &key.modulus)?;

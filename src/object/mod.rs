@@ -17,7 +17,9 @@ pub mod row;
 pub mod rule;
 pub mod rules;
 pub mod search;
+pub mod storage_key;
 pub mod template;
+pub mod travel;
 pub mod value;
 pub mod wrapping;
 

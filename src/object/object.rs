@@ -20,6 +20,22 @@ pub enum Material {
     Secret(Arc<SecretKey>),
 }
 
+impl Material {
+    /// What a key with these finished attributes is made of that lives in the TPM alone.
+    pub fn of(blob: KeyBlob, attributes: &Attributes) -> Self {
+        if attributes.ulong(CKA_CLASS) != Some(CKO_SECRET_KEY) {
+            return Material::Key(Arc::new(blob));
+        }
+        Material::Secret(Arc::new(SecretKey {
+            id: blob.id,
+            authorization: blob.authorization.clone(),
+            spec: super::keyspec::secret_spec(attributes),
+            blob: OnceLock::from(Arc::new(blob)),
+            value: None,
+        }))
+    }
+}
+
 /// Where the value of a key lives: CKA_TPM11_RESIDENCE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residence {

@@ -14,6 +14,7 @@ use super::policy::{Dates, Guard, Policy};
 use super::public_key;
 use super::roles;
 use super::rules::{self, Change, Classes, Origins, Rule, Silent};
+use super::storage_key;
 use super::template::Template;
 use super::value::{self, Attributes, Kind, boolean};
 use crate::error::{Error, Result};
@@ -106,6 +107,7 @@ pub fn create(template: &Template, setting: &Setting) -> Result<Creation> {
             roles::settle(class, key_type, &mut attributes);
             is_not_ours(&mut attributes);
             public_key::complete(&mut attributes)?;
+            storage_key::settle(key_type, &mut attributes)?;
         }
         _ => {}
     }

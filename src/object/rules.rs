@@ -15,6 +15,12 @@ use super::value::Kind;
 /// not in the specification's headers.
 pub const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
 
+/// The whole public area (TPMT_PUBLIC) of another TPM's storage key, in a public key object: bytes.
+pub const CKA_TPM11_STORAGE_KEY: u64 = CKA_VENDOR_DEFINED | 0x5450_4D02;
+
+/// The mechanism that moves keys between TPMs.
+pub const CKM_TPM11_DUPLICATE: u64 = CKM_VENDOR_DEFINED | 0x5450_4D01;
+
 /// Classes, as a set.
 pub type Classes = u8;
 /// CKO_DATA
@@ -287,6 +293,7 @@ pub static RULES: &[Rule] = &[
     // Of keys whose value passes through the host, and not of all of those: `keyspec.rs`.
     rule!(CKA_CHECK_VALUE, Bytes, SECRET).given(NEW).silent(Absent),
     rule!(CKA_TPM11_RESIDENCE, Utf8, PRIVATE | SECRET),
+    rule!(CKA_TPM11_STORAGE_KEY, Bytes, PUBLIC).given(CREATE).silent(Absent),
     // ---- §6.1 RSA ----------------------------------------------------------------------------
     rule!(CKA_MODULUS, Bytes, PUBLIC | PRIVATE).types(RSA).given(CREATE).needed(CREATE),
     rule!(CKA_MODULUS_BITS, Ulong, PUBLIC).types(RSA).given(GENERATE).needed(GENERATE),

@@ -11,6 +11,7 @@ use super::policy::{Guard, Policy};
 use super::public_key;
 use super::roles;
 use super::rule::Setting;
+use super::rules::CKA_TPM11_STORAGE_KEY;
 use super::search::Search;
 use super::template::Template;
 use super::value::Attributes;
@@ -71,15 +72,25 @@ fn refused(guard: Guard, error: Error) -> Error {
 
 /// P7: nobody but the token, or whom the SO trusts, can undo what this key wraps.
 fn known_to_us_alone(wrapping: &Object) -> bool {
-    const OTHERS: [u64; 5] = [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_DERIVE];
-    let alone = || !OTHERS.iter().any(|role| wrapping.is(*role));
     let hidden = || wrapping.is(CKA_ALWAYS_SENSITIVE) && wrapping.is(CKA_NEVER_EXTRACTABLE);
     wrapping.is(CKA_TRUSTED)
-        || wrapping.is(CKA_LOCAL) && alone() && (wrapping.class() == CKO_PUBLIC_KEY || hidden())
+        || wrapping.is(CKA_LOCAL)
+            && does_nothing_else(wrapping)
+            && (wrapping.class() == CKO_PUBLIC_KEY || hidden())
+}
+
+/// Whether the key wraps or unwraps and has no other role.
+pub fn does_nothing_else(key: &Object) -> bool {
+    const OTHERS: [u64; 5] = [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_DERIVE];
+    (key.is(CKA_WRAP) || key.is(CKA_UNWRAP)) && !OTHERS.iter().any(|role| key.is(*role))
 }
 
 /// P9. RSA keys of 2048 bits are as strong as their owner deems them; symmetric keys are compared.
 fn strong_enough(wrapping: &Object, key: &Object) -> Result<()> {
+    // What a TPM's storage key receives is in another TPM's wrapper, as all keys there are.
+    if wrapping.attributes.has(CKA_TPM11_STORAGE_KEY) {
+        return Ok(());
+    }
     if wrapping.class() == CKO_PUBLIC_KEY {
         let public_key::PublicKey::Rsa(public) = public_key::PublicKey::of(&wrapping.attributes)?
         else {

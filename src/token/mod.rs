@@ -28,6 +28,7 @@ mod sign;
 pub mod slot;
 #[allow(clippy::module_inception)]
 pub mod token;
+pub mod trust;
 mod verify;
 mod wrap;
 

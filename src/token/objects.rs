@@ -15,7 +15,7 @@ use crate::mechanism::Value;
 use crate::object::keyspec::Secret;
 use crate::object::rule::Creation;
 use crate::object::rules::CKA_TPM11_RESIDENCE;
-use crate::object::{Attributes, Material, Object, Residence, Template, row, rule};
+use crate::object::{Attributes, Material, Object, Residence, Setting, Template, row, rule};
 use crate::store::{Fault, seal};
 
 use super::session::Session;
@@ -256,10 +256,14 @@ impl Session {
     /// rules; `FunctionFailed` if another process changed the object at the same moment.
     pub fn set_attribute_value(&self, handle: u64, template: &Template) -> Result<()> {
         self.alive()?;
+        self.change(handle, template, &self.token.setting()?)
+    }
+
+    /// The same, asked by whom `setting` says.
+    pub(super) fn change(&self, handle: u64, template: &Template, setting: &Setting) -> Result<()> {
         let object = self.token.object(handle)?;
-        let setting = self.token.setting()?;
         if !object.token() {
-            let mut attributes = rule::set(&object.attributes, template, &setting)?;
+            let mut attributes = rule::set(&object.attributes, template, setting)?;
             let material = self.material(&object, &mut attributes)?;
             let changed = Object { attributes: Arc::new(attributes), material, ..object };
             self.token.known_state().objects.replace_session_object(handle, changed);
@@ -274,7 +278,7 @@ impl Session {
             let unchecked = store.row(serial, id)?.ok_or(Error::ObjectInvalid)?;
             let base = seal::check(unchecked, &opened.sealer)?;
             let stored = row::object(base.clone(), &opened.sealer)?;
-            let mut attributes = rule::set(&stored.attributes, template, &setting)?;
+            let mut attributes = rule::set(&stored.attributes, template, setting)?;
             if attributes == *stored.attributes {
                 return Ok(());
             }

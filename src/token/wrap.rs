@@ -1,14 +1,26 @@
 //! Keys that leave the token encrypted, and come in so. PKCS#11 3.2 §5.18.3, §5.18.4.
 
-use cryptoki_sys::{CKA_ALWAYS_AUTHENTICATE, CKA_TOKEN, CKF_UNWRAP, CKF_WRAP};
+use std::sync::Arc;
+
+use cryptoki_sys::{
+    CK_INVALID_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_TOKEN, CKA_TRUSTED, CKF_UNWRAP, CKF_WRAP,
+};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::mechanism::{Params, Value, wrap};
-use crate::object::Template;
+use crate::mechanism::{Mechanism, Params, Value, wrap};
+use crate::object::policy::Policy;
+use crate::object::travel::{self, Arrived};
 use crate::object::wrapping::{Plan, Unwrapped, may_wrap};
+use crate::object::{Material, Object, Template, rule};
+use crate::tpm::KeyBlob;
 
 use super::operation::{Answer, Room};
 use super::session::Session;
+
+/// The most that a TPM's duplicate of a key has with its public area and the credential beside it, for who
+/// asks for a length: a key of RSA 4096 under a storage key of RSA 4096.
+const PARCEL: usize = 4096;
 
 impl Session {
     /// C_WrapKey
@@ -24,14 +36,23 @@ impl Session {
         room: Room,
     ) -> Result<Answer> {
         self.alive()?;
+        // Trust is read from rows that are proven, where somebody is logged in.
+        match self.token.open(&self.call(CKF_WRAP)) {
+            Ok(_) | Err(Error::NotLoggedIn) => {}
+            Err(error) => return Err(error),
+        }
         let (row, wrapping) =
             self.key(mechanism, wrapping, CKF_WRAP).map_err(|error| match error {
                 Error::KeyInvalid => Error::WrappingKeyInvalid,
                 other => other,
             })?;
         let key = self.key_object(key)?;
+        if row.does.moves {
+            return self.send_key(row, params, &wrapping, &key, room);
+        }
         let cipher = row.wrap(params, &wrapping)?;
         may_wrap(&wrapping, &key, row.wrapper(), self.token.home.policy)?;
+        self.vouched(&wrapping, &key)?;
         let (length, exact) = wrap::length(&key)?;
         let need = cipher.update_length(length) + cipher.finish_length(length);
         match room {
@@ -65,6 +86,9 @@ impl Session {
         template: &Template,
     ) -> Result<u64> {
         self.alive()?;
+        if self.row(mechanism, CKF_UNWRAP).is_ok_and(|row| row.does.moves) {
+            return self.receive_key(params, unwrapping, wrapped, template);
+        }
         let (row, unwrapping) =
             self.key(mechanism, unwrapping, CKF_UNWRAP).map_err(|error| match error {
                 Error::KeyInvalid => Error::UnwrappingKeyInvalid,
@@ -92,5 +116,68 @@ impl Session {
             }
             other => other,
         })
+    }
+
+    /// Without a login no row is proven to be as the SO left it.
+    fn vouched(&self, wrapping: &Object, key: &Object) -> Result<()> {
+        let sensitive = !rule::shown(&key.attributes, Policy::PREVENT);
+        if wrapping.is(CKA_TRUSTED) && sensitive && !self.token.setting()?.user {
+            return Err(Error::NotLoggedIn);
+        }
+        Ok(())
+    }
+
+    /// C_WrapKey to another TPM.
+    fn send_key(
+        &self,
+        row: &Mechanism,
+        params: &Params,
+        wrapping: &Object,
+        key: &Object,
+        room: Room,
+    ) -> Result<Answer> {
+        let target = row.target(params, wrapping)?;
+        may_wrap(wrapping, key, row.wrapper(), self.token.home.policy)?;
+        self.vouched(wrapping, key)?;
+        if room == Room::Query {
+            return Ok(Answer::Length(travel::length(PARCEL, &key.attributes)));
+        }
+        let call = self.call(CKF_WRAP);
+        let (parcel, secret) = self.with_chip(&call, None, |chip| chip.send(key, target))?;
+        let blob = Zeroizing::new(travel::pack(&parcel, &secret, &key.attributes)?);
+        Ok(match room {
+            Room::Bytes(room) if room < blob.len() => Answer::TooSmall(blob.len()),
+            _ => Answer::Done(blob),
+        })
+    }
+
+    /// C_UnwrapKey of a key that another TPM sent to this one's storage key, which no object stands for.
+    fn receive_key(
+        &self,
+        params: &Params,
+        unwrapping: u64,
+        blob: &[u8],
+        template: &Template,
+    ) -> Result<u64> {
+        if unwrapping != CK_INVALID_HANDLE {
+            return Err(Error::UnwrappingKeyInvalid);
+        }
+        params.none()?;
+        let setting = self.token.setting()?;
+        if !setting.user {
+            return Err(Error::NotLoggedIn);
+        }
+        if template.bool(CKA_TOKEN) == Some(true) {
+            self.may_write()?;
+        }
+        let arrived = Arrived::read(blob)?;
+        let call = self.call(CKF_UNWRAP);
+        let (uuid, authorization) = self.name(&call, true)?;
+        let (made, secret) =
+            self.with_chip(&call, None, |chip| chip.receive(&arrived.parcel, &authorization))?;
+        let attributes = arrived.attributes(&secret, template, &setting)?;
+        let blob = KeyBlob { id: uuid, public: made.public, private: made.private, authorization };
+        let material = Material::of(blob, &attributes);
+        self.place_one(Object { uuid, attributes: Arc::new(attributes), material })
     }
 }

@@ -166,7 +166,7 @@ const SIGN: u32 = 1 << 18;
 ///
 /// noDA, because one without it answers TPM_RC_RETRY first, counts power cuts as wrong tries and is
 /// refused while the TPM is in lockout for somebody else's sake.
-pub(super) fn unsoundness(public: &[u8]) -> Option<&'static str> {
+pub fn unsoundness(public: &[u8]) -> Option<&'static str> {
     let mut reader = Reader::new(public);
     let Ok(attributes) = reader.u16().and_then(|_| reader.u16()).and_then(|_| reader.u32()) else {
         return Some("its public area cannot be read");

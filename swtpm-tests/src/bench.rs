@@ -20,6 +20,8 @@ use crate::swtpm::Swtpm;
 pub const SO_PIN: &[u8] = b"officer-7351";
 /// The user's PIN of [`Bench::token`].
 pub const PIN: &[u8] = b"user-2468";
+/// What [`Bench::trust`] calls a storage key.
+pub const STORAGE_KEY: &str = "storage key";
 /// The label of [`Bench::token`].
 pub const LABEL: &str = "bench";
 
@@ -315,6 +317,30 @@ impl Bench {
     /// Makes the token [`LABEL`] with [`SO_PIN`] and [`PIN`], in a process of its own.
     pub fn token(&self) {
         self.token_named(LABEL);
+    }
+
+    /// Has the SO of [`LABEL`] trust the storage key of `other`'s token, or of this one's own, with the
+    /// tool: what is left of it is the object [`STORAGE_KEY`].
+    pub fn trust(&self, other: &Bench) {
+        let run = |bench: &Bench, arguments: &[&str], input: Option<&Path>| {
+            let mut command = bench.command(tool());
+            command.args(arguments);
+            if let Some(input) = input {
+                command.stdin(std::fs::File::open(input).expect("a file for the PIN"));
+            }
+            let output = bench.run(command, Duration::from_secs(60));
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "tpm11 {arguments:?}: {why}");
+            output.stdout
+        };
+        let area = run(other, &["trust", "storage-key"], None);
+        let (file, pin) = (self.directory().join("storage-key"), self.directory().join("so-pin"));
+        std::fs::write(&file, area).expect("a file for the storage key");
+        std::fs::write(&pin, SO_PIN).expect("a file for the PIN");
+        let file = file.to_str().expect("a path of letters");
+        let add = ["trust", "add-storage-key", file, "--label", STORAGE_KEY, "--so-pin-fd", "0"];
+        run(self, &add, Some(&pin));
+        std::fs::remove_file(pin).expect("the PIN's file");
     }
 
     /// As [`Bench::token`], with another label.

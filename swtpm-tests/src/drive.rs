@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use cryptoki_sys::*;
 
+use crate::bench::STORAGE_KEY;
 use crate::ck::{
     Answer, Attribute, Ck, Mechanism, Message, P256, P384, P521, Rv, bytes, flag, number,
 };
@@ -229,6 +230,8 @@ enum Family {
     Oaep,
     /// RSA AES key wrap.
     RsaAes,
+    /// Keys on their way to another TPM, or to the same.
+    Duplicate,
     Raw,
     Ecdh,
     Generate(Kind),
@@ -330,6 +333,7 @@ static ROWS: &[(u64, Family)] = &[
     (CKM_SHA3_512_RSA_PKCS_PSS, Family::Pss(Some(SHA3_512))),
     (CKM_RSA_PKCS_OAEP, Family::Oaep),
     (CKM_RSA_AES_KEY_WRAP, Family::RsaAes),
+    (CKM_TPM11_DUPLICATE, Family::Duplicate),
     (CKM_RSA_X_509, Family::Raw),
     (CKM_ECDH1_DERIVE, Family::Ecdh),
     (CKM_ECDH1_COFACTOR_DERIVE, Family::Ecdh),
@@ -443,12 +447,13 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
         Family::Pkcs1(None) | Family::Aes(_, Lengths::Padded) if operation == CKF_WRAP => CKF_WRAP,
         Family::Oaep
         | Family::RsaAes
+        | Family::Duplicate
         | Family::Aes(_, Lengths::Semiblocks | Lengths::Counted | Lengths::Filled)
             if operation & (CKF_WRAP | CKF_UNWRAP) != 0 =>
         {
             CKF_WRAP | CKF_UNWRAP
         }
-        Family::RsaAes => 0,
+        Family::RsaAes | Family::Duplicate => 0,
         Family::Digest(_) => CKF_DIGEST,
         Family::Ecdsa(_) | Family::Pss(_) | Family::Pkcs1(Some(_)) => CKF_SIGN | CKF_VERIFY,
         Family::Pkcs1(None) | Family::Raw => {
@@ -517,6 +522,33 @@ fn outsider(kind: Kind, random: &mut Random) -> &'static Key {
     }
 }
 
+fn p256() -> &'static Key {
+    static KEY: OnceLock<Key> = OnceLock::new();
+    KEY.get_or_init(|| Key::generate("EC", &["ec_paramgen_curve:P-256"]))
+}
+
+/// CKM_TPM11_DUPLICATE
+pub const CKM_TPM11_DUPLICATE: u64 = CKM_VENDOR_DEFINED | 0x5450_4D01;
+/// CKA_TPM11_STORAGE_KEY
+pub const CKA_TPM11_STORAGE_KEY: u64 = CKA_VENDOR_DEFINED | 0x5450_4D02;
+
+/// CKO_PUBLIC_KEY for a key of P-256 that says to be a TPM's storage key: TPMT_PUBLIC of TPM 2.0 Part 2
+/// §12.2.4, as the provisioning guidance has it.
+pub fn storage_key(key: &Key) -> Vec<Attribute> {
+    let info = key.info();
+    let (x, y) = info[info.len() - 64..].split_at(32);
+    let mut area = vec![0, 0x23, 0, 0x0B, 0, 3, 4, 0x72, 0, 0];
+    // AES-128-CFB, no scheme, P-256, no KDF.
+    area.extend([0, 6, 0, 128, 0, 0x43, 0, 0x10, 0, 3, 0, 0x10]);
+    for coordinate in [x, y] {
+        area.extend([0, 32]);
+        area.extend(coordinate);
+    }
+    let mut template = public_template(Kind::Ec, &info);
+    template.push(bytes(CKA_TPM11_STORAGE_KEY, area));
+    template
+}
+
 /// CKO_PUBLIC_KEY for the outsider's key, a session object.
 fn public_template(kind: Kind, info: &[u8]) -> Vec<Attribute> {
     let mut template = vec![number(CKA_CLASS, CKO_PUBLIC_KEY), flag(CKA_TOKEN, false)];
@@ -564,6 +596,7 @@ impl Driver {
             Family::Ecdsa(_) | Family::Ecdh | Family::PublicHalf => Some(Kind::Ec),
             Family::Pkcs1(_) | Family::Pss(_) | Family::Oaep | Family::Raw => Some(Kind::Rsa),
             Family::RsaAes
+            | Family::Duplicate
             | Family::Digest(_)
             | Family::Generate(_)
             | Family::Hmac(..)
@@ -600,6 +633,7 @@ impl Driver {
                 | Family::Sp800
                 | Family::AesData(_)
                 | Family::Tls
+                | Family::Duplicate
         );
         // A readable key is wrapped with a public key in the host.
         own || self.operation == CKF_UNWRAP
@@ -626,6 +660,7 @@ impl Driver {
             Family::Pss(_) => "RSA PSS",
             Family::Oaep => "RSA OAEP",
             Family::RsaAes => "RSA AES key wrap",
+            Family::Duplicate => "moving keys",
             Family::Raw => "RSA without padding",
             Family::Ecdh => "ECDH",
             Family::Generate(Kind::Ec) => "EC",
@@ -686,6 +721,7 @@ impl Driver {
         let drive = Drive { driver: self, ck, session };
         let pair = || pair.expect("the pair that this driver wants");
         match (self.family, self.operation) {
+            (Family::Duplicate, _) => drive.travel(random),
             (_, CKF_WRAP) => drive.wrap(random),
             (_, CKF_UNWRAP) => drive.unwrap(random),
             (Family::Digest(hash), _) => drive.digest(hash, random),
@@ -1730,6 +1766,57 @@ impl Drive<'_> {
         let destroyed = ck.destroy_object(session, key);
         outcome?;
         by("C_DestroyObject", destroyed)
+    }
+
+    /// A key that goes to the TPM that it is in and comes back, where the SO trusts that TPM's storage
+    /// key; else it does not go, nor come.
+    fn travel(&self, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let wanted = [flag(CKA_TRUSTED, true), bytes(CKA_LABEL, STORAGE_KEY)];
+        let found = by("C_FindObjects", ck.find(session, &wanted))?;
+        let target = match found.first() {
+            Some(target) => *target,
+            None => by("C_CreateObject", ck.create_object(session, &storage_key(p256())))?,
+        };
+        let extra = [flag(CKA_EXTRACTABLE, true), bytes(CKA_LABEL, "traveller")];
+        let pair = Pair::generate(ck, session, Kind::Ec, random, [&[], &extra])?;
+        let outcome = self.travel_with(target, &pair, found.is_empty(), random);
+        let unwanted = found.is_empty().then_some(target);
+        for object in [pair.private, pair.public].into_iter().chain(unwanted) {
+            let destroyed = ck.destroy_object(session, object);
+            if outcome.is_ok() {
+                by("C_DestroyObject", destroyed)?;
+            }
+        }
+        outcome
+    }
+
+    fn travel_with(&self, target: u64, pair: &Pair, foreign: bool, random: &mut Random) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
+        let wrapped = ck.wrap(session, self.driver.mechanism, target, pair.private);
+        if foreign {
+            return match wrapped {
+                Err(rv) if rv == CKR_KEY_NOT_WRAPPABLE => Ok(()),
+                Err(rv) => Err(Failure::Refused("C_WrapKey", rv)),
+                Ok(_) => Err(Failure::Wrong(self.named("a key leaves for nobody's TPM"))),
+            };
+        }
+        let mut wrapped = by("C_WrapKey", wrapped)?;
+        let unwrap = |wrapped: &[u8]| ck.unwrap(session, self.driver.mechanism, 0, wrapped, &[]);
+        let back = by("C_UnwrapKey", unwrap(&wrapped))?;
+        let moved = Pair { private: back, ..pair.clone() };
+        let signing = driver(CKM_ECDSA_SHA256, CKF_SIGN).expect("there is one");
+        let outcome = signing.drive(ck, session, Some(&moved), random);
+        let destroyed = ck.destroy_object(session, back);
+        outcome?;
+        by("C_DestroyObject", destroyed)?;
+        let at = random.below(wrapped.len());
+        wrapped[at] ^= 1 << random.below(8);
+        match unwrap(&wrapped) {
+            Err(rv) if rv == CKR_WRAPPED_KEY_INVALID => Ok(()),
+            Err(rv) => Err(Failure::Refused("C_UnwrapKey", rv)),
+            Ok(_) => Err(Failure::Wrong(self.named("a changed key is taken for good"))),
+        }
     }
 
     /// A key that everybody may read, wrapped: OpenSSL unwraps it.

@@ -8,6 +8,7 @@ use swtpm_tests::drive::{Kind, Pair, Random, advertised};
 fn whatever_the_module_advertises_is_driven_and_right() {
     let bench = Bench::start();
     bench.token();
+    bench.trust(&bench);
     let (app, session) = bench.logged_in();
     let random = &mut Random::new(1);
     let drivers = advertised(&app, app.slot_of(LABEL).expect("the token")).expect("drivers");

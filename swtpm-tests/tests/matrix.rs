@@ -714,6 +714,7 @@ impl Scene {
         let pin = "[pin]\ngate = \"nv\"\nkdf_iterations = 1000";
         let bench = Setup::default().tpm("linger_ms = 0").config(pin).start();
         bench.token();
+        bench.trust(&bench);
         let (app, session) = bench.logged_in();
         app.generate_ec(session, P256, "ec").expect("C_GenerateKeyPair");
         let (label, token) = (|| bytes(CKA_LABEL, "rsa"), || flag(CKA_TOKEN, true));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use serde_json::Value;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
-use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Attribute, Mechanism, P256, Rv, bytes, flag, number};
 use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
@@ -39,6 +39,68 @@ fn status(bench: &Bench) -> (Option<i32>, Value) {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn trust_marks_keys_for_the_security_officer_and_takes_the_mark_back() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let (wraps, token) = (flag(CKA_WRAP, true), flag(CKA_TOKEN, true));
+    let aes = |label: &str, more: &[Attribute]| {
+        let own = [number(CKA_VALUE_LEN, 32), token.clone(), bytes(CKA_LABEL, label)];
+        let template = [&own[..], more].concat();
+        app.generate_key(session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey")
+    };
+    let kek = aes("kek", std::slice::from_ref(&wraps));
+    aes("data", &[]);
+    let careful =
+        [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, true), flag(CKA_WRAP_WITH_TRUSTED, true)];
+    let careful = aes("careful", &careful);
+    let public = [number(CKA_MODULUS_BITS, 2048), token, bytes(CKA_ID, [0xAB, 1]), wraps];
+    let pair =
+        app.generate_pair(session, CKM_RSA_PKCS_KEY_PAIR_GEN, &public, &[flag(CKA_UNWRAP, true)]);
+    let (public, _) = pair.expect("C_GenerateKeyPair");
+    let wrap = |by| {
+        let mechanism = if by == kek {
+            CKM_AES_KEY_WRAP.into()
+        } else {
+            Mechanism::oaep(CKM_SHA256, CKG_MGF1_SHA256, b"")
+        };
+        app.wrap(session, mechanism, by, careful).map(drop).map_err(|rv| rv.0)
+    };
+    assert_eq!((wrap(kek), wrap(public)), (Err(CKR_KEY_NOT_WRAPPABLE), Err(CKR_KEY_NOT_WRAPPABLE)));
+
+    let pins = [SO_PIN, b"\n", PIN, b"\n"].concat();
+    let both = ["--secret", "--so-pin-fd", "0", "--pin-fd", "0"];
+    let run =
+        |action: &[&str], more: &[&str]| fed(&bench, &[&["trust"], action, more].concat(), &pins);
+    let done = |output: Output| {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    done(run(&["add", "ab01"], &["--so-pin-fd", "0"]));
+    let said = done(run(&["add", "kek"], &both));
+    assert!(said.contains("kek") && said.contains("secret key"), "{said}");
+    assert_eq!((wrap(kek), wrap(public)), (Ok(()), Ok(())));
+    let listed = done(bench.run(tool(&bench, &["trust", "list"]), LIMIT));
+    assert!(listed.contains("ab01") && !listed.contains("kek"), "{listed}");
+    let fed_pin = fed(&bench, &["trust", "list", "--secret", "--pin-fd", "0"], PIN);
+    assert!(done(fed_pin).contains("kek"));
+
+    // A key that encrypts is not to be trusted, and a wrong PIN does nothing.
+    let refused = run(&["add", "data"], &both);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("only wraps"));
+    let wrong = fed(&bench, &[&["trust", "remove", "kek"], &both[..]].concat(), b"wrong\nwrong\n");
+    assert_eq!(wrong.status.code(), Some(7), "{}", text(&wrong.stderr));
+    let nothing = run(&["add", "nothing"], &["--so-pin-fd", "0"]);
+    assert!(text(&nothing.stderr).contains("no such key"));
+    assert_eq!(wrap(kek), Ok(()));
+
+    done(run(&["remove", "kek"], &both));
+    done(run(&["remove", "ab01"], &["--so-pin-fd", "0"]));
+    assert_eq!((wrap(kek), wrap(public)), (Err(CKR_KEY_NOT_WRAPPABLE), Err(CKR_KEY_NOT_WRAPPABLE)));
+    assert_eq!(done(bench.run(tool(&bench, &["trust", "list"]), LIMIT)), "");
 }
 
 #[test]

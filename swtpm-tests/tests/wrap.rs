@@ -2,14 +2,17 @@
 //! wrap which, what becomes of an unwrapped one, and that no key is in clear on the bus.
 
 use cryptoki_sys::*;
-use swtpm_tests::bench::SO_PIN;
+use swtpm_tests::bench::{SO_PIN, STORAGE_KEY};
 use swtpm_tests::ck::{Attribute, Mechanism, P256, P384, bytes, flag, number, template};
 use swtpm_tests::door::{Argument, Memory};
+use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
 use swtpm_tests::openssl::{self, Key};
 use swtpm_tests::shim::Record;
 use swtpm_tests::{App, Bench, Setup};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
+/// CKA_TPM11_RESIDENCE
+const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
 const IV: [u8; 16] = [0x1F; 16];
 
 struct Scene {
@@ -662,6 +665,166 @@ fn the_templates_of_wrapping_keys_hold() {
     let wrapped = scene.wrap(cbc(), plain, other).expect("C_WrapKey");
     let made = scene.unwrap(cbc(), plain, &wrapped, &template).expect("C_UnwrapKey");
     assert!(scene.is(made, CKA_EXTRACTABLE) && scene.is(made, CKA_SENSITIVE));
+}
+
+// ---- from one TPM to another --------------------------------------------------------------------
+
+/// A private key that OpenSSL knows, brought in so that it may leave.
+fn brought_in(key: &Key, more: &[Attribute]) -> Vec<Attribute> {
+    let own = [
+        number(CKA_CLASS, CKO_PRIVATE_KEY),
+        number(CKA_KEY_TYPE, CKK_EC),
+        bytes(CKA_EC_PARAMS, P256),
+        bytes(CKA_VALUE, key.number("priv")),
+        flag(CKA_SIGN, true),
+        flag(CKA_EXTRACTABLE, true),
+    ];
+    [&own[..], more].concat()
+}
+
+fn storage_key_of(scene: &Scene) -> u64 {
+    let wanted = [flag(CKA_TRUSTED, true), bytes(CKA_LABEL, STORAGE_KEY)];
+    let found = scene.app.find(scene.session, &wanted).expect("C_FindObjects");
+    assert_eq!(found.len(), 1);
+    found[0]
+}
+
+#[test]
+fn a_key_moves_between_two_tpms_and_is_in_clear_on_neither_bus() {
+    let (here, there) = (Scene::start(), Scene::start());
+    here.bench.trust(&there.bench);
+    let target = storage_key_of(&here);
+    let ec = Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let named = [bytes(CKA_LABEL, "traveller"), bytes(CKA_ID, [1, 2, 3])];
+    let private = here.app.create_object(here.session, &brought_in(&ec, &named));
+    let private = private.expect("C_CreateObject");
+    let allowed = bytes(CKA_ALLOWED_MECHANISMS, CKM_SHA256_HMAC.to_ne_bytes());
+    let limited = [&guarded()[..], &[allowed.clone(), flag(CKA_SIGN, true)]].concat();
+    let secret = here.secret(CKK_GENERIC_SECRET, &VALUE, &limited);
+    let drawn = here.aes(32, &guarded());
+    let sealed = here.app.encrypt(here.session, CKM_AES_ECB, drawn, &[9; 64]).expect("C_Encrypt");
+
+    let (sent, blobs) = here.bench.shim.watch(|| {
+        [private, secret, drawn]
+            .map(|key| here.wrap(CKM_TPM11_DUPLICATE, target, key).expect("C_WrapKey"))
+    });
+    let (arrived, keys) = there.bench.shim.watch(|| {
+        blobs.clone().map(|blob| {
+            let kept = [flag(CKA_TOKEN, true)];
+            there.unwrap(CKM_TPM11_DUPLICATE, 0, &blob, &kept).expect("C_UnwrapKey")
+        })
+    });
+    assert!(sent.names().contains(&"Duplicate"), "{}", sent.lines());
+    assert!(arrived.names().contains(&"Import"), "{}", arrived.lines());
+    for plain in [&ec.number("priv")[..], &VALUE] {
+        for part in plain.chunks(16) {
+            assert_unseen(&sent, part);
+            assert_unseen(&arrived, part);
+            assert!(blobs.iter().all(|blob| !blob.windows(16).any(|window| window == part)));
+        }
+    }
+    assert!(!blobs[0].windows(9).any(|window| window == b"traveller"), "attributes are hidden");
+
+    // They are what they were, and as closed as what is unwrapped.
+    let [private, secret, drawn] = keys;
+    let digest = openssl::digest("sha256", b"data");
+    let signed = there.app.sign(there.session, CKM_ECDSA_SHA256, private, b"data");
+    assert!(ec.verifies(&digest, &openssl::ecdsa_der(&signed.expect("C_Sign")), &[]));
+    let info = there.app.attribute(there.session, private, CKA_PUBLIC_KEY_INFO);
+    assert_eq!(info, Ok(ec.info()));
+    for attribute in named {
+        let read = there.app.attribute(there.session, private, attribute.kind);
+        assert_eq!(read, Ok(attribute.value));
+    }
+    there.assert_hides(secret, &VALUE);
+    let read = there.app.attribute(there.session, secret, CKA_ALLOWED_MECHANISMS);
+    assert_eq!(read, Ok(allowed.value));
+    let refused = there.app.sign(there.session, CKM_SHA512_HMAC, secret, b"data");
+    assert_eq!(refused.unwrap_err().0, CKR_MECHANISM_INVALID);
+    let opened = there.app.decrypt(there.session, CKM_AES_ECB, drawn, &sealed);
+    assert_eq!(opened, Ok(vec![9; 64]));
+    for key in keys {
+        assert!(there.is(key, CKA_SENSITIVE));
+        for kind in [CKA_EXTRACTABLE, CKA_LOCAL, CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE] {
+            assert!(!there.is(key, kind), "{kind:#x}");
+        }
+        assert_eq!(there.app.attribute_flag(there.session, key, CKA_UNWRAP), Ok(false));
+        let residence = there.app.attribute(there.session, key, CKA_TPM11_RESIDENCE);
+        assert_eq!(residence, Ok(b"tpm-imported".to_vec()));
+        assert_eq!(there.wrap(CKM_AES_KEY_WRAP, 0, key), Err(CKR_WRAPPING_KEY_HANDLE_INVALID));
+    }
+    // They stay: another process finds and uses them.
+    let (app, session) = there.bench.logged_in();
+    let found = app.find(session, &[bytes(CKA_LABEL, "traveller")]).expect("C_FindObjects");
+    assert_eq!(found.len(), 1);
+    app.sign(session, CKM_ECDSA_SHA256, found[0], b"data").expect("C_Sign");
+
+    // For no other TPM; and not changed, whatever byte it is.
+    let back = here.unwrap(CKM_TPM11_DUPLICATE, 0, &blobs[0], &[]);
+    assert_eq!(back, Err(CKR_WRAPPED_KEY_INVALID));
+    for at in (0..blobs[1].len()).step_by(9) {
+        let mut changed = blobs[1].clone();
+        changed[at] ^= 1;
+        let made = there.unwrap(CKM_TPM11_DUPLICATE, 0, &changed, &[]);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID), "byte {at}");
+    }
+    for length in [0, 1, 20, blobs[1].len() - 1] {
+        let made = there.unwrap(CKM_TPM11_DUPLICATE, 0, &blobs[1][..length], &[]);
+        assert_eq!(made, Err(CKR_WRAPPED_KEY_INVALID), "{length} bytes");
+    }
+    let open = there.unwrap(CKM_TPM11_DUPLICATE, 0, &blobs[1], &open());
+    assert_eq!(open, Err(CKR_TEMPLATE_INCONSISTENT));
+}
+
+#[test]
+fn a_key_moves_to_no_tpm_that_the_so_does_not_trust_and_only_if_it_may_leave() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let (app, session) = (&scene.app, scene.session);
+    // D19: a "storage key" made in software, under both policies.
+    let forged = storage_key(&Key::generate("EC", &["ec_paramgen_curve:P-256"]));
+    let target = app.create_object(session, &forged).expect("C_CreateObject");
+    let key = scene.aes(32, &guarded());
+    let refused = scene.wrap(CKM_TPM11_DUPLICATE, target, key);
+    assert_eq!(refused, Err(CKR_KEY_NOT_WRAPPABLE));
+    let trusted = [flag(CKA_TRUSTED, true)];
+    let refused = app.set_attributes(session, target, &trusted);
+    assert_eq!(refused.unwrap_err().0, CKR_ATTRIBUTE_READ_ONLY);
+    let refused = app.create_object(session, &[&forged[..], &trusted].concat());
+    assert_eq!(refused.unwrap_err().0, CKR_ATTRIBUTE_READ_ONLY);
+    // What it shows must be what it carries.
+    let other = storage_key(&Key::generate("EC", &["ec_paramgen_curve:P-256"]));
+    let mut mixed = forged.clone();
+    *mixed.last_mut().expect("the area") = other.last().expect("the area").clone();
+    let refused = app.create_object(session, &mixed);
+    assert_eq!(refused.unwrap_err().0, CKR_ATTRIBUTE_VALUE_INVALID);
+    for kind in [CKA_VERIFY, CKA_ENCRYPT, CKA_DERIVE] {
+        assert!(!scene.is(target, kind), "{kind:#x}");
+    }
+
+    scene.bench.trust(&scene.bench);
+    let target = storage_key_of(&scene);
+    let fixed = scene.aes(32, &[flag(CKA_SENSITIVE, true)]);
+    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let plain = scene.public(&rsa(), &[]);
+    for (by, key, expected) in [
+        (target, fixed, CKR_KEY_UNEXTRACTABLE),
+        (target, readable, CKR_KEY_NOT_WRAPPABLE),
+        (target, 0xBAD, CKR_KEY_HANDLE_INVALID),
+        (0, key, CKR_WRAPPING_KEY_HANDLE_INVALID),
+        (plain, key, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+    ] {
+        assert_eq!(scene.wrap(CKM_TPM11_DUPLICATE, by, key), Err(expected));
+    }
+    let parameter = Mechanism::bytes(CKM_TPM11_DUPLICATE, &[0]);
+    assert_eq!(scene.wrap(parameter, target, key), Err(CKR_MECHANISM_PARAM_INVALID));
+    let pkcs1 = scene.wrap(CKM_RSA_PKCS, target, readable);
+    assert_eq!(pkcs1, Err(CKR_WRAPPING_KEY_TYPE_INCONSISTENT), "it receives keys and no more");
+    let blob = scene.wrap(CKM_TPM11_DUPLICATE, target, key).expect("C_WrapKey");
+    for by in [target, plain, 0xBAD] {
+        let made = scene.unwrap(CKM_TPM11_DUPLICATE, by, &blob, &[]);
+        assert_eq!(made, Err(CKR_UNWRAPPING_KEY_HANDLE_INVALID));
+    }
+    scene.unwrap(CKM_TPM11_DUPLICATE, 0, &blob, &[]).expect("C_UnwrapKey");
 }
 
 // ---- what is not whole ----------------------------------------------------------------------------

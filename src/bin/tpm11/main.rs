@@ -13,6 +13,7 @@ mod mechanisms;
 mod pins;
 mod recover;
 mod status;
+mod trust;
 mod unlock;
 
 use std::process::ExitCode;
@@ -71,6 +72,12 @@ enum Command {
     /// with the index. Prints a new recovery code. Reads code and PINs as `init` does; so are the
     /// exit codes.
     Recover(recover::Options),
+    /// Say which keys may wrap sensitive keys, and to which TPMs keys may move
+    ///
+    /// What the security officer trusts (CKA_TRUSTED): public keys, storage keys of other TPMs for
+    /// CKM_TPM11_DUPLICATE, and secret wrapping keys, for which both PINs are asked. Reads PINs as `init`
+    /// does; so are the exit codes.
+    Trust(trust::Options),
     /// Copy a store to a file, while programs go on using it
     Backup(copies::BackupOptions),
     /// Make a store what a backup is, while programs go on using it
@@ -91,6 +98,7 @@ fn main() -> ExitCode {
         Command::Init(options) => init::run(options, out),
         Command::Unlock(options) => unlock::run(options, out),
         Command::Recover(options) => recover::run(options, out),
+        Command::Trust(options) => trust::run(options, out),
         Command::Backup(options) => copies::backup(options, out),
         Command::Restore(options) => copies::restore(options, out),
     };
