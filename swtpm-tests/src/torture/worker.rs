@@ -235,9 +235,10 @@ impl<'a> Thread<'a> {
             Failure::Wrong(_) => true,
             // Of what the model holds nothing is sensitive.
             Failure::Refused("C_GetAttributeValue", rv) if *rv == CKR_ATTRIBUTE_SENSITIVE => true,
-            // Of a signature that OpenSSL made.
+            // Of a signature or ciphertext that OpenSSL made.
             Failure::Refused(function, rv) => {
-                *function == "C_Verify" && *rv == CKR_SIGNATURE_INVALID
+                (*function == "C_Verify" && *rv == CKR_SIGNATURE_INVALID)
+                    || (*function == "C_Decrypt" && *rv == CKR_ENCRYPTED_DATA_INVALID)
             }
         };
         if wrong {
