@@ -491,6 +491,8 @@ const WHOLE: &[(u64, &str)] = &[
     (CKF_VERIFY, "C_Verify"),
     (CKF_ENCRYPT, "C_Encrypt"),
     (CKF_DECRYPT, "C_Decrypt"),
+    (CKF_MESSAGE_ENCRYPT, "C_EncryptMessage"),
+    (CKF_MESSAGE_DECRYPT, "C_DecryptMessage"),
     (CKF_DERIVE, "C_DeriveKey"),
     (CKF_GENERATE, "C_GenerateKey"),
     (CKF_WRAP, "C_WrapKey"),
