@@ -574,3 +574,94 @@ fn the_store_is_the_users_alone_and_can_be_read_without_writing() {
     assert_eq!(app.open(slot), Err(Rv(CKR_TOKEN_WRITE_PROTECTED)));
     app.raw("C_Finalize", vec![Argument::NULL]);
 }
+
+/// A secret key of 32 bytes that somebody brings along.
+fn brought(app: &App, session: u64, more: &[swtpm_tests::Attribute]) -> u64 {
+    let own = [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_AES),
+        bytes(CKA_VALUE, *b"bytes that somebody brings along"),
+    ];
+    app.create_object(session, &[&own[..], more].concat()).expect("C_CreateObject")
+}
+
+#[test]
+fn padded_cbc_decrypts_what_is_longer_than_a_block() {
+    let (_bench, app, session) = logged_in();
+    let key = brought(&app, session, &[]);
+    let cbc = || Mechanism::bytes(CKM_AES_CBC_PAD, &[7; 16]);
+    for length in [0, 15, 16, 31, 32, 33, 1023, 1024, 5000] {
+        let data = vec![0x42; length];
+        let sealed = app.encrypt(session, cbc(), key, &data).expect("C_Encrypt");
+        let outside = swtpm_tests::openssl::aes(
+            "CBC",
+            false,
+            true,
+            b"bytes that somebody brings along",
+            &[7; 16],
+            &sealed,
+        );
+        assert_eq!(outside.as_deref(), Some(&data[..]), "{length}");
+        assert_eq!(app.decrypt(session, cbc(), key, &sealed), Ok(data), "{length}");
+    }
+}
+
+#[test]
+fn stream_modes_take_any_length() {
+    let (_bench, app, session) = logged_in();
+    let key = brought(&app, session, &[]);
+    let modes = [
+        Mechanism::counter(64, [3; 16]),
+        Mechanism::bytes(CKM_AES_CFB128, &[3; 16]),
+        Mechanism::bytes(CKM_AES_CFB8, &[3; 16]),
+        Mechanism::bytes(CKM_AES_OFB, &[3; 16]),
+    ];
+    for mode in modes {
+        for length in [1, 15, 17, 33] {
+            let data = vec![0x42; length];
+            let sealed = app.encrypt(session, mode.clone(), key, &data).expect("C_Encrypt");
+            assert_eq!(sealed.len(), length);
+            assert_eq!(app.decrypt(session, mode.clone(), key, &sealed), Ok(data), "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_key_that_was_brought_in_works_is_not_read_and_is_there_in_the_next_process() {
+    let (bench, app, session) = logged_in();
+    let key = brought(&app, session, &[flag(CKA_TOKEN, true), flag(CKA_SENSITIVE, true)]);
+    let sealed = app.encrypt(session, CKM_AES_ECB, key, &[0; 16]).expect("it is usable");
+    let expected = swtpm_tests::openssl::aes_ecb(b"bytes that somebody brings along", &[0; 16]);
+    assert_eq!(sealed, expected);
+    let value = app.attribute(session, key, CKA_VALUE);
+    assert_eq!(value, Err(Rv(CKR_ATTRIBUTE_SENSITIVE)));
+    app.finalize().expect("C_Finalize");
+
+    let (app, session) = bench.logged_in();
+    let found = app.find(session, &[number(CKA_CLASS, CKO_SECRET_KEY)]).expect("C_FindObjects");
+    assert_eq!(app.encrypt(session, CKM_AES_ECB, found[0], &[0; 16]), Ok(expected.to_vec()));
+    assert_eq!(app.attribute(session, found[0], CKA_VALUE), Err(Rv(CKR_ATTRIBUTE_SENSITIVE)));
+    assert!(!contains(&store_bytes(&bench), b"bytes that somebody brings along"));
+}
+
+#[test]
+fn what_is_listed_as_making_keys_makes_them() {
+    let (_bench, app, session) = logged_in();
+    let slot = app.slot_of(LABEL).expect("the token");
+    let list = app.mechanisms(slot).expect("C_GetMechanismList");
+    let makes = |kind: &u64| {
+        let info = app.mechanism_info(slot, *kind).expect("C_GetMechanismInfo");
+        info.flags & CKF_GENERATE != 0
+    };
+    let generators: Vec<u64> = list.into_iter().filter(makes).collect();
+    assert!(generators.contains(&CKM_AES_KEY_GEN) && generators.len() > 2, "{generators:x?}");
+    for kind in generators.into_iter().filter(|kind| *kind != CKM_PKCS5_PBKD2) {
+        app.generate_key(session, kind, &[number(CKA_VALUE_LEN, 32)])
+            .or_else(|_| {
+                // One that makes keys of several types is told which.
+                let which = [number(CKA_VALUE_LEN, 32), number(CKA_KEY_TYPE, CKK_HKDF)];
+                app.generate_key(session, kind, &which)
+            })
+            .unwrap_or_else(|rv| panic!("{kind:#x}: {rv:?}"));
+    }
+}

@@ -33,6 +33,7 @@ pub static CASES: &[Case] = cases![
     d15_against_the_unwrap_template
     d16_templates_without_end
     d17_another_template_for_a_key_that_is_there
+    d19_to_a_storage_key_made_in_software
     d22_public_keys_that_are_none
     d22_wrap_by_an_exponent_of_three
     d23_the_cube_root
@@ -462,6 +463,20 @@ fn d17_another_template_for_a_key_that_is_there(at: &Attacker) -> Verdict {
         }
     }
     last
+}
+
+fn d19_to_a_storage_key_made_in_software(at: &Attacker) -> Verdict {
+    use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
+    let target = at.target()?;
+    let own = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
+    let forged: Vec<Attribute> = storage_key(&own);
+    let given = |attribute: &&Attribute| ![CKA_CLASS, CKA_LABEL].contains(&attribute.kind);
+    let forged: Vec<Attribute> = forged.iter().filter(given).cloned().collect();
+    let by = at.create(CKO_PUBLIC_KEY, &forged)?;
+    if at.set_flag(&by, CKA_TRUSTED, true).is_ok() {
+        return Ok(true);
+    }
+    at.wrap(CKM_TPM11_DUPLICATE, &by, &target).map(|blob| !blob.is_empty())
 }
 
 /// C_CreateObject of an RSA public key.
