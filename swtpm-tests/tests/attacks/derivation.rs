@@ -43,6 +43,7 @@ pub static CASES: &[Case] = cases![
     c18_become_something_else
     c19_more_than_the_public_key
     c20_ivs_that_are_another_key
+    c20_ivs_that_are_another_key_of_a_master_secret_made_here
     c21_groups_of_small_order
     c22_digest_a_sensitive_key
 ];
@@ -459,7 +460,22 @@ fn randoms(into: &mut Memory, client: &[u8], server: &[u8]) {
 }
 
 fn c20_ivs_that_are_another_key(at: &Attacker) -> Verdict {
-    let master = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 48, "sD", &[])?;
+    ivs_of(at, &at.generate(CKM_GENERIC_SECRET_KEY_GEN, 48, "sD", &[])?)
+}
+
+/// The mechanism gives the master secret a list of what it is for.
+fn c20_ivs_that_are_another_key_of_a_master_secret_made_here(at: &Attacker) -> Verdict {
+    let before = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 48, "sD", &[])?;
+    let mut parameter = Memory::default();
+    randoms(&mut parameter, &[1; 32], &[2; 32]);
+    parameter.push_word(0);
+    parameter.push_word(CKM_SHA256);
+    let mechanism = Mechanism::with(CKM_TLS12_MASTER_KEY_DERIVE_DH, parameter);
+    let derives = [flag(CKA_SENSITIVE, true), flag(CKA_DERIVE, true)];
+    ivs_of(at, &at.derive(mechanism, &before, CKK_GENERIC_SECRET, &derives)?)
+}
+
+fn ivs_of(at: &Attacker, master: &Key) -> Verdict {
     let (client, server) = ([1; 32], [2; 32]);
     // The key block of TLS 1.2 is PRF(master, "key expansion", server random, client random).
     let mut parameter = Memory::word(CKM_SHA256);
@@ -469,7 +485,7 @@ fn c20_ivs_that_are_another_key(at: &Attacker) -> Verdict {
     let kdf =
         [CKM_TLS12_KDF, CKM_TLS_KDF].into_iter().find(|kind| at.needs(*kind, CKF_DERIVE) == Ok(()));
     let kdf = Mechanism::with(kdf.unwrap_or(CKM_TLS12_KDF), parameter);
-    let derived = at.derive(kdf, &master, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
+    let derived = at.derive(kdf, master, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
 
     at.needs(CKM_TLS12_KEY_AND_MAC_DERIVE, CKF_DERIVE)?;
     let mut made = Memory::of([0; 32]);
@@ -483,7 +499,7 @@ fn c20_ivs_that_are_another_key(at: &Attacker) -> Verdict {
     parameter.push_pointer(made);
     parameter.push_word(CKM_SHA256);
     let mechanism = Mechanism::with(CKM_TLS12_KEY_AND_MAC_DERIVE, parameter).memory();
-    let arguments = at.raw("C_DeriveKey", &[&master], |session, keys| {
+    let arguments = at.raw("C_DeriveKey", &[master], |session, keys| {
         vec![session.into(), mechanism.into(), keys[0].into(), 0.into(), 0.into(), 0.into()]
     })?;
     let parameter = &arguments[1].memory().pointers[0].1;
