@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 
-use super::params::Mechanism;
+use super::params::{Mechanism, Wrapping};
 use super::ptr::{Input, Output, Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
 use crate::token::keys::Derived;
@@ -78,7 +78,8 @@ pub unsafe extern "C" fn C_GenerateKeyPair(
 /// Wraps a key. Without a buffer, or with one that is too small, only the length is told.
 ///
 /// # Safety
-/// `pMechanism` is NULL or points to a mechanism with a readable parameter. `pulWrappedKeyLen` is NULL or
+/// `pMechanism` is NULL or points to a mechanism with a readable parameter, of CKM_AES_GCM and CKM_AES_CCM a
+/// writable one. `pulWrappedKeyLen` is NULL or
 /// valid; `pWrappedKey` is NULL or writable for `*pulWrappedKeyLen` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_WrapKey(
@@ -92,10 +93,22 @@ pub unsafe extern "C" fn C_WrapKey(
     enter("C_WrapKey", |module| {
         // SAFETY: this function's own contract.
         let (mechanism, output) =
-            unsafe { (params::mechanism(pMechanism)?, Output::new(pWrappedKey, pulWrappedKeyLen)) };
-        let (session, room) = session(module, hSession, output.room())?;
+            unsafe { (params::wrapping(pMechanism)?, Output::new(pWrappedKey, pulWrappedKeyLen)) };
         let (wrapping, key) = (wide(hWrappingKey), wide(hKey));
-        output.put(session.wrap_key(mechanism.id, &mechanism.params, wrapping, key, room)?)
+        match mechanism {
+            Wrapping::Plain(Mechanism { id, params, .. }) => {
+                let (session, room) = session(module, hSession, output.room())?;
+                output.put(session.wrap_key(id, &params, wrapping, key, room)?)
+            }
+            Wrapping::Message(id, message) => {
+                let arguments = both(message, output.room());
+                let (session, ((message, aad), room)) = session(module, hSession, arguments)?;
+                let how = (&aad[..], false);
+                let sealed = session.wrap_message(id, &message.given, how, wrapping, key, room)?;
+                output.put(sealed.answer)?;
+                message.put(sealed.nonce.as_deref(), None)
+            }
+        }
     })
 }
 
@@ -120,16 +133,26 @@ pub unsafe extern "C" fn C_UnwrapKey(
         // SAFETY: this function's own contract.
         let (mechanism, wrapped, template, place) = unsafe {
             (
-                params::mechanism(pMechanism)?,
+                params::wrapping(pMechanism)?,
                 Input::new("pWrappedKey", pWrappedKey, ulWrappedKeyLen).wrapped(),
                 Template::new(pTemplate, ulAttributeCount),
                 Place::new("phKey is NULL", phKey)?,
             )
         };
-        let arguments = both(wrapped, template.read());
-        let (session, (wrapped, template)) = session(module, hSession, arguments)?;
-        let (params, unwrapping) = (&mechanism.params, wide(hUnwrappingKey));
-        let key = session.unwrap_key(mechanism.id, params, unwrapping, &wrapped, &template)?;
+        let (arguments, by) = (both(wrapped, template.read()), wide(hUnwrappingKey));
+        let key = match mechanism {
+            Wrapping::Plain(Mechanism { id, params, .. }) => {
+                let (session, (wrapped, template)) = session(module, hSession, arguments)?;
+                session.unwrap_key(id, &params, by, &wrapped, &template)?
+            }
+            Wrapping::Message(id, message) => {
+                let arguments = both(message, arguments);
+                let (session, ((message, aad), (wrapped, template))) =
+                    session(module, hSession, arguments)?;
+                let how = (&aad[..], false);
+                session.unwrap_message(id, &message.given, how, by, &wrapped, &template)?
+            }
+        };
         place.put(key as CK_OBJECT_HANDLE);
         Ok(())
     })
@@ -217,40 +240,82 @@ pub unsafe extern "C" fn C_DecapsulateKey(
     unsupported("C_DecapsulateKey")
 }
 
-/// Not implemented.
+/// Wraps a key as one message of an authenticated mechanism; nonce, if the module makes it, and tag are
+/// written to the mechanism's parameter.
 ///
 /// # Safety
-/// None beyond being called from C: nothing is followed.
+/// `pMechanism` is NULL or points to a mechanism whose parameter is that of a message, its pointers readable
+/// and writable for the lengths beside them. `pAssociatedData` is NULL or readable for
+/// `ulAssociatedDataLen` bytes; `pulWrappedKeyLen` is NULL or valid; `pWrappedKey` is NULL or writable for
+/// `*pulWrappedKeyLen` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_WrapKeyAuthenticated(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hWrappingKey: CK_OBJECT_HANDLE,
-    _hKey: CK_OBJECT_HANDLE,
-    _pAssociatedData: CK_BYTE_PTR,
-    _ulAssociatedDataLen: CK_ULONG,
-    _pWrappedKey: CK_BYTE_PTR,
-    _pulWrappedKeyLen: CK_ULONG_PTR,
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hWrappingKey: CK_OBJECT_HANDLE,
+    hKey: CK_OBJECT_HANDLE,
+    pAssociatedData: CK_BYTE_PTR,
+    ulAssociatedDataLen: CK_ULONG,
+    pWrappedKey: CK_BYTE_PTR,
+    pulWrappedKeyLen: CK_ULONG_PTR,
 ) -> CK_RV {
-    unsupported("C_WrapKeyAuthenticated")
+    enter("C_WrapKeyAuthenticated", |module| {
+        // SAFETY: this function's own contract.
+        let ((id, message), associated, output) = unsafe {
+            (
+                params::authenticated(pMechanism, false)?,
+                Input::new("pAssociatedData", pAssociatedData, ulAssociatedDataLen).bytes(),
+                Output::new(pWrappedKey, pulWrappedKeyLen),
+            )
+        };
+        let arguments = both(message, both(associated, output.room()));
+        let (session, (message, (associated, room))) = session(module, hSession, arguments)?;
+        let (wrapping, key) = (wide(hWrappingKey), wide(hKey));
+        let how = (&associated[..], true);
+        let sealed = session.wrap_message(id, &message.given, how, wrapping, key, room)?;
+        output.put(sealed.answer)?;
+        message.put(sealed.nonce.as_deref(), sealed.tag.as_ref().map(|tag| &tag[..]))
+    })
 }
 
-/// Not implemented.
+/// Unwraps a key that was wrapped as one message, for the TPM.
 ///
 /// # Safety
-/// None beyond being called from C: nothing is followed.
+/// `pMechanism` is NULL or points to a mechanism whose parameter is that of a message, its pointers readable
+/// for the lengths beside them. `pWrappedKey` and `pAssociatedData` are NULL or readable for the lengths
+/// beside them. `pTemplate` is NULL or points to `ulAttributeCount` attributes, their values readable;
+/// `phKey` is NULL or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
-    _hSession: CK_SESSION_HANDLE,
-    _pMechanism: CK_MECHANISM_PTR,
-    _hUnwrappingKey: CK_OBJECT_HANDLE,
-    _pWrappedKey: CK_BYTE_PTR,
-    _ulWrappedKeyLen: CK_ULONG,
-    _pTemplate: CK_ATTRIBUTE_PTR,
-    _ulAttributeCount: CK_ULONG,
-    _pAssociatedData: CK_BYTE_PTR,
-    _ulAssociatedDataLen: CK_ULONG,
-    _phKey: CK_OBJECT_HANDLE_PTR,
+    hSession: CK_SESSION_HANDLE,
+    pMechanism: CK_MECHANISM_PTR,
+    hUnwrappingKey: CK_OBJECT_HANDLE,
+    pWrappedKey: CK_BYTE_PTR,
+    ulWrappedKeyLen: CK_ULONG,
+    pTemplate: CK_ATTRIBUTE_PTR,
+    ulAttributeCount: CK_ULONG,
+    pAssociatedData: CK_BYTE_PTR,
+    ulAssociatedDataLen: CK_ULONG,
+    phKey: CK_OBJECT_HANDLE_PTR,
 ) -> CK_RV {
-    unsupported("C_UnwrapKeyAuthenticated")
+    enter("C_UnwrapKeyAuthenticated", |module| {
+        // SAFETY: this function's own contract.
+        let ((id, message), wrapped, template, associated, place) = unsafe {
+            (
+                params::authenticated(pMechanism, true)?,
+                Input::new("pWrappedKey", pWrappedKey, ulWrappedKeyLen).wrapped(),
+                Template::new(pTemplate, ulAttributeCount),
+                Input::new("pAssociatedData", pAssociatedData, ulAssociatedDataLen).bytes(),
+                Place::new("phKey is NULL", phKey)?,
+            )
+        };
+        let arguments = both(both(message, associated), both(wrapped, template.read()));
+        let (session, ((message, associated), (wrapped, template))) =
+            session(module, hSession, arguments)?;
+        let how = (&associated[..], true);
+        let by = wide(hUnwrappingKey);
+        let key = session.unwrap_message(id, &message.given, how, by, &wrapped, &template)?;
+        place.put(key as CK_OBJECT_HANDLE);
+        Ok(())
+    })
 }

@@ -108,6 +108,124 @@ impl Message {
     }
 }
 
+/// The mechanism of C_WrapKey or C_UnwrapKey.
+pub(super) enum Wrapping {
+    /// One with a parameter of its own.
+    Plain(Mechanism),
+    /// The key is one message, its tag behind it: the mechanism, and what is said of it with the additional
+    /// data.
+    Message(u64, Result<(Message, Vec<u8>)>),
+}
+
+/// Copies a mechanism that wraps.
+///
+/// # Errors
+/// As [`mechanism`].
+///
+/// # Safety
+/// As [`mechanism`]; of CKM_AES_GCM and CKM_AES_CCM the pointers are writable, too, until the C_ function
+/// returns.
+pub(super) unsafe fn wrapping(at: *const CK_MECHANISM) -> Result<Wrapping> {
+    // SAFETY: this function's own contract.
+    let given = unsafe { ptr::read("pMechanism is NULL", at)? };
+    if !matches!(given.mechanism, CKM_AES_GCM | CKM_AES_CCM) {
+        // SAFETY: this function's own contract.
+        return unsafe { mechanism(at).map(Wrapping::Plain) };
+    }
+    there(&given)?;
+    // SAFETY: this function's own contract.
+    let message =
+        unsafe { wrapped_message(given.mechanism, given.pParameter, given.ulParameterLen) };
+    Ok(Wrapping::Message(wide(given.mechanism), message))
+}
+
+/// Copies the mechanism of C_WrapKeyAuthenticated, or with `decrypts` of C_UnwrapKeyAuthenticated: its
+/// parameter is that of a message.
+///
+/// # Errors
+/// As [`mechanism`]; in the inner result [`Error::MechanismInvalid`], and those of [`message`].
+///
+/// # Safety
+/// As [`message`].
+pub(super) unsafe fn authenticated(
+    at: *const CK_MECHANISM,
+    decrypts: bool,
+) -> Result<(u64, Result<Message>)> {
+    // SAFETY: this function's own contract.
+    let given = unsafe { ptr::read("pMechanism is NULL", at)? };
+    there(&given)?;
+    let id = wide(given.mechanism);
+    if !matches!(given.mechanism, CKM_AES_GCM | CKM_AES_CCM) {
+        return Ok((id, Err(Error::MechanismInvalid(id))));
+    }
+    // SAFETY: this function's own contract.
+    let message =
+        unsafe { message(given.mechanism, given.pParameter, given.ulParameterLen, decrypts) };
+    Ok((id, message))
+}
+
+/// A parameter that has a length is not NULL.
+fn there(given: &CK_MECHANISM) -> Result<()> {
+    if given.pParameter.is_null() && given.ulParameterLen != 0 {
+        return Err(Error::ArgumentsBad("pParameter"));
+    }
+    Ok(())
+}
+
+/// A parameter that must be there, copied.
+///
+/// # Safety
+/// `at` is NULL or readable for `length` bytes.
+unsafe fn present(at: CK_VOID_PTR, length: CK_ULONG) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+    // SAFETY: this function's own contract.
+    let bytes = unsafe { Input::new("pParameter", at.cast(), length) };
+    let wrong = || Error::MechanismParamInvalid("not the structure of this mechanism's messages");
+    bytes.at_most(PARAMETER_LIMIT, wrong()).map_err(|error| match error {
+        Error::ArgumentsBad(_) => wrong(),
+        other => other,
+    })
+}
+
+/// CK_GCM_WRAP_PARAMS, CK_CCM_WRAP_PARAMS. PKCS#11 3.2 §6.13.4, §6.13.6. How long the key is, the token knows
+/// itself.
+///
+/// # Safety
+/// As [`message`].
+unsafe fn wrapped_message(
+    mechanism: CK_MECHANISM_TYPE,
+    at: CK_VOID_PTR,
+    length: CK_ULONG,
+) -> Result<(Message, Vec<u8>)> {
+    // SAFETY: this function's own contract.
+    let bytes = unsafe { present(at, length)? };
+    let (nonce, additional, given) = if mechanism == CKM_AES_GCM {
+        // SAFETY: numbers and pointers.
+        let given: CK_GCM_WRAP_PARAMS = unsafe { structure(&bytes)? };
+        let message = params::Message {
+            fixed_bits: wide(given.ulIvFixedBits),
+            generator: wide(given.ivGenerator),
+            tag_bits: wide(given.ulTagBits),
+            ..params::Message::default()
+        };
+        ((given.pIv, given.ulIvLen), (given.pAAD, given.ulAADLen), message)
+    } else {
+        // SAFETY: numbers and pointers.
+        let given: CK_CCM_WRAP_PARAMS = unsafe { structure(&bytes)? };
+        let message = params::Message {
+            fixed_bits: wide(given.ulNonceFixedBits),
+            generator: wide(given.nonceGenerator),
+            tag_bits: wide(given.ulMACLen).saturating_mul(8),
+            ..params::Message::default()
+        };
+        ((given.pNonce, given.ulNonceLen), (given.pAAD, given.ulAADLen), message)
+    };
+    // SAFETY: this function's own contract.
+    unsafe {
+        let additional = nested(additional.0, additional.1)?;
+        Ok((placed(given, nonce, None, false)?, additional))
+    }
+}
+
 /// Copies the parameter of one message of this mechanism; with `decrypts` its tag, too.
 ///
 /// # Errors
@@ -123,13 +241,8 @@ pub(super) unsafe fn message(
     decrypts: bool,
 ) -> Result<Message> {
     // SAFETY: this function's own contract.
-    let bytes = unsafe { Input::new("pParameter", at.cast(), length) };
-    let wrong = || Error::MechanismParamInvalid("not the structure of this mechanism's messages");
-    let bytes = bytes.at_most(PARAMETER_LIMIT, wrong()).map_err(|error| match error {
-        Error::ArgumentsBad(_) => wrong(),
-        other => other,
-    })?;
-    let (nonce, tag, mut given) = match mechanism {
+    let bytes = unsafe { present(at, length)? };
+    let (nonce, tag, given) = match mechanism {
         CKM_AES_GCM => {
             // SAFETY: numbers and pointers.
             let given: CK_GCM_MESSAGE_PARAMS = unsafe { structure(&bytes)? };
@@ -155,10 +268,29 @@ pub(super) unsafe fn message(
         }
         _ => return Err(Error::Bug("a mechanism without messages")),
     };
+    // SAFETY: this function's own contract.
+    unsafe { placed(given, nonce, Some(tag), decrypts) }
+}
+
+/// A message with the nonce that is given and the places where nonce and tag go; with `decrypts` the tag that
+/// is given, too. Without `tag` the tag is no part of the parameter.
+///
+/// # Safety
+/// The pointers are NULL, or readable and writable for the lengths beside them until the C_ function returns.
+unsafe fn placed(
+    mut given: params::Message,
+    nonce: (CK_BYTE_PTR, CK_ULONG),
+    tag: Option<CK_BYTE_PTR>,
+    decrypts: bool,
+) -> Result<Message> {
     if given.tag_bits % 8 != 0 || given.tag_bits > 128 {
         return Err(Error::MechanismParamInvalid("no tag has so many bits"));
     }
-    let tag_length = given.tag_bits as CK_ULONG / 8;
+    let (tag, tag_length) = match tag {
+        Some(tag) => (tag, given.tag_bits as CK_ULONG / 8),
+        None => (std::ptr::null_mut(), 0),
+    };
+    let wrong = || Error::MechanismParamInvalid("a pointer inside it is NULL");
     // SAFETY: this function's own contract.
     unsafe {
         given.nonce = nested(nonce.0, nonce.1)?;

@@ -17,7 +17,15 @@ use crate::tpm::command::Direction;
 pub(super) static ROWS: &[Mechanism] = &[aes::row(
     CKM_AES_CCM,
     "CKM_AES_CCM",
-    Does { encrypt: Some(encrypt), decrypt: Some(decrypt), message: Some(message), ..NOTHING },
+    Does {
+        encrypt: Some(encrypt),
+        decrypt: Some(decrypt),
+        wrap: Some(encrypt),
+        unwrap: Some(decrypt),
+        sound: true,
+        message: Some(message),
+        ..NOTHING
+    },
 )];
 
 struct Ccm {

@@ -20,7 +20,15 @@ pub(super) static ROWS: &[Mechanism] = &[
     aes::row(
         CKM_AES_GCM,
         "CKM_AES_GCM",
-        Does { encrypt: Some(encrypt), decrypt: Some(decrypt), message: Some(message), ..NOTHING },
+        Does {
+            encrypt: Some(encrypt),
+            decrypt: Some(decrypt),
+            wrap: Some(encrypt),
+            unwrap: Some(decrypt),
+            sound: true,
+            message: Some(message),
+            ..NOTHING
+        },
     ),
     aes::row(
         CKM_AES_GMAC,

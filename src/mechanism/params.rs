@@ -2,6 +2,8 @@
 
 use zeroize::Zeroizing;
 
+use cryptoki_sys::{CKG_GENERATE, CKG_GENERATE_RANDOM};
+
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::object::Template;
@@ -190,6 +192,32 @@ pub struct Message {
 }
 
 impl Message {
+    /// Whether the module makes a nonce that no other message has, and the tag is no shorter than GCM's: what
+    /// P9 asks of a message that is a sensitive key.
+    ///
+    /// # Errors
+    /// [`Error::MechanismParamInvalid`]
+    pub fn is_sound(&self) -> Result<()> {
+        let free = (8 * self.nonce.len() as u64).saturating_sub(self.fixed_bits);
+        if ![CKG_GENERATE, CKG_GENERATE_RANDOM].contains(&self.generator) || free < 96 {
+            return Err(Error::MechanismParamInvalid(
+                "a sensitive key is wrapped with a nonce of the token's making, 96 bits of it random",
+            ));
+        }
+        self.is_authentic()
+    }
+
+    /// Whether the tag is no shorter than GCM's.
+    ///
+    /// # Errors
+    /// [`Error::MechanismParamInvalid`]
+    pub fn is_authentic(&self) -> Result<()> {
+        if self.tag_bits < 96 {
+            return Err(Error::MechanismParamInvalid("a tag of 96 bits at least"));
+        }
+        Ok(())
+    }
+
     /// The length of the tag, in bytes.
     pub fn tag_bytes(&self) -> usize {
         usize::try_from(self.tag_bits / 8).unwrap_or(usize::MAX)

@@ -88,7 +88,11 @@ pub static GUARDS: [Entry; 15] = [
         "object::keyspec::Secret::create, object::wrapping::may_wrap",
     ),
     entry(Guard::LimitsTravel, "P8", "object::rule::limits_travel, object::rule::trusted"),
-    entry(Guard::SoundWrapping, "P9", "object::wrapping::may_wrap, Mechanism::flags (CKF_UNWRAP)"),
+    entry(
+        Guard::SoundWrapping,
+        "P9",
+        "object::wrapping::may_wrap, Mechanism::operations, Session::wrap_message, Session::unwrap_message",
+    ),
     entry(Guard::UnwrappedStay, "P10", "object::keyspec::unwrapped"),
     entry(Guard::DerivedStay, "P11", "object::keyspec::Secret::derive"),
     entry(Guard::Indigestible, "P12", "C_DigestKey").in_both(),

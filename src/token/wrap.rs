@@ -8,15 +8,22 @@ use cryptoki_sys::{
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::mechanism::{Mechanism, Params, Value, wrap};
-use crate::object::policy::Policy;
+use crate::mechanism::params::Message;
+use crate::mechanism::{Generator, Mechanism, Params, Value, wrap};
+use crate::object::policy::{Guard, Policy};
 use crate::object::travel::{self, Arrived};
 use crate::object::wrapping::{Plan, Unwrapped, may_wrap};
 use crate::object::{Material, Object, Template, rule};
-use crate::tpm::KeyBlob;
+use crate::tpm::{Call, KeyBlob};
 
+use super::message::Sealed;
 use super::operation::{Answer, Room};
 use super::session::Session;
+
+/// Whether the key's value may not be read.
+fn sensitive(key: &Object) -> bool {
+    !rule::shown(&key.attributes, Policy::PREVENT)
+}
 
 /// The most that a TPM's duplicate of a key has with its public area and the credential beside it, for who
 /// asks for a length: a key of RSA 4096 under a storage key of RSA 4096.
@@ -36,16 +43,8 @@ impl Session {
         room: Room,
     ) -> Result<Answer> {
         self.alive()?;
-        // Trust is read from rows that are proven, where somebody is logged in.
-        match self.token.open(&self.call(CKF_WRAP)) {
-            Ok(_) | Err(Error::NotLoggedIn) => {}
-            Err(error) => return Err(error),
-        }
-        let (row, wrapping) =
-            self.key(mechanism, wrapping, CKF_WRAP).map_err(|error| match error {
-                Error::KeyInvalid => Error::WrappingKeyInvalid,
-                other => other,
-            })?;
+        self.proves(CKF_WRAP)?;
+        let (row, wrapping) = self.wrapping_key(mechanism, wrapping)?;
         let key = self.key_object(key)?;
         if row.does.moves {
             return self.send_key(row, params, &wrapping, &key, room);
@@ -89,25 +88,25 @@ impl Session {
         if self.row(mechanism, CKF_UNWRAP).is_ok_and(|row| row.does.moves) {
             return self.receive_key(params, unwrapping, wrapped, template);
         }
-        let (row, unwrapping) =
-            self.key(mechanism, unwrapping, CKF_UNWRAP).map_err(|error| match error {
-                Error::KeyInvalid => Error::UnwrappingKeyInvalid,
-                other => other,
-            })?;
+        let (row, unwrapping) = self.unwrapping_key(mechanism, unwrapping)?;
         let cipher = row.unwrap(params, &unwrapping)?;
-        let setting = self.token.setting()?;
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
-        let plan = Plan::new(template, &setting, &unwrapping.attributes)?;
-        if unwrapping.is(CKA_ALWAYS_AUTHENTICATE) {
-            return Err(Error::NotLoggedIn);
-        }
+        let plan = self.plan(template, &unwrapping)?;
         let call = self.call(CKF_UNWRAP);
         let value = self.with_chip(&call, None, |chip| wrap::open(cipher, wrapped, chip))?;
+        self.unwrapped(&call, row, plan, value)
+    }
+
+    /// What was unwrapped, in the TPM; its handle.
+    fn unwrapped(
+        &self,
+        call: &Call,
+        row: &Mechanism,
+        plan: Plan,
+        value: Zeroizing<Vec<u8>>,
+    ) -> Result<u64> {
         let made = match plan.finish(value, row.wrapper())? {
-            Unwrapped::Secret(plan, value) => self.make_secret(&call, plan, Value::Known(value)),
-            Unwrapped::Private(key) => self.make_private(&call, key),
+            Unwrapped::Secret(plan, value) => self.make_secret(call, plan, Value::Known(value)),
+            Unwrapped::Private(key) => self.make_private(call, key),
         };
         made.map_err(|error| match error {
             Error::KeySizeRange(why) => {
@@ -118,10 +117,131 @@ impl Session {
         })
     }
 
+    /// C_WrapKeyAuthenticated, and without `apart` C_WrapKey with a mechanism that authenticates: the key is
+    /// one message. With `apart` its tag is not behind it.
+    ///
+    /// # Errors
+    /// As [`Session::wrap_key`].
+    pub fn wrap_message(
+        &self,
+        mechanism: u64,
+        message: &Message,
+        (additional, apart): (&[u8], bool),
+        wrapping: u64,
+        key: u64,
+        room: Room,
+    ) -> Result<Sealed> {
+        self.alive()?;
+        self.proves(CKF_WRAP)?;
+        let (row, wrapping) = self.wrapping_key(mechanism, wrapping)?;
+        let key = self.key_object(key)?;
+        let (nonce, _) = Generator::default().next(message)?;
+        let (length, exact) = wrap::length(&key)?;
+        // How long the key is, the token knows and not the caller.
+        let start = |length: usize| {
+            let message = Message { length: length as u64, ..message.clone() };
+            row.wrap(&row.message_params(&message, &nonce, additional)?, &wrapping)
+        };
+        start(length)?;
+        let policy = self.token.home.policy;
+        may_wrap(&wrapping, &key, row.wrapper(), policy)?;
+        self.vouched(&wrapping, &key)?;
+        if sensitive(&key) && policy.has(Guard::SoundWrapping) {
+            message.is_sound()?;
+        }
+        let tag = message.tag_bytes();
+        let need = if apart { length } else { length + tag };
+        match room {
+            Room::Query => return Ok(Answer::Length(need).into()),
+            Room::Bytes(room) if exact && room < need => return Ok(Answer::TooSmall(need).into()),
+            Room::Bytes(_) => {}
+        }
+        let pin = self.token.state()?.gate.user_index_name();
+        let call = self.call(CKF_WRAP);
+        let mut wrapped = self.with_chip(&call, None, |chip| {
+            let bytes = chip.extract(&key, pin.as_ref())?;
+            wrap::seal(start(bytes.len())?, &bytes, chip)
+        })?;
+        let tag = apart.then(|| {
+            let length = wrapped.len().saturating_sub(tag);
+            Zeroizing::new(wrapped.split_off(length))
+        });
+        if matches!(room, Room::Bytes(room) if room < wrapped.len()) {
+            return Ok(Answer::TooSmall(wrapped.len()).into());
+        }
+        Ok(Sealed { answer: Answer::Done(wrapped), nonce: Some(nonce), tag })
+    }
+
+    /// C_UnwrapKeyAuthenticated, and without `apart` C_UnwrapKey with a mechanism that authenticates.
+    ///
+    /// # Errors
+    /// As [`Session::unwrap_key`].
+    pub fn unwrap_message(
+        &self,
+        mechanism: u64,
+        message: &Message,
+        (additional, apart): (&[u8], bool),
+        unwrapping: u64,
+        wrapped: &[u8],
+        template: &Template,
+    ) -> Result<u64> {
+        self.alive()?;
+        let (row, unwrapping) = self.unwrapping_key(mechanism, unwrapping)?;
+        let sealed = if apart { [wrapped, &message.tag].concat() } else { wrapped.to_vec() };
+        let length = sealed.len().checked_sub(message.tag_bytes());
+        let given = Message { length: length.unwrap_or_default() as u64, ..message.clone() };
+        let params = row.message_params(&given, &message.nonce, additional)?;
+        let cipher = row.unwrap(&params, &unwrapping)?;
+        if self.token.home.policy.has(Guard::SoundWrapping) {
+            message.is_authentic()?;
+        }
+        let plan = self.plan(template, &unwrapping)?;
+        if length.is_none() {
+            return Err(Error::WrappedKeyLength);
+        }
+        let call = self.call(CKF_UNWRAP);
+        let value = self.with_chip(&call, None, |chip| wrap::open(cipher, &sealed, chip))?;
+        self.unwrapped(&call, row, plan, value)
+    }
+
+    /// Trust is read from rows that are proven, where somebody is logged in.
+    fn proves(&self, flag: u64) -> Result<()> {
+        match self.token.open(&self.call(flag)) {
+            Ok(_) | Err(Error::NotLoggedIn) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn wrapping_key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
+        self.key(mechanism, key, CKF_WRAP).map_err(|error| match error {
+            Error::KeyInvalid => Error::WrappingKeyInvalid,
+            other => other,
+        })
+    }
+
+    fn unwrapping_key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
+        self.key(mechanism, key, CKF_UNWRAP).map_err(|error| match error {
+            Error::KeyInvalid => Error::UnwrappingKeyInvalid,
+            other => other,
+        })
+    }
+
+    /// The template of a key that is to be unwrapped.
+    fn plan(&self, template: &Template, unwrapping: &Object) -> Result<Plan> {
+        let setting = self.token.setting()?;
+        if template.bool(CKA_TOKEN) == Some(true) {
+            self.may_write()?;
+        }
+        let plan = Plan::new(template, &setting, &unwrapping.attributes)?;
+        if unwrapping.is(CKA_ALWAYS_AUTHENTICATE) {
+            return Err(Error::NotLoggedIn);
+        }
+        Ok(plan)
+    }
+
     /// Without a login no row is proven to be as the SO left it.
     fn vouched(&self, wrapping: &Object, key: &Object) -> Result<()> {
-        let sensitive = !rule::shown(&key.attributes, Policy::PREVENT);
-        if wrapping.is(CKA_TRUSTED) && sensitive && !self.token.setting()?.user {
+        if wrapping.is(CKA_TRUSTED) && sensitive(key) && !self.token.setting()?.user {
             return Err(Error::NotLoggedIn);
         }
         Ok(())

@@ -163,6 +163,28 @@ impl Message {
         [memory.into(), length.into()]
     }
 
+    /// As C_WrapKey and C_UnwrapKey take it: CK_GCM_WRAP_PARAMS or CK_CCM_WRAP_PARAMS, the tag behind the key.
+    pub fn wrapping(&self, additional: &[u8]) -> Mechanism {
+        let ccm = self.kind == CKM_AES_CCM;
+        let mut memory = Memory::default();
+        if ccm {
+            memory.push_word(self.length);
+        }
+        memory.push_pointer(Memory::of(&self.nonce[..]));
+        memory.push_word(self.nonce.len() as u64);
+        memory.push_word(self.fixed_bits);
+        memory.push_word(self.generator);
+        memory.push_bytes(additional);
+        memory.push_word(self.tag.len() as u64 * if ccm { 1 } else { 8 });
+        Mechanism::with(self.kind, memory)
+    }
+
+    /// As C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated take it.
+    pub fn mechanism(&self) -> Mechanism {
+        let [memory, _] = self.arguments();
+        Mechanism::with(self.kind, memory.memory().clone())
+    }
+
     /// What the function left in them.
     pub fn learn(&mut self, argument: &Argument) {
         let pointers = &argument.memory().pointers;
@@ -950,6 +972,61 @@ impl Ck {
         arguments.extend(input(wrapped));
         arguments.extend(template_arguments(attributes));
         self.word("C_UnwrapKey", arguments)
+    }
+
+    /// C_WrapKey of one message, with its additional data; the nonce that the module made is in `message`.
+    pub fn wrap_message(
+        &self,
+        session: u64,
+        message: &mut Message,
+        additional: &[u8],
+        wrapping: u64,
+        key: u64,
+    ) -> Answer<Vec<u8>> {
+        let mechanism = message.wrapping(additional).memory();
+        let mut arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
+        arguments.extend([Memory::room(4096).into(), Memory::word(4096).into()]);
+        let after = self.call("C_WrapKey", arguments)?;
+        message.nonce = after[1].memory().pointers[0].1.pointers[0].1.bytes.clone();
+        let length = after[5].memory().word_at(0) as usize;
+        Ok(after[4].memory().bytes[..length].to_vec())
+    }
+
+    /// C_WrapKeyAuthenticated; nonce and tag are in `message`.
+    pub fn wrap_authenticated(
+        &self,
+        session: u64,
+        message: &mut Message,
+        additional: &[u8],
+        wrapping: u64,
+        key: u64,
+    ) -> Answer<Vec<u8>> {
+        let mechanism = message.mechanism().memory();
+        let mut arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
+        arguments.extend(input(additional));
+        arguments.extend([Memory::room(4096).into(), Memory::word(4096).into()]);
+        let after = self.call("C_WrapKeyAuthenticated", arguments)?;
+        message.learn(&after[1].memory().pointers[0].1.clone().into());
+        let length = after[7].memory().word_at(0) as usize;
+        Ok(after[6].memory().bytes[..length].to_vec())
+    }
+
+    /// C_UnwrapKeyAuthenticated.
+    pub fn unwrap_authenticated(
+        &self,
+        session: u64,
+        message: &Message,
+        additional: &[u8],
+        unwrapping: u64,
+        wrapped: &[u8],
+        attributes: &[Attribute],
+    ) -> Answer<u64> {
+        let mechanism = message.mechanism().memory();
+        let mut arguments = vec![session.into(), mechanism.into(), unwrapping.into()];
+        arguments.extend(input(wrapped));
+        arguments.extend(template_arguments(attributes));
+        arguments.extend(input(additional));
+        self.word("C_UnwrapKeyAuthenticated", arguments)
     }
 
     // ---- operations

@@ -448,6 +448,7 @@ pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
         Family::Oaep
         | Family::RsaAes
         | Family::Duplicate
+        | Family::Aead(_)
         | Family::Aes(_, Lengths::Semiblocks | Lengths::Counted | Lengths::Filled)
             if operation & (CKF_WRAP | CKF_UNWRAP) != 0 =>
         {
@@ -764,6 +765,9 @@ impl Shape {
         self.options.iter().map(String::as_str).collect()
     }
 }
+
+/// What OpenSSL makes of a value under a key.
+type Sealing<'a> = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, Failure> + 'a>;
 
 struct Drive<'a> {
     driver: &'a Driver,
@@ -1835,7 +1839,7 @@ impl Drive<'_> {
         ];
         let key = by("C_CreateObject", ck.create_object(session, &template))?;
         let outcome = match self.driver.family {
-            Family::Aes(mode, lengths) => self.wrap_with_aes((mode, lengths), key, &value, random),
+            Family::Aes(..) | Family::Aead(_) => self.wrap_with_aes(key, &value, random),
             _ => self.wrap_with_rsa(key, &value, random),
         };
         let destroyed = ck.destroy_object(session, key);
@@ -1863,13 +1867,7 @@ impl Drive<'_> {
         by("C_DestroyObject", destroyed)
     }
 
-    fn wrap_with_aes(
-        &self,
-        (mode, lengths): (&str, Lengths),
-        key: u64,
-        value: &[u8],
-        random: &mut Random,
-    ) -> Outcome {
+    fn wrap_with_aes(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
         let (ck, session) = (self.ck, self.session);
         // What is brought in does not wrap; so it is made here, readable.
         let template = [
@@ -1881,13 +1879,38 @@ impl Drive<'_> {
         ];
         let made = ck.generate_key(session, CKM_AES_KEY_GEN, &template);
         let wrapping = by("C_GenerateKey", made)?;
-        let iv = iv_of(mode, random);
-        let wrapped = by("C_WrapKey", ck.wrap(session, self.with_iv(&iv), wrapping, key));
+        let (mechanism, seal) = self.wraps(value, random);
+        let wrapped = by("C_WrapKey", ck.wrap(session, mechanism, wrapping, key));
         let theirs = by("C_GetAttributeValue", ck.attribute(session, wrapping, CKA_VALUE));
         let destroyed = ck.destroy_object(session, wrapping);
-        let expected = self.sealed(mode, lengths, &theirs?, &iv, value)?;
+        let expected = seal(&theirs?)?;
         right(wrapped? == expected, || self.named("another ciphertext"))?;
         by("C_DestroyObject", destroyed)
+    }
+
+    /// The mechanism with a parameter for a value, and what OpenSSL makes of that under a key.
+    fn wraps<'a>(&'a self, value: &'a [u8], random: &mut Random) -> (Mechanism, Sealing<'a>) {
+        match self.driver.family {
+            Family::Aead(mode) => {
+                let nonce = random.bytes(if mode == "GCM" { 12 } else { 13 });
+                let additional = random.bytes(20);
+                // The length that CCM's parameter says is not looked at.
+                let message = Message::new(self.driver.mechanism, &nonce, 16, 7);
+                let mechanism = message.wrapping(&additional);
+                let seal = move |key: &[u8]| {
+                    openssl::aead(mode, true, key, &nonce, &additional, 16, value)
+                        .ok_or_else(|| Failure::Wrong(self.named("OpenSSL does not encrypt")))
+                };
+                (mechanism, Box::new(seal))
+            }
+            Family::Aes(mode, lengths) => {
+                let iv = iv_of(mode, random);
+                let mechanism = self.with_iv(&iv);
+                let seal = move |key: &[u8]| self.sealed(mode, lengths, key, &iv, value);
+                (mechanism, Box::new(seal))
+            }
+            _ => unreachable!("this family wraps otherwise"),
+        }
     }
 
     fn with_iv(&self, iv: &[u8]) -> Mechanism {
@@ -1902,10 +1925,10 @@ impl Drive<'_> {
         let (ck, session) = (self.ck, self.session);
         let value = random.bytes(32);
         let (template, mechanism, wrapped) = match self.driver.family {
-            Family::Aes(mode, lengths) => {
+            Family::Aes(..) | Family::Aead(_) => {
                 let key = random.bytes(16);
-                let iv = iv_of(mode, random);
-                let wrapped = self.sealed(mode, lengths, &key, &iv, &value)?;
+                let (mechanism, seal) = self.wraps(&value, random);
+                let wrapped = seal(&key)?;
                 let template = vec![
                     number(CKA_CLASS, CKO_SECRET_KEY),
                     number(CKA_KEY_TYPE, CKK_AES),
@@ -1913,7 +1936,7 @@ impl Drive<'_> {
                     flag(CKA_UNWRAP, true),
                     bytes(CKA_VALUE, key),
                 ];
-                (template, self.with_iv(&iv), wrapped)
+                (template, mechanism, wrapped)
             }
             family => {
                 let pair = outsider(Kind::Rsa, random);

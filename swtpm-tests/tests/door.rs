@@ -135,8 +135,8 @@ const FUNCTIONS: &[&str] = &[
     "-C_AsyncComplete 3",
     "-C_AsyncGetID 3",
     "-C_AsyncJoin 5",
-    "-C_WrapKeyAuthenticated 8",
-    "-C_UnwrapKeyAuthenticated 10",
+    "C_WrapKeyAuthenticated session mech! key-that-wraps key in:bytes out",
+    "?C_UnwrapKeyAuthenticated session mech! key-that-unwraps in:wrapped template in:bytes place:8",
 ];
 
 /// The functions that may be called before C_Initialize.
@@ -653,6 +653,8 @@ const UNLISTED: &[(&str, u64)] = &[
     ("C_DeriveKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_WrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_UnwrapKey", CKR_KEY_FUNCTION_NOT_PERMITTED),
+    ("C_WrapKeyAuthenticated", CKR_KEY_FUNCTION_NOT_PERMITTED),
+    ("C_UnwrapKeyAuthenticated", CKR_KEY_FUNCTION_NOT_PERMITTED),
     ("C_EncryptInit", CKR_ARGUMENTS_BAD),
     ("C_GetSessionValidationFlags", CKR_ARGUMENTS_BAD),
 ];

@@ -3,7 +3,7 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{SO_PIN, STORAGE_KEY};
-use swtpm_tests::ck::{Attribute, Mechanism, P256, P384, bytes, flag, number, template};
+use swtpm_tests::ck::{Attribute, Mechanism, Message, P256, P384, bytes, flag, number, template};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
 use swtpm_tests::openssl::{self, Key};
@@ -465,6 +465,155 @@ fn a_sensitive_key_of_any_kind_goes_out_and_comes_back_and_any_change_is_noticed
             let signature = app.sign(session, sign, made, b"data").expect("C_Sign");
             app.verify(session, sign, public, b"data", &signature).expect("C_Verify");
         }
+    }
+}
+
+// ---- as one message of GCM or CCM ---------------------------------------------------------------
+
+/// With a nonce that the token makes, and a tag of 16 bytes.
+fn message(kind: u64) -> Message {
+    let nonce = if kind == CKM_AES_GCM { 12 } else { 13 };
+    Message { generator: CKG_GENERATE, ..Message::new(kind, &vec![0; nonce], 16, 0) }
+}
+
+/// With a nonce of the caller's.
+fn given(kind: u64) -> Message {
+    let message = message(kind);
+    let nonce = vec![0x4E; message.nonce.len()];
+    Message { generator: CKG_NO_GENERATE, nonce, ..message }
+}
+
+fn mode(kind: u64) -> &'static str {
+    if kind == CKM_AES_GCM { "GCM" } else { "CCM" }
+}
+
+#[test]
+fn a_key_is_one_message_of_gcm_or_ccm_under_a_nonce_of_the_tokens() {
+    let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
+    let (app, session) = (&scene.app, scene.session);
+    // Under `standard` a key that is known may wrap, so that OpenSSL can look inside.
+    let kek = scene.secret(CKK_AES, &VALUE[..16], &wraps());
+    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
+    let size = [bytes(CKA_EC_PARAMS, P256)];
+    let ec = app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &size, &leaves);
+    let (point, ec) = ec.expect("C_GenerateKeyPair");
+    let private =
+        [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_EC), flag(CKA_SIGN, true)];
+    for kind in [CKM_AES_GCM, CKM_AES_CCM] {
+        let mut nonces = Vec::new();
+        for _ in 0..2 {
+            let mut message = message(kind);
+            let wrapped = app.wrap_authenticated(session, &mut message, b"aad", kek, target);
+            let wrapped = wrapped.expect("C_WrapKeyAuthenticated");
+            assert_eq!(wrapped.len(), VALUE.len());
+            let whole = [&wrapped[..], &message.tag].concat();
+            let key = &VALUE[..16];
+            let opened = openssl::aead(mode(kind), false, key, &message.nonce, b"aad", 16, &whole);
+            assert_eq!(opened.as_deref(), Some(&VALUE[..]), "{kind:#x}");
+            let template = signs(CKK_GENERIC_SECRET);
+            let unwrap = |message: &Message, additional: &[u8], wrapped: &[u8]| {
+                app.unwrap_authenticated(session, message, additional, kek, wrapped, &template)
+                    .map_err(|rv| rv.0)
+            };
+            scene.assert_hides(unwrap(&message, b"aad", &wrapped).expect("a key"), &VALUE);
+            // C_UnwrapKey takes the same with the tag behind it.
+            let made = scene.unwrap(message.wrapping(b"aad"), kek, &whole, &template);
+            scene.assert_hides(made.expect("C_UnwrapKey"), &VALUE);
+
+            let invalid = Err(CKR_WRAPPED_KEY_INVALID);
+            assert_eq!(unwrap(&message, b"other", &wrapped), invalid);
+            let mut changed = message.clone();
+            changed.tag[15] ^= 1;
+            assert_eq!(unwrap(&changed, b"aad", &wrapped), invalid);
+            let mut changed = message.clone();
+            changed.nonce[0] ^= 1;
+            assert_eq!(unwrap(&changed, b"aad", &wrapped), invalid);
+            let mut changed = wrapped.clone();
+            changed[0] ^= 1;
+            assert_eq!(unwrap(&message, b"aad", &changed), invalid);
+            nonces.push(message.nonce);
+        }
+        assert_ne!(nonces[0], nonces[1]);
+
+        let mut message = message(kind);
+        let wrapped = app.wrap_message(session, &mut message, b"", kek, ec).expect("C_WrapKey");
+        let made = scene.unwrap(message.wrapping(b""), kek, &wrapped, &private);
+        let made = made.expect("C_UnwrapKey");
+        let signature = app.sign(session, CKM_ECDSA_SHA256, made, b"data").expect("C_Sign");
+        app.verify(session, CKM_ECDSA_SHA256, point, b"data", &signature).expect("C_Verify");
+        for length in [0, 15] {
+            let made = scene.unwrap(message.wrapping(b""), kek, &wrapped[..length], &private);
+            assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE), "{length}");
+        }
+    }
+}
+
+#[test]
+fn a_sensitive_key_is_no_message_under_a_nonce_of_the_callers() {
+    // D09: two keys under one nonce give their difference away, and the key that authenticates.
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let kek = scene.aes(32, &wraps());
+    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let template = signs(CKK_GENERIC_SECRET);
+    for kind in [CKM_AES_GCM, CKM_AES_CCM] {
+        let short = Message { tag: vec![0; 8], ..message(kind) };
+        let counted = Message { generator: CKG_GENERATE_COUNTER, ..message(kind) };
+        let fixed = Message { fixed_bits: 32, ..message(kind) };
+        for refused in [given(kind), short, counted, fixed] {
+            for key in [target, readable] {
+                let wrapped = scene.wrap(refused.wrapping(b""), kek, key);
+                let apart = app.wrap_authenticated(session, &mut refused.clone(), b"", kek, key);
+                let short = kind == CKM_AES_GCM && refused.tag.len() == 8;
+                let expected = (key == target || short).then_some(CKR_MECHANISM_PARAM_INVALID);
+                assert_eq!(wrapped.err(), expected, "{refused:?}");
+                assert_eq!(apart.map_err(|rv| rv.0).err(), expected, "{refused:?}");
+            }
+        }
+        for mut sound in
+            [message(kind), Message { generator: CKG_GENERATE_RANDOM, ..message(kind) }]
+        {
+            let wrapped = app.wrap_message(session, &mut sound, b"x", kek, target);
+            let wrapped = wrapped.expect("C_WrapKey");
+            let made = scene.unwrap(sound.wrapping(b"x"), kek, &wrapped, &template);
+            scene.assert_hides(made.expect("C_UnwrapKey"), &VALUE);
+        }
+        // A short tag could be guessed.
+        let short = Message { tag: vec![0; 8], ..given(kind) };
+        let made = app.unwrap_authenticated(session, &short, b"", kek, &[0; 32], &template);
+        assert_eq!(made.unwrap_err().0, CKR_MECHANISM_PARAM_INVALID);
+        // What is refused is refused before anything else happens, and a length costs nothing.
+        let (record, ()) = scene.bench.shim.watch(|| {
+            let mut arguments: Vec<Argument> = vec![session.into()];
+            arguments.push(message(kind).mechanism().memory().into());
+            arguments.extend([kek.into(), target.into(), Argument::NULL, 0.into()]);
+            let mut query = arguments.clone();
+            query.extend([Argument::NULL, Memory::word(0).into()]);
+            let (rv, after) = app.raw("C_WrapKeyAuthenticated", query);
+            assert_eq!((rv, after[7].memory().word_at(0)), (CKR_OK, 32));
+            arguments.extend([Memory::room(31).into(), Memory::word(31).into()]);
+            let (rv, after) = app.raw("C_WrapKeyAuthenticated", arguments);
+            assert_eq!((rv, after[7].memory().word_at(0)), (CKR_BUFFER_TOO_SMALL, 32));
+        });
+        assert!(record.names().is_empty(), "{}", record.lines());
+    }
+    let public = scene.public(&rsa(), &[]);
+    for (kind, by, expected) in [
+        (CKM_AES_GCM, public, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+        (CKM_AES_GCM, readable, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+        (CKM_AES_GCM, 0xBAD, CKR_WRAPPING_KEY_HANDLE_INVALID),
+        (CKM_AES_KEY_WRAP, kek, CKR_MECHANISM_INVALID),
+        (CKM_AES_CTR, kek, CKR_MECHANISM_INVALID),
+    ] {
+        let mut message = Message { kind, ..message(CKM_AES_GCM) };
+        let wrapped = app.wrap_authenticated(session, &mut message, b"", by, target);
+        assert_eq!(wrapped.unwrap_err().0, expected, "{kind:#x}");
+    }
+    // No parameter, and that of encryption.
+    for wrong in [CKM_AES_GCM.into(), Mechanism::gcm(CKM_AES_GCM, &[1; 12], b"", 128)] {
+        assert_eq!(scene.wrap(wrong, kek, target), Err(CKR_MECHANISM_PARAM_INVALID));
     }
 }
 
