@@ -9,7 +9,9 @@ use super::ptr::{self, Fill, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
-use crate::mechanism::params::{self, KeyBlock, Number, Part, Password, Salt, Sp800, TlsMac};
+use crate::mechanism::params::{
+    self, KeyBlock, Number, Part, Password, PrfType, Salt, Sp800, TlsMac,
+};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -784,7 +786,7 @@ unsafe fn sp800(
             Vec::new(),
         )
     };
-    let prf = prf_hash(prf)?;
+    let prf = prf_type(prf)?;
     // SAFETY: numbers and pointers, readable by this function's own contract.
     let (fields, keys): (Vec<CK_PRF_DATA_PARAM>, Vec<CK_DERIVED_KEY>) =
         unsafe { (array(fields.0, fields.1)?, array(keys.0, keys.1)?) };
@@ -857,9 +859,10 @@ fn number(little: CK_BBOOL, bits: CK_ULONG, most: CK_ULONG) -> Result<Number> {
     Ok(Number { little: truth(little)?, bytes: (bits / 8) as usize })
 }
 
-/// The hash of an HMAC's number.
-fn prf_hash(id: CK_MECHANISM_TYPE) -> Result<Hash> {
-    Ok(match id {
+/// CK_SP800_108_PRF_TYPE
+fn prf_type(id: CK_MECHANISM_TYPE) -> Result<PrfType> {
+    Ok(PrfType::Hmac(match id {
+        CKM_AES_CMAC => return Ok(PrfType::Cmac),
         CKM_SHA_1_HMAC => Hash::Sha1,
         CKM_SHA224_HMAC => Hash::Sha224,
         CKM_SHA256_HMAC => Hash::Sha256,
@@ -869,8 +872,8 @@ fn prf_hash(id: CK_MECHANISM_TYPE) -> Result<Hash> {
         CKM_SHA3_256_HMAC => Hash::Sha3_256,
         CKM_SHA3_384_HMAC => Hash::Sha3_384,
         CKM_SHA3_512_HMAC => Hash::Sha3_512,
-        _ => return Err(Error::MechanismParamInvalid("prfType is no HMAC of ours")),
-    })
+        _ => return Err(Error::MechanismParamInvalid("prfType is no function of ours")),
+    }))
 }
 
 /// An array that a parameter points to.

@@ -4,7 +4,7 @@ use cryptoki_sys::{CKM_AES_CMAC, CKM_AES_CMAC_GENERAL};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::aes;
+use super::aes::{self, BlockCipher};
 use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::{Error, Result};
@@ -40,26 +40,40 @@ impl Mac {
         Ok(Self { key: key.clone(), length, message: Zeroizing::default() })
     }
 
-    fn finish(mut self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let cipher = aes::block_cipher(chip, &self.key)?;
-        let zeros = cipher.ecb(Direction::Encrypt, &[0; BLOCK])?;
-        let mut subkey = doubled(&zeros);
-        let length = self.message.len();
-        if length == 0 || length % BLOCK != 0 {
-            subkey = doubled(&*subkey);
-            let padding = [&[0x80][..], &[0; BLOCK - 1]].concat();
-            aes::append(&mut self.message, &padding[..BLOCK - length % BLOCK]);
-        }
-        let last = self.message.len() - BLOCK;
-        if let Some(block) = self.message.get_mut(last..) {
-            xor(block, &*subkey);
-        }
-        let mut mac = [0; BLOCK];
-        cipher.chain(&mut mac, &self.message)?;
-        let mut mac = Zeroizing::new(mac.to_vec());
+        let zeros = of_zeros(&*cipher)?;
+        let mut mac = cmac(&*cipher, &zeros, self.message)?;
         mac.truncate(self.length);
         Ok(mac)
     }
+}
+
+/// An encrypted block of zeros, which both subkeys of a key are made of.
+pub(super) fn of_zeros(cipher: &dyn BlockCipher) -> Result<Zeroizing<Vec<u8>>> {
+    cipher.ecb(Direction::Encrypt, &[0; BLOCK])
+}
+
+/// The CMAC of a message, 16 bytes.
+pub(super) fn cmac(
+    cipher: &dyn BlockCipher,
+    zeros: &[u8],
+    mut message: Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>> {
+    let mut subkey = doubled(zeros);
+    let length = message.len();
+    if length == 0 || length % BLOCK != 0 {
+        subkey = doubled(&*subkey);
+        let padding = [&[0x80][..], &[0; BLOCK - 1]].concat();
+        aes::append(&mut message, &padding[..BLOCK - length % BLOCK]);
+    }
+    let last = message.len() - BLOCK;
+    if let Some(block) = message.get_mut(last..) {
+        xor(block, &*subkey);
+    }
+    let mut mac = Zeroizing::new([0; BLOCK]);
+    cipher.chain(&mut mac, &message)?;
+    Ok(Zeroizing::new(mac.to_vec()))
 }
 
 /// A block times x in GF(2^128), in constant time.

@@ -238,14 +238,33 @@ pub enum Salt {
 /// What the functions of SP 800-108 are given, PKCS#11 3.2 §6.42.2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sp800 {
-    /// prfType: the HMAC's hash
-    pub prf: Hash,
+    /// prfType
+    pub prf: PrfType,
     /// pDataParams
     pub parts: Vec<Part>,
     /// pIV of the feedback mode
     pub initial: Vec<u8>,
     /// pAdditionalDerivedKeys
     pub additional: Vec<Template>,
+}
+
+/// CK_SP800_108_PRF_TYPE
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrfType {
+    /// CKM_SHA_1_HMAC, …: under a generic secret
+    Hmac(Hash),
+    /// CKM_AES_CMAC: under an AES key
+    Cmac,
+}
+
+impl PrfType {
+    /// What it gives at once, in bytes.
+    pub fn size(self) -> usize {
+        match self {
+            PrfType::Hmac(hash) => hash.len(),
+            PrfType::Cmac => 16,
+        }
+    }
 }
 
 /// A data field, CK_PRF_DATA_PARAM.

@@ -1,13 +1,13 @@
-//! The key derivation functions of SP 800-108 with HMAC: in counter mode, with feedback and as a double
-//! pipeline. The base key is the HMAC's key, so the TPM computes them. PKCS#11 3.2 §6.42.
+//! The key derivation functions of SP 800-108 with HMAC or AES-CMAC: in counter mode, with feedback and as a
+//! double pipeline. The base key is the MAC's key, so the TPM computes them. PKCS#11 3.2 §6.42.
 
 use cryptoki_sys::{
-    CKA_VALUE_LEN, CKK_GENERIC_SECRET, CKM_SP800_108_COUNTER_KDF,
+    CKA_VALUE_LEN, CKK_AES, CKK_GENERIC_SECRET, CKM_SP800_108_COUNTER_KDF,
     CKM_SP800_108_DOUBLE_PIPELINE_KDF, CKM_SP800_108_FEEDBACK_KDF,
 };
 use zeroize::Zeroizing;
 
-use super::params::{Number, Part, Sp800};
+use super::params::{Number, Part, PrfType, Sp800};
 use super::prf::Prf;
 use super::{Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, Size};
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ const fn row(id: u64, name: &'static str) -> Mechanism {
     Mechanism {
         id,
         name,
-        keys: Keys::Secret(&[CKK_GENERIC_SECRET]),
+        keys: Keys::Secret(&[CKK_GENERIC_SECRET, CKK_AES]),
         size: Size::Bits(8, 8 * KEYED_LIMIT as u64),
         hash: None,
         chip: &[Hmac::ID],
@@ -62,7 +62,11 @@ fn derive(
     let extent = extent(given, lengths)?;
     let values =
         others.iter().map(|key| chip.value(key)).collect::<Result<Vec<Zeroizing<Vec<u8>>>>>()?;
-    let prf = Prf::of_key(given.prf, key, chip)?;
+    let prf = match (given.prf, key.key_type()) {
+        (PrfType::Hmac(hash), Some(CKK_GENERIC_SECRET)) => Prf::of_key(hash, key, chip)?,
+        (PrfType::Cmac, Some(CKK_AES)) => Prf::cmac(key, chip)?,
+        _ => return Err(Error::KeyTypeInconsistent),
+    };
     keys(row.id, given, &values, &extent, |message| prf.mac(message, chip))
 }
 
@@ -96,7 +100,7 @@ fn extent(given: &Sp800, lengths: &[Option<usize>]) -> Result<Extent> {
             "1 to {MAX_DERIVED} bytes are derived at once, {total} were asked"
         )));
     }
-    let blocks = lengths.iter().map(|length| length.div_ceil(given.prf.len())).sum();
+    let blocks = lengths.iter().map(|length| length.div_ceil(given.prf.size())).sum();
     let extent = Extent { lengths, blocks };
     for part in &given.parts {
         match part {
@@ -116,7 +120,7 @@ fn extent(given: &Sp800, lengths: &[Option<usize>]) -> Result<Extent> {
 
 /// The length of what is derived, in bits.
 fn bits(given: &Sp800, extent: &Extent, segments: bool) -> usize {
-    8 * if segments { extent.blocks * given.prf.len() } else { extent.lengths.iter().sum() }
+    8 * if segments { extent.blocks * given.prf.size() } else { extent.lengths.iter().sum() }
 }
 
 impl Number {
@@ -132,7 +136,7 @@ impl Number {
     }
 }
 
-/// The keys, from a function that computes the HMAC. `values` are those of the data fields that are keys.
+/// The keys, from a function that computes the MAC. `values` are those of the data fields that are keys.
 fn keys(
     id: u64,
     given: &Sp800,
@@ -207,14 +211,15 @@ mod tests {
     }
 
     fn given(prf: Hash, parts: Vec<Part>) -> Sp800 {
-        Sp800 { prf, parts, initial: Vec::new(), additional: Vec::new() }
+        Sp800 { prf: PrfType::Hmac(prf), parts, initial: Vec::new(), additional: Vec::new() }
     }
 
     fn derived(id: u64, given: &Sp800, key: &[u8], lengths: &[usize]) -> Vec<String> {
         right_parts(id, &given.parts).unwrap();
         let lengths: Vec<_> = lengths.iter().copied().map(Some).collect();
         let extent = extent(given, &lengths).unwrap();
-        keys(id, given, &[], &extent, |message| Ok(mac::hmac(given.prf, key, message)))
+        let PrfType::Hmac(hash) = given.prf else { panic!("HMAC alone") };
+        keys(id, given, &[], &extent, |message| Ok(mac::hmac(hash, key, message)))
             .unwrap()
             .iter()
             .map(|key| hex(key))

@@ -392,6 +392,16 @@ pub fn hkdf_expand(name: &str, key: &[u8], info: &[u8], length: usize) -> Vec<u8
 /// The functions of SP 800-108 (CKM_SP800_108_x) of OpenSSL's HMAC-SHA-256s: a counter of 32 bits after what
 /// the mode feeds back, then the label.
 pub fn sp800(mode: u64, key: &[u8], label: &[u8], length: usize) -> Vec<u8> {
+    sp800_with(mode, |message| hmac("sha256", key, message), label, length)
+}
+
+/// The same of another MAC.
+pub fn sp800_with(
+    mode: u64,
+    mac: impl Fn(&[u8]) -> Vec<u8>,
+    label: &[u8],
+    length: usize,
+) -> Vec<u8> {
     use cryptoki_sys::{CKM_SP800_108_DOUBLE_PIPELINE_KDF, CKM_SP800_108_FEEDBACK_KDF};
 
     let (mut made, mut fed) = (Vec::new(), Vec::new());
@@ -403,9 +413,9 @@ pub fn sp800(mode: u64, key: &[u8], label: &[u8], length: usize) -> Vec<u8> {
             break;
         }
         if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF {
-            fed = hmac("sha256", key, &fed);
+            fed = mac(&fed);
         }
-        let block = hmac("sha256", key, &[&fed[..], &counter.to_be_bytes(), label].concat());
+        let block = mac(&[&fed[..], &counter.to_be_bytes(), label].concat());
         made.extend(&block);
         if mode == CKM_SP800_108_FEEDBACK_KDF {
             fed = block;

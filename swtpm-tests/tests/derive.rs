@@ -465,6 +465,32 @@ fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
 }
 
 #[test]
+fn sp_800_108_with_cmac_is_the_chips_too() {
+    let scene = Scene::start();
+    let base = scene.hidden(CKK_AES, &VALUE, &[]);
+    let cmac = |message: &[u8]| openssl::cmac(&VALUE, message);
+    for mode in MODES {
+        let mechanism = || Mechanism::sp800(mode, CKM_AES_CMAC, &fields(mode, b"label"), &[], &[]);
+        scene.derive(mechanism(), base, &signing(16)).expect("C_DeriveKey");
+        let (record, key) = scene
+            .bench
+            .shim
+            .watch(|| scene.derive(mechanism(), base, &signing(40)).expect("C_DeriveKey"));
+        let expected = openssl::sp800_with(mode, cmac, b"label", 40);
+        let count = |name| record.names().iter().filter(|found| **found == name).count();
+        // A block of zeros for the subkeys, then one command a MAC: the pipeline has two chains.
+        let macs = if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF { 6 } else { 3 };
+        assert_eq!(count("EncryptDecrypt2"), 1 + macs, "{}", record.lines());
+        assert_unseen(&record, &VALUE);
+        for block in expected.chunks_exact(16) {
+            assert_unseen(&record, block);
+        }
+        scene.assert_hides(key, &expected);
+        assert!(!scene.is(base, CKA_SIGN), "a key that derives computes no CMAC");
+    }
+}
+
+#[test]
 fn sp_800_108_makes_several_keys_or_none() {
     let scene = Scene::start();
     let base = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
@@ -562,7 +588,11 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
             scene.derive(mechanism, base, template).expect_err("nothing is derived")
         };
         let sha256 = CKM_SHA256_HMAC;
-        assert_eq!(refused(CKM_AES_CMAC, open_key, &readable(32)), CKR_MECHANISM_PARAM_INVALID);
+        assert_eq!(refused(CKM_DES3_CMAC, open_key, &readable(32)), CKR_MECHANISM_PARAM_INVALID);
+        // Each function has its own keys.
+        assert_eq!(refused(CKM_AES_CMAC, open_key, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
+        let aes = scene.create(CKK_AES, &VALUE, &open());
+        assert_eq!(refused(sha256, aes, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
         assert_eq!(refused(sha256, open_key, &open()), CKR_TEMPLATE_INCOMPLETE);
         assert_eq!(refused(sha256, open_key, &readable(1 << 20)), CKR_KEY_SIZE_RANGE);
         assert_eq!(refused(sha256, hidden, &readable(32)), CKR_TEMPLATE_INCONSISTENT);
@@ -1821,7 +1851,7 @@ fn the_nists_vectors_of_sp_800_108_in_counter_mode() {
     let scene = Scene::start();
     let (mut prf, mut place, mut bits) = ("", "", 0);
     let (mut values, mut ran, mut chips, mut not_there) = (Vec::new(), 0, 0, 0);
-    let mut left = 0;
+    let (mut left, mut no_such_key) = (0, 0);
     for line in include_str!("nist/sp800-108-counter.rsp").lines() {
         match line
             .trim_matches(['[', ']'])
@@ -1841,6 +1871,11 @@ fn the_nists_vectors_of_sp_800_108_in_counter_mode() {
             continue;
         }
         let (mechanism, chip) = match prf {
+            "CMAC_AES128" | "CMAC_AES256" => (CKM_AES_CMAC, true),
+            "CMAC_AES192" => {
+                no_such_key += 1;
+                continue;
+            }
             "HMAC_SHA1" => (CKM_SHA_1_HMAC, true),
             "HMAC_SHA224" => (CKM_SHA224_HMAC, false),
             "HMAC_SHA256" => (CKM_SHA256_HMAC, true),
@@ -1859,14 +1894,15 @@ fn the_nists_vectors_of_sp_800_108_in_counter_mode() {
         };
         let what = format!("{prf} {place} {bits}: {}", values[1]);
         let kdf = || Mechanism::sp800(CKM_SP800_108_COUNTER_KDF, mechanism, &fields, &[], &[]);
-        let key = given(&scene, CKK_GENERIC_SECRET, CKA_DERIVE, &value, false);
+        let key_type = if mechanism == CKM_AES_CMAC { CKK_AES } else { CKK_GENERIC_SECRET };
+        let key = given(&scene, key_type, CKA_DERIVE, &value, false);
         let made = scene.derive(kdf(), key, &readable(size)).expect("C_DeriveKey");
         assert_eq!(scene.value(made), Ok(expected.clone()), "{what}");
         ran += 1;
         if !also_in_the_chip(ran) {
             left += 1;
         } else if chip {
-            let key = given(&scene, CKK_GENERIC_SECRET, CKA_DERIVE, &value, true);
+            let key = given(&scene, key_type, CKA_DERIVE, &value, true);
             let made = scene.derive(kdf(), key, &signing(size)).expect("C_DeriveKey");
             scene.assert_hides(made, &expected);
             chips += 1;
@@ -1875,9 +1911,10 @@ fn the_nists_vectors_of_sp_800_108_in_counter_mode() {
         }
     }
     println!(
-        "{ran} vectors of readable keys; {chips} in the chip, {not_there} not tried there, because no TPM \
-         has SHA-224, {left} left to TPM11_VECTORS=all"
+        "{ran} vectors of readable keys; {chips} of hidden ones, in the chip, {not_there} not tried there, \
+         because no TPM has SHA-224, {left} left to TPM11_VECTORS=all; {no_such_key} with AES keys of 192 \
+         bits, which this TPM does not have"
     );
-    assert_eq!((ran, ran - left), (240, chips + not_there));
-    assert!(chips >= 48, "{chips}");
+    assert_eq!((ran, ran - left, no_such_key), (288, chips + not_there, 24));
+    assert!(chips >= 60, "{chips}");
 }
