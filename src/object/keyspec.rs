@@ -495,7 +495,7 @@ impl Secret {
         let whole = rule::upon(rules::SECRET, prescribed, template)?;
         let key_type = rule::key_type_of(rules::SECRET, &whole)?;
         let mut attributes = started(Origin::Unwrap, key_type, &whole, setting)?;
-        unwrapped(&mut attributes, prescribed, setting.policy);
+        unwrapped(&mut attributes, unwrapping, setting.policy);
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
         if setting.policy.has(Guard::UnwrappedStay) {
@@ -661,13 +661,17 @@ fn wraps_no_other(attributes: &mut Attributes, policy: Policy) {
     }
 }
 
-/// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. Without the rule the caller
-/// does, and a silent one gets a key that is extractable (§5.18.4), and sensitive.
-fn unwrapped(attributes: &mut Attributes, prescribed: Option<&[u8]>, policy: Policy) {
-    let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();
+/// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. It opens nothing where the key that
+/// unwraps was made here and nobody trusts it: whoever made it so could have it wrap a sensitive key, and take
+/// that out of the blob as a readable one. Without the rule the caller decides, and a silent one gets a key
+/// that is extractable (§5.18.4), and sensitive.
+fn unwrapped(attributes: &mut Attributes, unwrapping: &Attributes, policy: Policy) {
+    let prescribed = unwrapping.get(CKA_UNWRAP_TEMPLATE).and_then(Template::from_bytes);
     let (sensitive, extractable) = asked(attributes);
     if policy.has(Guard::UnwrappedStay) {
-        let decided = |id| decided.get(id).is_some();
+        let may_open = unwrapping.is(CKA_TRUSTED) || !unwrapping.is(CKA_LOCAL);
+        let decided =
+            |id| may_open && prescribed.as_ref().is_some_and(|template| template.get(id).is_some());
         opened(
             attributes,
             sensitive.filter(|_| decided(CKA_SENSITIVE)).unwrap_or(true),
@@ -857,7 +861,7 @@ impl Private {
             known: &known,
         }
         .complete(&whole)?;
-        unwrapped(&mut attributes, prescribed, setting.policy);
+        unwrapped(&mut attributes, unwrapping, setting.policy);
         rule::private_keys_are_sensitive(&mut attributes)?;
         if setting.policy.has(Guard::UnwrappedStay) {
             let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();

@@ -182,6 +182,13 @@ fn p10_what_is_unwrapped_is_safe_unless_the_unwrapping_key_says_otherwise() {
     decides.set(CKA_UNWRAP_TEMPLATE, open().to_bytes());
     let key = Secret::unwrap(&asked, &USER, &decides).unwrap().attributes;
     assert!(!key.is(CKA_SENSITIVE) && key.is(CKA_EXTRACTABLE));
+    // What a key that was made here prescribes opens nothing that it may itself have wrapped.
+    decides.set_bool(CKA_LOCAL, true);
+    let key = Secret::unwrap(&asked, &USER, &decides).unwrap().attributes;
+    assert!(key.is(CKA_SENSITIVE) && !key.is(CKA_EXTRACTABLE));
+    decides.set_bool(CKA_TRUSTED, true);
+    let key = Secret::unwrap(&asked, &USER, &decides).unwrap().attributes;
+    assert!(!key.is(CKA_SENSITIVE) && key.is(CKA_EXTRACTABLE));
     let ec = Template::new().with_ulong(CKA_KEY_TYPE, CKK_EC).with_bool(CKA_EXTRACTABLE, true);
     assert!(Private::unwrap(&ec, &USER, &plain).is_ok());
 }

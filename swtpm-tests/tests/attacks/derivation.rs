@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::Attribute;
-use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, P256, Salt, bytes, flag, number};
 use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
@@ -36,6 +36,7 @@ pub static CASES: &[Case] = cases![
     c15_open_by_extraction
     c15_open_by_hashing
     c15_open_by_hkdf
+    c15_open_by_a_salt
     c15_open_by_sp_800_108
     c15_open_by_encryption
     c16_bring_a_history_along
@@ -370,6 +371,23 @@ fn c15_open_by_hashing(at: &Attacker) -> Verdict {
 
 fn c15_open_by_hkdf(at: &Attacker) -> Verdict {
     open(at, CKK_GENERIC_SECRET, &expansion(CKM_HKDF_DERIVE, b"info"))
+}
+
+fn c15_open_by_a_salt(at: &Attacker) -> Verdict {
+    let (salt, known) = (at.generic("sD")?, at.import(CKK_GENERIC_SECRET, &KNOWN, "xD")?);
+    let made = at.derive_with(
+        &salt,
+        |salt| Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, Some(Salt::Key(salt)), None),
+        &known,
+        &[
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+            number(CKA_VALUE_LEN, 32),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ],
+    )?;
+    at.get(&made, CKA_VALUE).map(|_| true)
 }
 
 fn c15_open_by_sp_800_108(at: &Attacker) -> Verdict {

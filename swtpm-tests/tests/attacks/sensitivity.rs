@@ -25,6 +25,8 @@ pub static CASES: &[Case] = cases![
     b10_rewrite_the_history
     b11_bring_a_history_along
     b12_unwrap_it_as_readable
+    b12_unwrap_it_by_a_key_that_prescribes_readable_keys
+    b12_unwrap_it_by_a_key_that_prescribes_extractable_keys
     b13_a_history_after_unwrapping
     b14_search_for_the_value
     b15_search_for_the_numbers_of_a_private_key
@@ -250,6 +252,28 @@ fn b12_unwrap_it_as_readable(at: &Attacker) -> Verdict {
     let readable = at.unwrap(KWP, &key, &blob, (CKO_SECRET_KEY, CKK_AES), &open)?;
     let value = at.get(&readable, CKA_VALUE)?;
     at.is_value(&target, &value)
+}
+
+/// The attacker's own key, whose CKA_UNWRAP_TEMPLATE decides.
+fn prescribed(at: &Attacker, inner: &[Attribute]) -> Step<(Key, Key)> {
+    let (target, key) = (at.target()?, at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, inner))?);
+    let blob = at.wrap(KWP, &key, &target)?;
+    let unwrapped = at.unwrap(KWP, &key, &blob, (CKO_SECRET_KEY, CKK_AES), &[])?;
+    Ok((target, unwrapped))
+}
+
+fn b12_unwrap_it_by_a_key_that_prescribes_readable_keys(at: &Attacker) -> Verdict {
+    let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
+    let (target, readable) = prescribed(at, &open)?;
+    let value = at.get(&readable, CKA_VALUE)?;
+    at.is_value(&target, &value)
+}
+
+fn b12_unwrap_it_by_a_key_that_prescribes_extractable_keys(at: &Attacker) -> Verdict {
+    let (_, copy) = prescribed(at, &[flag(CKA_EXTRACTABLE, true)])?;
+    // It came in by a key that was not trusted to, and goes out by the attacker's.
+    let known = at.import(CKK_AES, &KNOWN, "sw")?;
+    at.wrap(KWP, &known, &copy).map(|blob| !blob.is_empty())
 }
 
 fn b13_a_history_after_unwrapping(at: &Attacker) -> Verdict {
