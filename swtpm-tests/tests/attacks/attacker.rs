@@ -54,7 +54,7 @@ static MECHANISMS: &[(u64, &str)] = mechanisms![
     CKM_SP800_108_DOUBLE_PIPELINE_KDF CKM_ECDH1_DERIVE CKM_PUB_KEY_FROM_PRIV_KEY
     CKM_TLS12_KEY_AND_MAC_DERIVE CKM_TLS12_KDF CKM_TLS12_MAC CKM_ECDSA CKM_ECDSA_SHA256 CKM_SHA256
     CKM_SHA256_RSA_PKCS CKM_TLS12_MASTER_KEY_DERIVE CKM_TLS_MAC CKM_TLS_KDF CKM_TLS12_MASTER_KEY_DERIVE_DH
-    CKM_EC_MONTGOMERY_KEY_PAIR_GEN CKM_DH_PKCS_DERIVE
+    CKM_PKCS5_PBKD2 CKM_EC_MONTGOMERY_KEY_PAIR_GEN CKM_DH_PKCS_DERIVE
 ];
 
 fn mechanism_name(kind: u64) -> String {
@@ -252,8 +252,13 @@ impl<'a> Attacker<'a> {
     }
 
     /// C_GenerateKey of a template as it is.
-    pub fn generate_of(&self, mechanism: u64, attributes: &[Attribute]) -> Step<Key> {
-        self.needs(mechanism, CKF_GENERATE)?;
+    pub fn generate_of(
+        &self,
+        mechanism: impl Into<Mechanism>,
+        attributes: &[Attribute],
+    ) -> Step<Key> {
+        let mechanism = mechanism.into();
+        self.needs(mechanism.kind, CKF_GENERATE)?;
         let (label, whole) = self.named(attributes);
         let (process, ck, session) = self.here();
         let handle = said("C_GenerateKey", ck.generate_key(session, mechanism, &whole))?;

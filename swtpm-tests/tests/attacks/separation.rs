@@ -5,7 +5,8 @@ use swtpm_tests::ck::{Mechanism, bytes, flag, number};
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, Stop, Verdict, closed, opened, outsider, rfc3394_close, rfc3394_open, xor,
+    Attacker, KNOWN, Key, SECRET, Stop, Verdict, closed, letters, opened, outsider, rfc3394_close,
+    rfc3394_open, xor,
 };
 use super::{Case, cases};
 
@@ -26,7 +27,10 @@ pub static CASES: &[Case] = cases![
     a10_rsa_oaep_wrap_and_decrypt
     a11_wrap_then_let_the_private_half_decrypt
     a12_wrap_by_a_public_key_from_outside
+    a12_wrap_by_the_public_half_of_a_known_key
     a13_wrap_by_a_known_key
+    a13_wrap_by_the_key_of_a_known_password
+    a13_wrap_by_a_key_derived_from_a_known_key
     a14_let_a_known_key_wrap
     a15_encrypt_what_a_pair_is_to_unwrap
     a15_unwrap_a_known_key_that_wraps
@@ -193,6 +197,53 @@ fn a12_wrap_by_a_public_key_from_outside(at: &Attacker) -> Verdict {
 fn a13_wrap_by_a_known_key(at: &Attacker) -> Verdict {
     let (target, known) = (at.target()?, at.import(CKK_AES, &KNOWN, "sw")?);
     under_known(at, &known, &target)
+}
+
+fn a12_wrap_by_the_public_half_of_a_known_key(at: &Attacker) -> Verdict {
+    let (target, own) = (at.target()?, outsider());
+    let mut template = vec![number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_UNWRAP, true)];
+    for (kind, name) in [
+        (CKA_MODULUS, "n"),
+        (CKA_PUBLIC_EXPONENT, "e"),
+        (CKA_PRIVATE_EXPONENT, "d"),
+        (CKA_PRIME_1, "rsa-factor1"),
+        (CKA_PRIME_2, "rsa-factor2"),
+    ] {
+        template.push(bytes(kind, own.number(name)));
+    }
+    let private = at.create(CKO_PRIVATE_KEY, &template)?;
+    let wraps =
+        [number(CKA_CLASS, CKO_PUBLIC_KEY), number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_WRAP, true)];
+    let public = at.derive_of(CKM_PUB_KEY_FROM_PRIV_KEY, &private, CKO_PUBLIC_KEY, &wraps)?;
+    let blob = at.wrap(oaep(), &public, &target)?;
+    let options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
+    let value = own.decrypt(&blob, &options);
+    at.is_value(&target, &value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))?)
+}
+
+fn a13_wrap_by_the_key_of_a_known_password(at: &Attacker) -> Verdict {
+    let target = at.target()?;
+    let mechanism = Mechanism::pbkdf2(CKP_PKCS5_PBKD2_HMAC_SHA256, b"password", b"salt", 1000);
+    let mut template = vec![
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_AES),
+        number(CKA_VALUE_LEN, 16),
+    ];
+    template.extend(letters("sw", SECRET));
+    let known = at.generate_of(mechanism, &template)?;
+    let blob = at.wrap(KWP, &known, &target)?;
+    let value = openssl::pbkdf2("sha256", b"password", b"salt", 1000, 16);
+    at.is_value(&target, &opened(&value, &blob))
+}
+
+fn a13_wrap_by_a_key_derived_from_a_known_key(at: &Attacker) -> Verdict {
+    let (target, known) = (at.target()?, at.import(CKK_GENERIC_SECRET, &KNOWN, "xD")?);
+    let hkdf = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, None, Some(b"info"));
+    let template = [vec![number(CKA_VALUE_LEN, 16)], letters("sw", SECRET)].concat();
+    let wraps = at.derive(hkdf, &known, CKK_AES, &template)?;
+    let blob = at.wrap(KWP, &wraps, &target)?;
+    let value = openssl::hkdf_expand("sha256", &KNOWN, b"info", 16);
+    at.is_value(&target, &opened(&value, &blob))
 }
 
 fn a14_let_a_known_key_wrap(at: &Attacker) -> Verdict {
