@@ -27,6 +27,7 @@ pub static CASES: &[Case] = cases![
     c10_hkdf_data_beside_an_hkdf_key
     c10_hkdf_data_beside_an_hkdf_key_where_both_are_allowed
     c11_sign_what_sp_800_108_computes
+    c11_sign_what_sp_800_108_computes_with_cmac
     c12_an_agreement_twice
     c12_an_agreement_twice_where_the_key_prescribes
     c13_points_that_are_none
@@ -75,11 +76,15 @@ fn expansion(mechanism: u64, info: &[u8]) -> Mechanism {
 
 /// The counter mode of SP 800-108: a counter of 32 bits, then the data.
 fn counter_kdf(data: &[u8]) -> Mechanism {
+    counter_kdf_of(CKM_SHA256_HMAC, data)
+}
+
+fn counter_kdf_of(prf: u64, data: &[u8]) -> Mechanism {
     let mut format = Memory::of([0; 8]);
     format.push_word(32);
     let fields =
         [(CK_SP800_108_ITERATION_VARIABLE, format), (CK_SP800_108_BYTE_ARRAY, Memory::of(data))];
-    Mechanism::sp800(CKM_SP800_108_COUNTER_KDF, CKM_SHA256_HMAC, &fields, &[], &[])
+    Mechanism::sp800(CKM_SP800_108_COUNTER_KDF, prf, &fields, &[], &[])
 }
 
 /// A derived key of this many bytes with these letters.
@@ -249,6 +254,14 @@ fn c11_sign_what_sp_800_108_computes(at: &Attacker) -> Verdict {
     let mechanism = counter_kdf(b"label");
     let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
     let value = at.sign(CKM_SHA256_HMAC, &key, b"\0\0\0\x01label")?;
+    at.is_mac_key(&derived, &value)
+}
+
+fn c11_sign_what_sp_800_108_computes_with_cmac(at: &Attacker) -> Verdict {
+    let key = at.aes(16, "sDS")?;
+    let mechanism = counter_kdf_of(CKM_AES_CMAC, b"label");
+    let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(16, "sS"))?;
+    let value = at.sign(CKM_AES_CMAC, &key, b"\0\0\0\x01label")?;
     at.is_mac_key(&derived, &value)
 }
 

@@ -22,7 +22,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use cryptoki_sys::CKM_AES_GCM;
-use swtpm_tests::ck::Mechanism;
+use swtpm_tests::ck::{Mechanism, Message};
 use swtpm_tests::{Bench, Setup};
 
 use attacker::{Attacker, Stage, Stop, Verdict};
@@ -57,6 +57,11 @@ fn case(name: &str) -> &'static Case {
 /// AES-GCM with an IV of the caller's.
 fn gcm(iv: &[u8]) -> Mechanism {
     Mechanism::gcm(CKM_AES_GCM, iv, b"", 128)
+}
+
+/// The same for a key that is wrapped.
+fn gcm_wrapping(iv: &[u8]) -> Mechanism {
+    Message::new(CKM_AES_GCM, iv, 16, 0).wrapping(b"")
 }
 
 /// The columns of the list.

@@ -10,7 +10,7 @@ use super::attacker::{
     Attacker, KNOWN, Key, OWN, SECRET, Step, Stop, Verdict, letters, outsider, prescribing, said,
     xor,
 };
-use super::{Case, cases, gcm};
+use super::{Case, cases, gcm, gcm_wrapping};
 
 pub static CASES: &[Case] = cases![
     d01_half_a_key_by_ecb
@@ -189,7 +189,7 @@ fn d06_the_padding_of_pkcs1_tells(at: &Attacker) -> Verdict {
 
 fn d07_gcm_undone_by_ctr(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swd")?);
-    let blob = at.wrap(gcm(&[9; 12]), &key, &target)?;
+    let blob = at.wrap(gcm_wrapping(&[9; 12]), &key, &target)?;
     let mut first = [9; 16];
     first[12..].copy_from_slice(&2u32.to_be_bytes());
     let value = at.decrypt(Mechanism::counter(32, first), &key, &blob[..16])?;
@@ -207,7 +207,8 @@ fn d08_key_wrap_of_what_is_to_be_unwrapped(at: &Attacker) -> Verdict {
 fn d09_two_gcm_wrappings_under_one_iv(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
     let known = at.import(CKK_AES, &KNOWN, "sxe")?;
-    let [one, other] = [&target, &known].map(|wrapped| at.wrap(gcm(&[9; 12]), &key, wrapped));
+    let [one, other] =
+        [&target, &known].map(|wrapped| at.wrap(gcm_wrapping(&[9; 12]), &key, wrapped));
     at.is_value(&target, &xor(&xor(&one?[..16], &other?[..16]), &KNOWN))
 }
 
