@@ -652,6 +652,7 @@ impl Driver {
             }
             Family::Hkdf | Family::HkdfKeys => "HKDF",
             // Alike in what they ask of the TPM.
+            Family::Tls if self.operation & (CKF_SIGN | CKF_VERIFY) != 0 => "HMAC",
             Family::Sp800 | Family::AesData(_) | Family::Tls => "key derivation",
             Family::PublicHalf => "public keys of private ones",
             Family::Password => "keys from passwords",
