@@ -1007,6 +1007,15 @@ impl Cell {
             }
         }
         let mut may = if lasting { row.lasting } else { row.once }.to_vec();
+        // What the TPM says against a key that goes to another TPM or comes from one, is said of that key.
+        let said = matches!(row.what, What::Code(_)) || row.lasting == ALTERED;
+        let of_the_key =
+            [("C_WrapKey", CKR_KEY_NOT_WRAPPABLE), ("C_UnwrapKey", CKR_WRAPPED_KEY_INVALID)];
+        if let Err((function, rv)) = self.outcome {
+            if said && of_the_key.contains(&(function, rv.0)) {
+                may.push(rv.0);
+            }
+        }
         if self.at_pin {
             may.extend(row.at_pin);
         }
