@@ -69,9 +69,11 @@ fn encryption(module: &mut Module) -> bool {
             commands.push(command);
         }
     }
-    let (whole, client, command) = (median(whole), median(clients), median(commands));
+    // What else the machine does can only add to a round.
+    let [whole, client, command] =
+        [whole, clients, commands].map(|times| times.into_iter().min().unwrap_or_default());
     let ratio = client.as_secs_f64() / whole.as_secs_f64();
-    println!("AES-256-CBC of 1 MiB, warm key, medians of {ROUNDS_AES}:");
+    println!("AES-256-CBC of 1 MiB, warm key, the fastest of {ROUNDS_AES}:");
     println!("  C_Encrypt                 {:7.1} ms", micros(whole) / 1e3);
     println!("  bare client               {:7.1} ms", micros(client) / 1e3);
     println!("  its commands alone        {:7.1} ms", micros(command) / 1e3);
