@@ -1202,9 +1202,12 @@ fn publish(section: &Section) -> Result<(), String> {
         None => known.push((section.title.clone(), text)),
     }
     known.sort();
-    let body: Vec<&str> = known.iter().map(|(_, text)| text.as_str()).collect();
-    std::fs::write(path(), format!("{}{}", head(&known), body.join("\n")))
-        .map_err(|error| error.to_string())
+    write(&known).map_err(|error| error.to_string())
+}
+
+fn write(sections: &[(String, String)]) -> std::io::Result<()> {
+    let body: Vec<&str> = sections.iter().map(|(_, text)| text.as_str()).collect();
+    std::fs::write(path(), format!("{}{}", head(sections), body.join("\n")))
 }
 
 // ---- the tests ----------------------------------------------------------------------------------
@@ -1397,14 +1400,21 @@ fn no_operation_that_needs_the_tpm_is_missing_from_the_matrix() {
     }
     expected.sort();
     expected.dedup();
+    let turn = DOCUMENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let document = std::fs::read_to_string(path()).expect("docs/FAULTS.md");
-    let known = sections(&document);
+    let mut known = sections(&document);
+    if mode() == "write" {
+        // What there is no longer; what is missing the other tests add.
+        known.retain(|(title, _)| expected.contains(title));
+        return write(&known).expect("docs/FAULTS.md is written");
+    }
+    drop(turn);
     let titles: Vec<&String> = known.iter().map(|(title, _)| title).collect();
     assert_eq!(
         titles,
         expected.iter().collect::<Vec<_>>(),
-        "the sections of docs/FAULTS.md (left) and the operations (right); TPM11_MATRIX=write adds what \
-         is missing"
+        "the sections of docs/FAULTS.md (left) and the operations (right); TPM11_MATRIX=write makes them \
+         the same"
     );
     assert!(document.starts_with(&head(&known)), "the head of docs/FAULTS.md says something else");
     let unknown: Vec<&str> =
