@@ -1,30 +1,29 @@
 //! AES-CMAC, whole or cut. PKCS#11 3.2 §6.14; SP 800-38B. A message in parts is kept until its end.
 
 use cryptoki_sys::{CKM_AES_CMAC, CKM_AES_CMAC_GENERAL};
-use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use super::aes::{self, BlockCipher};
-use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
+use super::mac::{self, Mac};
+use super::{Chip, Does, Mechanism, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::tpm::command::Direction;
 
-const DOES: Does = Does { sign: Some(sign), verify: Some(verify), ..NOTHING };
+const DOES: Does = mac::does::<Cmac>();
 
 pub(super) static ROWS: &[Mechanism] = &[
     aes::row(CKM_AES_CMAC, "CKM_AES_CMAC", DOES),
     aes::row(CKM_AES_CMAC_GENERAL, "CKM_AES_CMAC_GENERAL", DOES),
 ];
 
-struct Mac {
+struct Cmac {
     key: Object,
     length: usize,
-    message: Zeroizing<Vec<u8>>,
 }
 
-impl Mac {
+impl Mac for Cmac {
     fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
         let length = match (row.id, params) {
             (CKM_AES_CMAC, _) => {
@@ -37,13 +36,17 @@ impl Mac {
             }
             _ => return Err(params.refused("CK_MAC_GENERAL_PARAMS is missing")),
         };
-        Ok(Self { key: key.clone(), length, message: Zeroizing::default() })
+        Ok(Self { key: key.clone(), length })
     }
 
-    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+    fn length(&self) -> usize {
+        self.length
+    }
+
+    fn make(self, message: Zeroizing<Vec<u8>>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let cipher = aes::block_cipher(chip, &self.key)?;
         let zeros = of_zeros(&*cipher)?;
-        let mut mac = cmac(&*cipher, &zeros, self.message)?;
+        let mut mac = cmac(&*cipher, &zeros, message)?;
         mac.truncate(self.length);
         Ok(mac)
     }
@@ -81,44 +84,6 @@ fn doubled(block: &[u8]) -> Zeroizing<[u8; BLOCK]> {
     let number = u128::from_be_bytes(block.try_into().unwrap_or_default());
     let carry = (number >> 127).wrapping_neg() & 0x87;
     Zeroizing::new(((number << 1) ^ carry).to_be_bytes())
-}
-
-fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
-    Ok(Box::new(Mac::new(row, params, key)?))
-}
-
-fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
-    Ok(Box::new(Mac::new(row, params, key)?))
-}
-
-impl Sign for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        aes::append(&mut self.message, data);
-        Ok(())
-    }
-
-    fn length(&self) -> usize {
-        self.length
-    }
-
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        Ok((*self).finish(chip)?.to_vec())
-    }
-}
-
-impl Verify for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        aes::append(&mut self.message, data);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
-        if signature.len() != self.length {
-            return Err(Error::SignatureLenRange);
-        }
-        let mac = (*self).finish(chip)?;
-        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
-    }
 }
 
 #[cfg(test)]

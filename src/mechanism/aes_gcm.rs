@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 
 use super::aes::{self, BlockCipher};
 use super::aes_stream::Counter;
+use super::mac::{self, Mac};
 use super::params::Message;
-use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params, Sign, Verify};
+use super::{Chip, Cipher, Does, Mechanism, NOTHING, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::crypto::ghash::Ghash;
 use crate::error::{Error, Result};
@@ -30,11 +31,7 @@ pub(super) static ROWS: &[Mechanism] = &[
             ..NOTHING
         },
     ),
-    aes::row(
-        CKM_AES_GMAC,
-        "CKM_AES_GMAC",
-        Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
-    ),
+    aes::row(CKM_AES_GMAC, "CKM_AES_GMAC", mac::does::<Gmac>()),
 ];
 
 /// 2^32 - 2 blocks.
@@ -244,60 +241,23 @@ impl Cipher for Decrypting {
 }
 
 /// GMAC: the data is what is only authenticated.
-struct Mac {
-    setup: Setup,
-    data: Vec<u8>,
-}
+struct Gmac(Setup);
 
-impl Mac {
-    fn new(params: &Params, key: &Object) -> Result<Self> {
+impl Mac for Gmac {
+    fn new(_row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
         let setup = Setup::of(params, key)?;
         if !setup.additional.is_empty() {
             return Err(Error::MechanismParamInvalid("pAAD of GMAC is what is signed"));
         }
-        Ok(Self { setup, data: Vec::new() })
-    }
-
-    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let cipher = aes::block_cipher(chip, &self.setup.key)?;
-        Ok(self.setup.begin(&*cipher, &self.data, 0)?.0.tag(self.setup.tag))
-    }
-}
-
-fn sign(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
-    Ok(Box::new(Mac::new(params, key)?))
-}
-
-fn verify(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
-    Ok(Box::new(Mac::new(params, key)?))
-}
-
-impl Sign for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.extend_from_slice(data);
-        Ok(())
+        Ok(Self(setup))
     }
 
     fn length(&self) -> usize {
-        self.setup.tag
+        self.0.tag
     }
 
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        Ok((*self).finish(chip)?.to_vec())
-    }
-}
-
-impl Verify for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.data.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
-        if signature.len() != self.setup.tag {
-            return Err(Error::SignatureLenRange);
-        }
-        let tag = (*self).finish(chip)?;
-        if bool::from(tag.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+    fn make(self, message: Zeroizing<Vec<u8>>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let cipher = aes::block_cipher(chip, &self.0.key)?;
+        Ok(self.0.begin(&*cipher, &message, 0)?.0.tag(self.0.tag))
     }
 }

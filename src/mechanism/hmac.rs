@@ -4,12 +4,12 @@
 //! A message in parts is kept here until its end: nothing of it lies in the TPM between two calls.
 
 use cryptoki_sys::*;
-use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{Chip, Does, Held, Keys, Mechanism, NOTHING, Params, Sign, Size, Verify};
+use super::mac::{self, Mac};
+use super::{Chip, Held, Keys, Mechanism, Params, Size};
 use crate::crypto::hash::Hash;
-use crate::crypto::mac;
+use crate::crypto::mac::hmac;
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::tpm::HashAlgorithm;
@@ -66,15 +66,7 @@ const fn row(
     keys: Keys,
     chip: &'static [CommandId],
 ) -> Mechanism {
-    Mechanism {
-        id,
-        name,
-        keys,
-        size: SIZE,
-        hash: Some(hash),
-        chip,
-        does: Does { sign: Some(sign), verify: Some(verify), ..NOTHING },
-    }
+    Mechanism { id, name, keys, size: SIZE, hash: Some(hash), chip, does: mac::does::<HashMac>() }
 }
 
 /// The hash as the TPM calls it, if it can have it.
@@ -82,15 +74,14 @@ pub(super) fn of_the_chip(hash: Hash) -> Option<HashAlgorithm> {
     HashAlgorithm::ALL.into_iter().find(|chip| Hash::from(*chip) == hash)
 }
 
-struct Mac {
+struct HashMac {
     hash: Hash,
     /// How many bytes of it are asked.
     length: usize,
     key: Object,
-    message: Zeroizing<Vec<u8>>,
 }
 
-impl Mac {
+impl Mac for HashMac {
     fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
         let hash = row.hash.ok_or(Error::Bug("an HMAC without a hash"))?;
         let whole = hash.len();
@@ -109,70 +100,25 @@ impl Mac {
         if of_the_chip(hash).is_none() {
             super::secret::in_the_host(key)?;
         }
-        Ok(Self { hash, length, key: key.clone(), message: Zeroizing::default() })
-    }
-
-    /// A growing buffer would leave copies of what it held behind.
-    fn update(&mut self, data: &[u8]) {
-        if self.message.capacity() - self.message.len() < data.len() {
-            let room = (self.message.len() + data.len()).next_power_of_two().max(1024);
-            let mut larger = Zeroizing::new(Vec::with_capacity(room));
-            larger.extend_from_slice(&self.message);
-            self.message = larger;
-        }
-        self.message.extend_from_slice(data);
-    }
-
-    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let mut whole = match of_the_chip(self.hash) {
-            Some(hash) => match chip.secret(&self.key)? {
-                Held::Chip(key) => chip.tpm.mac(chip.call, &key, hash, &self.message)?,
-                Held::Host(value) => mac::hmac(self.hash, &value, &self.message),
-            },
-            None => mac::hmac(self.hash, &chip.value(&self.key)?, &self.message),
-        };
-        if whole.len() != self.hash.len() {
-            return Err(Error::Device("the TPM answered with a MAC of another length".into()));
-        }
-        whole.truncate(self.length);
-        Ok(whole)
-    }
-}
-
-fn sign(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
-    Ok(Box::new(Mac::new(row, params, key)?))
-}
-
-fn verify(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
-    Ok(Box::new(Mac::new(row, params, key)?))
-}
-
-impl Sign for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.update(data);
-        Ok(())
+        Ok(Self { hash, length, key: key.clone() })
     }
 
     fn length(&self) -> usize {
         self.length
     }
 
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        Ok((*self).finish(chip)?.to_vec())
-    }
-}
-
-impl Verify for Mac {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        self.update(data);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
-        if signature.len() != self.length {
-            return Err(Error::SignatureLenRange);
+    fn make(self, message: Zeroizing<Vec<u8>>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let mut whole = match of_the_chip(self.hash) {
+            Some(hash) => match chip.secret(&self.key)? {
+                Held::Chip(key) => chip.tpm.mac(chip.call, &key, hash, &message)?,
+                Held::Host(value) => hmac(self.hash, &value, &message),
+            },
+            None => hmac(self.hash, &chip.value(&self.key)?, &message),
+        };
+        if whole.len() != self.hash.len() {
+            return Err(Error::Device("the TPM answered with a MAC of another length".into()));
         }
-        let mac = (*self).finish(chip)?;
-        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+        whole.truncate(self.length);
+        Ok(whole)
     }
 }

@@ -18,6 +18,7 @@ mod generate;
 mod hashing;
 mod hkdf;
 mod hmac;
+mod mac;
 mod nonce;
 pub mod params;
 mod pbkdf2;

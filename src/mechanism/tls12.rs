@@ -7,14 +7,12 @@
 //! (P11), and CKM_TLS12_KEY_SAFE_DERIVE makes no IVs.
 
 use cryptoki_sys::*;
-use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+use super::mac::{self, Mac};
 use super::params::{KeyBlock, TlsMac};
 use super::prf::Prf;
-use super::{
-    Allowed, Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, Sign, Size, Verify, hmac, secret,
-};
+use super::{Allowed, Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, Size, hmac, secret};
 use crate::error::{Error, Result};
 use crate::object::keyspec::Derives;
 use crate::object::{Attributes, Object, Template};
@@ -71,7 +69,7 @@ const fn exporter(id: u64, name: &'static str) -> Mechanism {
 }
 
 const fn mac(id: u64, name: &'static str) -> Mechanism {
-    let does = Does { sign: Some(sign), verify: Some(verify), tells: true, ..NOTHING };
+    let does = Does { tells: true, ..mac::does::<Finished>() };
     row(id, name, hmac::SIZE, does)
 }
 
@@ -237,63 +235,27 @@ fn export(
 struct Finished {
     given: TlsMac,
     key: Object,
-    /// The label, and the data so far.
-    message: Zeroizing<Vec<u8>>,
 }
 
-impl Finished {
-    fn new(params: &Params, key: &Object) -> Result<Self> {
+impl Mac for Finished {
+    fn new(_row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
         let Params::TlsMac(given) = params else {
             return Err(params.refused("CK_TLS_MAC_PARAMS is missing"));
         };
         if hmac::of_the_chip(given.hash).is_none() {
             secret::in_the_host(key)?;
         }
-        let message = Zeroizing::new(given.label.to_vec());
-        Ok(Self { given: given.clone(), key: key.clone(), message })
-    }
-
-    fn finish(self, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        let prf = Prf::of_key(self.given.hash, &self.key, chip)?;
-        expand(&prf, &self.message, self.given.length, chip)
-    }
-}
-
-fn sign(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
-    Ok(Box::new(Finished::new(params, key)?))
-}
-
-fn verify(_row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Verify>> {
-    Ok(Box::new(Finished::new(params, key)?))
-}
-
-impl Sign for Finished {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        super::aes::append(&mut self.message, data);
-        Ok(())
+        Ok(Self { given: given.clone(), key: key.clone() })
     }
 
     fn length(&self) -> usize {
         self.given.length
     }
 
-    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
-        Ok((*self).finish(chip)?.to_vec())
-    }
-}
-
-impl Verify for Finished {
-    fn update(&mut self, data: &[u8]) -> Result<()> {
-        super::aes::append(&mut self.message, data);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
-        if signature.len() != self.given.length {
-            return Err(Error::SignatureLenRange);
-        }
-        let mac = (*self).finish(chip)?;
-        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+    fn make(self, message: Zeroizing<Vec<u8>>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
+        let prf = Prf::of_key(self.given.hash, &self.key, chip)?;
+        let labelled = Zeroizing::new([self.given.label, &message[..]].concat());
+        expand(&prf, &labelled, self.given.length, chip)
     }
 }
 

@@ -1052,7 +1052,6 @@ impl Drive<'_> {
         general: bool,
         random: &mut Random,
     ) -> Outcome {
-        let (ck, session) = (self.ck, self.session);
         let length = *random.one_of(&[0, 1, 63, 64, 65, 300, 1024, 1025, 2500]);
         let data = random.bytes(length);
         let mut expected = openssl::hmac(hash.2, value, &data);
@@ -1063,6 +1062,19 @@ impl Drive<'_> {
             parameter.push_word(expected.len() as u64);
             mechanism = Mechanism::with(self.driver.mechanism, parameter);
         }
+        self.made_or_compared(key, mechanism, &data, expected, random)
+    }
+
+    /// A MAC is made, in one part or many, or the right one and a wrong one are compared.
+    fn made_or_compared(
+        &self,
+        key: u64,
+        mechanism: Mechanism,
+        data: &[u8],
+        mut expected: Vec<u8>,
+        random: &mut Random,
+    ) -> Outcome {
+        let (ck, session) = (self.ck, self.session);
         if self.driver.operation == CKF_SIGN {
             by("C_SignInit", ck.sign_init(session, mechanism, key))?;
             let made = if random.once_in(2) {
@@ -1072,14 +1084,14 @@ impl Drive<'_> {
                 }
                 by("C_SignFinal", ck.sign_final(session))?
             } else {
-                by("C_Sign", ck.sign_now(session, &data))?
+                by("C_Sign", ck.sign_now(session, data))?
             };
             return right(made == expected, || self.named("another MAC"));
         }
-        by("C_Verify", ck.verify(session, mechanism.clone(), key, &data, &expected))?;
+        by("C_Verify", ck.verify(session, mechanism.clone(), key, data, &expected))?;
         let at = random.below(expected.len());
         expected[at] ^= 1 << random.below(8);
-        match ck.verify(session, mechanism, key, &data, &expected) {
+        match ck.verify(session, mechanism, key, data, &expected) {
             Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
             Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
             Err(rv) => Err(Failure::Refused("C_Verify", rv)),
@@ -1280,11 +1292,10 @@ impl Drive<'_> {
     }
 
     fn aes_mac_with(&self, key: u64, value: &[u8], random: &mut Random) -> Outcome {
-        let (ck, session) = (self.ck, self.session);
         let length = *random.one_of(&[0, 1, 15, 16, 17, 300, 1008, 1009, 2500]);
         let data = random.bytes(length);
         let kind = self.driver.mechanism;
-        let (mechanism, mut expected) = match self.driver.family {
+        let (mechanism, expected) = match self.driver.family {
             Family::Gmac => {
                 let (nonce, tag) = (random.bytes(12), 12 + random.below(5));
                 let made = openssl::aead("GCM", true, value, &nonce, &data, tag, &[]);
@@ -1298,27 +1309,7 @@ impl Drive<'_> {
             }
             _ => (kind.into(), openssl::cmac(value, &data)),
         };
-        if self.driver.operation == CKF_SIGN {
-            by("C_SignInit", ck.sign_init(session, mechanism, key))?;
-            let made = if random.once_in(2) {
-                let size = 1 + random.below(700);
-                for part in data.chunks(size) {
-                    by("C_SignUpdate", ck.sign_update(session, part))?;
-                }
-                by("C_SignFinal", ck.sign_final(session))?
-            } else {
-                by("C_Sign", ck.sign_now(session, &data))?
-            };
-            return right(made == expected, || self.named("another MAC"));
-        }
-        by("C_Verify", ck.verify(session, mechanism.clone(), key, &data, &expected))?;
-        let at = random.below(expected.len());
-        expected[at] ^= 1 << random.below(8);
-        match ck.verify(session, mechanism, key, &data, &expected) {
-            Ok(()) => Err(Failure::Wrong(self.named("a wrong MAC is taken for good"))),
-            Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
-            Err(rv) => Err(Failure::Refused("C_Verify", rv)),
-        }
+        self.made_or_compared(key, mechanism, &data, expected, random)
     }
 
     /// A new AES key: readable, so that OpenSSL can do what it does; or one that nobody knows.

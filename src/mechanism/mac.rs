@@ -1,0 +1,77 @@
+//! What all MACs share: a message is kept until its end, then its MAC is made, or compared. A family says how
+//! long its MAC is and how it is made.
+
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify, aes};
+use crate::error::{Error, Result};
+use crate::object::Object;
+
+/// One use of a key for a MAC.
+pub(super) trait Mac: Send + Sized + 'static {
+    /// Reads the parameter and looks at the key. No TPM command.
+    fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self>;
+    /// How many bytes of it are asked.
+    fn length(&self) -> usize;
+    /// The MAC of a whole message, of that length.
+    fn make(self, message: Zeroizing<Vec<u8>>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>>;
+}
+
+/// What a mechanism with this MAC can do.
+pub(super) const fn does<M: Mac>() -> Does {
+    Does { sign: Some(sign::<M>), verify: Some(verify::<M>), ..NOTHING }
+}
+
+struct Collecting<M> {
+    mac: M,
+    message: Zeroizing<Vec<u8>>,
+}
+
+impl<M: Mac> Collecting<M> {
+    fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Box<Self>> {
+        Ok(Box::new(Self { mac: M::new(row, params, key)?, message: Zeroizing::default() }))
+    }
+}
+
+fn sign<M: Mac>(row: &'static Mechanism, params: &Params, key: &Object) -> Result<Box<dyn Sign>> {
+    Ok(Collecting::<M>::new(row, params, key)?)
+}
+
+fn verify<M: Mac>(
+    row: &'static Mechanism,
+    params: &Params,
+    key: &Object,
+) -> Result<Box<dyn Verify>> {
+    Ok(Collecting::<M>::new(row, params, key)?)
+}
+
+impl<M: Mac> Sign for Collecting<M> {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        aes::append(&mut self.message, data);
+        Ok(())
+    }
+
+    fn length(&self) -> usize {
+        self.mac.length()
+    }
+
+    fn finish(self: Box<Self>, chip: &Chip<'_>) -> Result<Vec<u8>> {
+        Ok(self.mac.make(self.message, chip)?.to_vec())
+    }
+}
+
+impl<M: Mac> Verify for Collecting<M> {
+    fn update(&mut self, data: &[u8]) -> Result<()> {
+        aes::append(&mut self.message, data);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, signature: &[u8], chip: &Chip<'_>) -> Result<()> {
+        if signature.len() != self.mac.length() {
+            return Err(Error::SignatureLenRange);
+        }
+        let mac = self.mac.make(self.message, chip)?;
+        if bool::from(mac.ct_eq(signature)) { Ok(()) } else { Err(Error::SignatureInvalid) }
+    }
+}
