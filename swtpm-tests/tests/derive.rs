@@ -4,126 +4,62 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::Setup;
-use swtpm_tests::ck::{Attribute, Mechanism, P256, Salt, bytes, flag, number, template};
+use swtpm_tests::ck::{
+    Attribute, Mechanism, P256, Salt, bytes, flag, hidden, nested, number, open, template,
+};
 use swtpm_tests::door::{Argument, Memory};
-use swtpm_tests::shim::{Chip, Record};
+use swtpm_tests::shim::Chip;
 use swtpm_tests::wire::ENCRYPT_DECRYPT_2;
-use swtpm_tests::{App, Bench, openssl};
+use swtpm_tests::{Scene, openssl};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
 
 /// HKDF-SHA256's hash: CKM_ and OpenSSL's name.
 const SHA256: (u64, &str) = (CKM_SHA256, "sha256");
 
-struct Scene {
-    bench: Bench,
-    app: App,
-    session: u64,
+/// A key that derives.
+fn base(scene: &Scene, key_type: u64, value: &[u8], more: &[Attribute]) -> u64 {
+    scene.secret(key_type, value, &[more, &[flag(CKA_DERIVE, true)]].concat())
 }
 
-impl Scene {
-    fn start() -> Scene {
-        Scene::on(Bench::start())
-    }
-
-    fn on(bench: Bench) -> Scene {
-        bench.token();
-        let (app, session) = bench.logged_in();
-        Scene { bench, app, session }
-    }
-
-    fn create(&self, key_type: u64, value: &[u8], more: &[Attribute]) -> u64 {
-        let key = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, key_type),
-            bytes(CKA_VALUE, value),
-            flag(CKA_DERIVE, true),
-        ];
-        let template = [&key[..], more].concat();
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    /// A key that may be read: CKA_SENSITIVE is FALSE, CKA_EXTRACTABLE is TRUE.
-    fn open(&self, key_type: u64, value: &[u8]) -> u64 {
-        self.create(key_type, value, &open())
-    }
-
-    /// A key that lives in the TPM alone; the mechanisms that it allows, if not all.
-    fn hidden(&self, key_type: u64, value: &[u8], allowed: &[u64]) -> u64 {
-        let mut more = vec![flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
-        if !allowed.is_empty() {
-            let allowed = allowed.iter().flat_map(|id| id.to_ne_bytes()).collect::<Vec<u8>>();
-            more.push(bytes(CKA_ALLOWED_MECHANISMS, allowed));
-        }
-        self.create(key_type, value, &more)
-    }
-
-    /// A readable key that signs and may not derive.
-    fn idle(&self, key_type: u64) -> u64 {
-        let template = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, key_type),
-            bytes(CKA_VALUE, VALUE),
-            flag(CKA_SIGN, true),
-            flag(CKA_DERIVE, false),
-        ];
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    /// A readable key with this CKA_DERIVE_TEMPLATE.
-    fn prescribing(&self, value: &[u8], prescribed: &[Attribute]) -> u64 {
-        let mut key = vec![
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
-            bytes(CKA_VALUE, value),
-            flag(CKA_DERIVE, true),
-        ];
-        key.extend(open());
-        self.prescribing_key(&key, prescribed)
-    }
-
-    /// The key of a template, and this CKA_DERIVE_TEMPLATE.
-    fn prescribing_key(&self, key: &[Attribute], prescribed: &[Attribute]) -> u64 {
-        let mut memory = template(key);
-        let prescribed = template(prescribed);
-        let length = prescribed.bytes.len() as u64;
-        memory.push_word(CKA_DERIVE_TEMPLATE);
-        memory.push_pointer(prescribed);
-        memory.push_word(length);
-        let count = Argument::Word(key.len() as u64 + 1);
-        let arguments = vec![self.session.into(), memory.into(), count, Memory::room(8).into()];
-        let (rv, arguments) = self.app.raw("C_CreateObject", arguments);
-        assert_eq!(rv, CKR_OK);
-        arguments[3].memory().word_at(0)
-    }
-
-    fn derive(
-        &self,
-        mechanism: impl Into<Mechanism>,
-        base: u64,
-        template: &[Attribute],
-    ) -> Result<u64, u64> {
-        self.app.derive(self.session, mechanism, base, template).map_err(|rv| rv.0)
-    }
-
-    fn value(&self, key: u64) -> Result<Vec<u8>, u64> {
-        self.app.attribute(self.session, key, CKA_VALUE).map_err(|rv| rv.0)
-    }
-
-    fn is(&self, key: u64, kind: u64) -> bool {
-        self.app.attribute_flag(self.session, key, kind).expect("a truth value")
-    }
-
-    /// Whether a key that nobody reads is this one.
-    fn assert_hides(&self, key: u64, value: &[u8]) {
-        assert_eq!(self.value(key), Err(CKR_ATTRIBUTE_SENSITIVE));
-        let mac = self.app.sign(self.session, CKM_SHA256_HMAC, key, b"data").expect("C_Sign");
-        assert_eq!(mac, openssl::hmac("sha256", value, b"data"));
-    }
+/// One that may be read.
+fn open_base(scene: &Scene, key_type: u64, value: &[u8]) -> u64 {
+    base(scene, key_type, value, &open())
 }
 
-fn open() -> [Attribute; 2] {
-    [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]
+/// One that lives in the TPM alone; the mechanisms that it allows, if not all.
+fn hidden_base(scene: &Scene, key_type: u64, value: &[u8], allowed: &[u64]) -> u64 {
+    let mut more = hidden().to_vec();
+    if !allowed.is_empty() {
+        let allowed = allowed.iter().flat_map(|id| id.to_ne_bytes()).collect::<Vec<u8>>();
+        more.push(bytes(CKA_ALLOWED_MECHANISMS, allowed));
+    }
+    base(scene, key_type, value, &more)
+}
+
+/// A readable key that signs and may not derive.
+fn idle(scene: &Scene, key_type: u64) -> u64 {
+    scene.secret(key_type, &VALUE, &[flag(CKA_SIGN, true), flag(CKA_DERIVE, false)])
+}
+
+/// A readable key with this CKA_DERIVE_TEMPLATE.
+fn prescribing(scene: &Scene, value: &[u8], prescribed: &[Attribute]) -> u64 {
+    let own = [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+        bytes(CKA_VALUE, value),
+        flag(CKA_DERIVE, true),
+    ];
+    prescribing_key(scene, &[&own[..], &open()].concat(), prescribed)
+}
+
+/// The key of a template, and this CKA_DERIVE_TEMPLATE.
+fn prescribing_key(scene: &Scene, key: &[Attribute], prescribed: &[Attribute]) -> u64 {
+    let [template, count] = nested(key, CKA_DERIVE_TEMPLATE, prescribed);
+    let arguments = vec![scene.session.into(), template, count, Memory::room(8).into()];
+    let (rv, arguments) = scene.app.raw("C_CreateObject", arguments);
+    assert_eq!(rv, CKR_OK);
+    arguments[3].memory().word_at(0)
 }
 
 fn length(bytes: u64) -> Attribute {
@@ -138,14 +74,6 @@ fn readable(bytes: u64) -> Vec<Attribute> {
 /// A key of so many bytes that signs.
 fn signing(bytes: u64) -> [Attribute; 2] {
     [length(bytes), flag(CKA_SIGN, true)]
-}
-
-fn assert_unseen(record: &Record, secret: &[u8]) {
-    for entry in &record.0 {
-        let contains = |all: &[u8]| all.windows(secret.len()).any(|window| window == secret);
-        let seen = contains(&entry.command) || contains(&entry.response);
-        assert!(!seen, "in clear: {}", entry.line());
-    }
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -193,7 +121,7 @@ fn hkdf_gives_what_rfc_5869_prints() {
         ),
     ] {
         let (prk, okm) = (unhex(prk), unhex(okm));
-        let base = scene.open(CKK_HKDF, &key);
+        let base = open_base(&scene, CKK_HKDF, &key);
         let mechanism = |salt, info| Mechanism::hkdf(CKM_HKDF_DERIVE, hash, salt, info);
         let (record, ()) = scene.bench.shim.watch(|| {
             let both = scene.derive(mechanism(Some(salt), Some(info)), base, &readable(42));
@@ -201,13 +129,13 @@ fn hkdf_gives_what_rfc_5869_prints() {
             let extracted = scene.derive(mechanism(Some(salt), None), base, &open());
             let extracted = extracted.expect("C_DeriveKey");
             assert_eq!(scene.value(extracted), Ok(prk.clone()));
-            let again = scene.open(CKK_GENERIC_SECRET, &prk);
+            let again = open_base(&scene, CKK_GENERIC_SECRET, &prk);
             let expanded = scene.derive(mechanism(None, Some(info)), again, &readable(42));
             assert_eq!(scene.value(expanded.expect("C_DeriveKey")), Ok(okm.clone()));
         });
         assert!(record.0.is_empty(), "readable keys need no TPM: {}", record.lines());
         // The same where only the TPM knows the extracted key.
-        let base = scene.hidden(CKK_HKDF, &prk, &[]);
+        let base = hidden_base(&scene, CKK_HKDF, &prk, &[]);
         let made = scene.derive(mechanism(None, Some(info)), base, &signing(42));
         scene.assert_hides(made.expect("C_DeriveKey"), &okm);
     }
@@ -216,7 +144,7 @@ fn hkdf_gives_what_rfc_5869_prints() {
 #[test]
 fn a_hidden_key_expands_in_the_chip_one_command_a_block_and_is_on_no_bus() {
     let scene = Scene::start();
-    let base = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    let base = hidden_base(&scene, CKK_HKDF, &VALUE, &[]);
     scene.derive(hkdf(None, Some(b"warm")), base, &signing(32)).expect("C_DeriveKey");
     for (bytes, blocks) in [(16, 1), (32, 1), (33, 2), (96, 3)] {
         let (record, key) = scene.bench.shim.watch(|| {
@@ -225,8 +153,8 @@ fn a_hidden_key_expands_in_the_chip_one_command_a_block_and_is_on_no_bus() {
         let expected = openssl::hkdf_expand(SHA256.1, &VALUE, b"info", bytes as usize);
         let count = |name| record.names().iter().filter(|found| **found == name).count();
         assert_eq!((count("HMAC"), count("Create")), (blocks, 1), "{}", record.lines());
-        assert_unseen(&record, &VALUE);
-        assert_unseen(&record, &expected[..16]);
+        record.assert_hides(&VALUE);
+        record.assert_hides(&expected[..16]);
         scene.assert_hides(key, &expected);
         for (kind, is) in [
             (CKA_SENSITIVE, true),
@@ -266,13 +194,13 @@ fn a_key_that_the_chip_drew_derives_keys_that_never_were_outside() {
 #[test]
 fn a_salt_that_is_a_key_extracts_in_the_chip() {
     let scene = Scene::start();
-    let salt = scene.hidden(CKK_HKDF, &VALUE, &[]);
-    let base = scene.open(CKK_GENERIC_SECRET, b"input keying material");
+    let salt = hidden_base(&scene, CKK_HKDF, &VALUE, &[]);
+    let base = open_base(&scene, CKK_GENERIC_SECRET, b"input keying material");
     let mechanism = hkdf(Some(Salt::Key(salt)), Some(b"info"));
     let (record, key) =
         scene.bench.shim.watch(|| scene.derive(mechanism, base, &signing(40)).expect("a key"));
     assert!(record.names().contains(&"HMAC"), "{}", record.lines());
-    assert_unseen(&record, &VALUE);
+    record.assert_hides(&VALUE);
     let extracted = openssl::hmac(SHA256.1, &VALUE, b"input keying material");
     scene.assert_hides(key, &openssl::hkdf_expand(SHA256.1, &extracted, b"info", 40));
     // The salt hides what comes out, though the base key can be read.
@@ -280,7 +208,7 @@ fn a_salt_that_is_a_key_extracts_in_the_chip() {
     assert_eq!(opened, Err(CKR_TEMPLATE_INCONSISTENT));
     let nothing = scene.derive(hkdf(Some(Salt::Key(0xBAD)), None), base, &open());
     assert_eq!(nothing, Err(CKR_KEY_HANDLE_INVALID));
-    let useless = scene.idle(CKK_GENERIC_SECRET);
+    let useless = idle(&scene, CKK_GENERIC_SECRET);
     let useless = scene.derive(hkdf(Some(Salt::Key(useless)), None), base, &open());
     assert_eq!(useless, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
 }
@@ -288,8 +216,8 @@ fn a_salt_that_is_a_key_extracts_in_the_chip() {
 #[test]
 fn hkdf_refuses_what_it_cannot_or_may_not_do() {
     let scene = Scene::start();
-    let hidden = scene.hidden(CKK_HKDF, &VALUE, &[]);
-    let readable_key = scene.open(CKK_HKDF, &VALUE);
+    let hidden = hidden_base(&scene, CKK_HKDF, &VALUE, &[]);
+    let readable_key = open_base(&scene, CKK_HKDF, &VALUE);
     let expand = || hkdf(None, Some(b"info"));
     let extract = || hkdf(Some(Salt::Data(b"salt")), None);
 
@@ -326,13 +254,13 @@ fn hkdf_refuses_what_it_cannot_or_may_not_do() {
     }
     // Keys.
     let aes = [flag(CKA_ENCRYPT, true)];
-    let aes = scene.create(CKK_AES, &VALUE, &aes);
+    let aes = base(&scene, CKK_AES, &VALUE, &aes);
     assert_eq!(scene.derive(expand(), aes, &readable(32)), Err(CKR_KEY_TYPE_INCONSISTENT));
-    let mac = scene.create(CKK_SHA256_HMAC, &VALUE, &[]);
+    let mac = base(&scene, CKK_SHA256_HMAC, &VALUE, &[]);
     assert_eq!(scene.derive(expand(), mac, &readable(32)), Err(CKR_KEY_TYPE_INCONSISTENT));
-    let idle = scene.idle(CKK_GENERIC_SECRET);
+    let idle = idle(&scene, CKK_GENERIC_SECRET);
     assert_eq!(scene.derive(expand(), idle, &readable(32)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
-    let narrow = scene.hidden(CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
+    let narrow = hidden_base(&scene, CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
     assert_eq!(scene.derive(expand(), narrow, &signing(32)), Err(CKR_MECHANISM_INVALID));
     assert_eq!(scene.derive(expand(), 0xBAD, &signing(32)), Err(CKR_KEY_HANDLE_INVALID));
 }
@@ -342,12 +270,12 @@ fn hkdf_data_is_an_object_that_everybody_reads_and_a_hidden_key_must_have_allowe
     let scene = Scene::start();
     let data = |info| Mechanism::hkdf(CKM_HKDF_DATA, SHA256.0, None, Some(info));
     let expected = openssl::hkdf_expand(SHA256.1, &VALUE, b"iv", 12);
-    let named = scene.hidden(CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
+    let named = hidden_base(&scene, CKK_HKDF, &VALUE, &[CKM_HKDF_DATA]);
     let (record, made) = scene.bench.shim.watch(|| {
         let template = [length(12), flag(CKA_TOKEN, true), bytes(CKA_LABEL, "iv")];
         scene.derive(data(b"iv"), named, &template).expect("C_DeriveKey")
     });
-    assert_unseen(&record, &VALUE);
+    record.assert_hides(&VALUE);
     assert_eq!(scene.value(made), Ok(expected));
     let class = scene.app.attribute(scene.session, made, CKA_CLASS);
     assert_eq!(class, Ok(CKO_DATA.to_ne_bytes().to_vec()));
@@ -355,9 +283,9 @@ fn hkdf_data_is_an_object_that_everybody_reads_and_a_hidden_key_must_have_allowe
     let found = scene.app.find(scene.session, &[bytes(CKA_LABEL, "iv")]).expect("a search");
     assert_eq!(found, [made]);
 
-    let silent = scene.hidden(CKK_HKDF, &VALUE, &[]);
+    let silent = hidden_base(&scene, CKK_HKDF, &VALUE, &[]);
     assert_eq!(scene.derive(data(b"iv"), silent, &[length(12)]), Err(CKR_MECHANISM_INVALID));
-    let base = scene.open(CKK_HKDF, &VALUE);
+    let base = open_base(&scene, CKK_HKDF, &VALUE);
     for (template, refused) in [
         (vec![], CKR_TEMPLATE_INCOMPLETE),
         (vec![length(12), flag(CKA_SENSITIVE, true)], CKR_TEMPLATE_INCONSISTENT),
@@ -373,7 +301,7 @@ fn hkdf_data_is_an_object_that_everybody_reads_and_a_hidden_key_must_have_allowe
 fn a_derive_template_is_obeyed() {
     let scene = Scene::start();
     let hide = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
-    let base = scene.prescribing(&VALUE, &hide);
+    let base = prescribing(&scene, &VALUE, &hide);
     let expand = || hkdf(None, Some(b"info"));
     assert_eq!(scene.derive(expand(), base, &readable(32)), Err(CKR_TEMPLATE_INCONSISTENT));
     let key = scene.derive(expand(), base, &signing(32)).expect("C_DeriveKey");
@@ -421,8 +349,8 @@ fn sp800(mode: u64, fields: &[(u64, Memory)]) -> Mechanism {
 #[test]
 fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
     let scene = Scene::start();
-    let base = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
-    let readable_key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let base = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[]);
+    let readable_key = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     for mode in MODES {
         let mechanism = || sp800(mode, &fields(mode, b"label"));
         scene.derive(mechanism(), base, &signing(32)).expect("C_DeriveKey");
@@ -436,8 +364,8 @@ fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
             // The pipeline has two chains.
             let macs = if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF { 2 * blocks } else { blocks };
             assert_eq!((count("HMAC"), count("Create")), (macs, 1), "{}", record.lines());
-            assert_unseen(&record, &VALUE);
-            assert_unseen(&record, &expected[..16]);
+            record.assert_hides(&VALUE);
+            record.assert_hides(&expected[..16]);
             scene.assert_hides(key, &expected);
             assert!(scene.is(key, CKA_SENSITIVE) && !scene.is(key, CKA_EXTRACTABLE));
         }
@@ -450,7 +378,7 @@ fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
         assert_eq!(scene.value(key), Ok(openssl::sp800(mode, &VALUE, b"label", 80)));
     }
     // Every HMAC that the chip has, and what the fields can say.
-    let key = scene.open(CKK_GENERIC_SECRET, b"another key's value");
+    let key = open_base(&scene, CKK_GENERIC_SECRET, b"another key's value");
     let fields = [
         (CK_SP800_108_DKM_LENGTH, dkm(CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS, 24)),
         (CK_SP800_108_KEY_HANDLE, Memory::word(key)),
@@ -467,7 +395,7 @@ fn sp_800_108_of_a_hidden_key_is_the_chips_one_command_a_block() {
 #[test]
 fn sp_800_108_with_cmac_is_the_chips_too() {
     let scene = Scene::start();
-    let base = scene.hidden(CKK_AES, &VALUE, &[]);
+    let base = hidden_base(&scene, CKK_AES, &VALUE, &[]);
     let cmac = |message: &[u8]| openssl::cmac(&VALUE, message);
     for mode in MODES {
         let mechanism = || Mechanism::sp800(mode, CKM_AES_CMAC, &fields(mode, b"label"), &[], &[]);
@@ -481,9 +409,9 @@ fn sp_800_108_with_cmac_is_the_chips_too() {
         // A block of zeros for the subkeys, then one command a MAC: the pipeline has two chains.
         let macs = if mode == CKM_SP800_108_DOUBLE_PIPELINE_KDF { 6 } else { 3 };
         assert_eq!(count("EncryptDecrypt2"), 1 + macs, "{}", record.lines());
-        assert_unseen(&record, &VALUE);
+        record.assert_hides(&VALUE);
         for block in expected.chunks_exact(16) {
-            assert_unseen(&record, block);
+            record.assert_hides(block);
         }
         scene.assert_hides(key, &expected);
         assert!(!scene.is(base, CKA_SIGN), "a key that derives computes no CMAC");
@@ -493,7 +421,7 @@ fn sp_800_108_with_cmac_is_the_chips_too() {
 #[test]
 fn sp_800_108_makes_several_keys_or_none() {
     let scene = Scene::start();
-    let base = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let base = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[]);
     let mode = CKM_SP800_108_COUNTER_KDF;
     let derive = |first: &[Attribute], more: &[&[Attribute]]| {
         let fields = fields(mode, b"label");
@@ -550,8 +478,8 @@ fn sp_800_108_makes_several_keys_or_none() {
 #[test]
 fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
     let scene = Scene::start();
-    let hidden = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
-    let open_key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let hidden = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[]);
+    let open_key = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     for mode in MODES {
         let usual = fields(mode, b"label");
         let derive = |fields: &[(u64, Memory)]| {
@@ -579,7 +507,7 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
         let unknown = with(CK_SP800_108_KEY_HANDLE, Memory::word(hidden));
         let refused = scene.derive(sp800(mode, &unknown), open_key, &signing(32));
         assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
-        let idle = scene.idle(CKK_GENERIC_SECRET);
+        let idle = idle(&scene, CKK_GENERIC_SECRET);
         let refused = derive(&with(CK_SP800_108_KEY_HANDLE, Memory::word(idle)));
         assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
 
@@ -591,7 +519,7 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
         assert_eq!(refused(CKM_DES3_CMAC, open_key, &readable(32)), CKR_MECHANISM_PARAM_INVALID);
         // Each function has its own keys.
         assert_eq!(refused(CKM_AES_CMAC, open_key, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
-        let aes = scene.create(CKK_AES, &VALUE, &open());
+        let aes = base(&scene, CKK_AES, &VALUE, &open());
         assert_eq!(refused(sha256, aes, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
         assert_eq!(refused(sha256, open_key, &open()), CKR_TEMPLATE_INCOMPLETE);
         assert_eq!(refused(sha256, open_key, &readable(1 << 20)), CKR_KEY_SIZE_RANGE);
@@ -601,9 +529,9 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
         let sha3 = refused(CKM_SHA3_256_HMAC, hidden, &signing(32));
         assert_eq!(sha3, CKR_KEY_FUNCTION_NOT_PERMITTED);
         assert_eq!(refused(sha256, idle, &readable(32)), CKR_KEY_FUNCTION_NOT_PERMITTED);
-        let other = scene.open(CKK_HKDF, &VALUE);
+        let other = open_base(&scene, CKK_HKDF, &VALUE);
         assert_eq!(refused(sha256, other, &readable(32)), CKR_KEY_TYPE_INCONSISTENT);
-        let narrow = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[CKM_HKDF_DERIVE]);
+        let narrow = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[CKM_HKDF_DERIVE]);
         assert_eq!(refused(sha256, narrow, &signing(32)), CKR_MECHANISM_INVALID);
         let none = scene.derive(mode, open_key, &readable(32));
         assert_eq!(none, Err(CKR_MECHANISM_PARAM_INVALID));
@@ -643,10 +571,10 @@ fn string(kind: u64, data: &[u8]) -> Mechanism {
 fn keys_are_made_of_the_bytes_of_readable_keys_without_the_tpm() {
     let scene = Scene::start();
     // The examples of §6.43.
-    let base = scene.open(CKK_GENERIC_SECRET, &[0x01, 0x23, 0x45, 0x67]);
-    let other = scene.open(CKK_GENERIC_SECRET, &[0x89, 0xab, 0xcd, 0xef]);
+    let base = open_base(&scene, CKK_GENERIC_SECRET, &[0x01, 0x23, 0x45, 0x67]);
+    let other = open_base(&scene, CKK_GENERIC_SECRET, &[0x89, 0xab, 0xcd, 0xef]);
     let data = [0x89, 0xab, 0xcd, 0xef];
-    let extracted = scene.open(CKK_GENERIC_SECRET, &[0x32, 0x9f, 0x84, 0xa9]);
+    let extracted = open_base(&scene, CKK_GENERIC_SECRET, &[0x32, 0x9f, 0x84, 0xa9]);
     let (record, ()) = scene.bench.shim.watch(|| {
         for (mechanism, base, template, expected) in [
             (
@@ -679,7 +607,7 @@ fn keys_are_made_of_the_bytes_of_readable_keys_without_the_tpm() {
             let made = scene.derive(mechanism, base, &template).expect("C_DeriveKey");
             assert_eq!(scene.value(made).as_deref(), Ok(expected));
         }
-        let base = scene.open(CKK_GENERIC_SECRET, &VALUE);
+        let base = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
         for (mechanism, name) in HASHES {
             let digest = openssl::digest(name, &VALUE);
             let whole = scene.derive(mechanism, base, &open()).expect("C_DeriveKey");
@@ -699,8 +627,8 @@ fn keys_are_made_of_the_bytes_of_readable_keys_without_the_tpm() {
 #[test]
 fn the_bytes_of_a_hidden_key_make_no_other() {
     let scene = Scene::start();
-    let silent = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
-    let base = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let silent = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[]);
+    let base = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     let mechanism = |id| match id {
         CKM_CONCATENATE_BASE_AND_KEY => Mechanism::with(id, Memory::word(base)),
         CKM_EXTRACT_KEY_FROM_KEY => Mechanism::with(id, Memory::word(0)),
@@ -711,13 +639,13 @@ fn the_bytes_of_a_hidden_key_make_no_other() {
         let derive = |base, template: &[Attribute]| scene.derive(mechanism(id), base, template);
         // P11: only where its own list names the mechanism; and of the chip's keys there are no bytes.
         assert_eq!(derive(silent, &signing(16)), Err(CKR_MECHANISM_INVALID), "{id:#x}");
-        let named = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[id]);
+        let named = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[id]);
         assert_eq!(derive(named, &readable(16)), Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
         let refused = derive(named, &signing(16));
         assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED), "{id:#x}");
-        let idle = scene.idle(CKK_GENERIC_SECRET);
+        let idle = idle(&scene, CKK_GENERIC_SECRET);
         assert_eq!(derive(idle, &readable(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED), "{id:#x}");
-        let hkdf = scene.open(CKK_HKDF, &VALUE);
+        let hkdf = open_base(&scene, CKK_HKDF, &VALUE);
         assert_eq!(derive(hkdf, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT), "{id:#x}");
         assert_eq!(derive(base, &readable(65)), Err(CKR_KEY_SIZE_RANGE), "{id:#x}");
         let wrong = Mechanism::with(id, Memory::of([0; 40]));
@@ -758,13 +686,13 @@ fn the_bytes_of_a_sealed_key_make_keys_as_hidden_if_it_names_the_mechanism() {
         ),
     ] {
         let derive = |base, template: &[Attribute]| scene.derive(mechanism.clone(), base, template);
-        let silent = scene.hidden(CKK_AES, &VALUE, &[]);
+        let silent = hidden_base(&scene, CKK_AES, &VALUE, &[]);
         assert_eq!(derive(silent, &signing(16)), Err(CKR_MECHANISM_INVALID));
-        let named = scene.hidden(CKK_AES, &VALUE, &[id]);
+        let named = hidden_base(&scene, CKK_AES, &VALUE, &[id]);
         let (record, made) = scene.bench.shim.watch(|| derive(named, &signing(32)).expect("a key"));
         assert!(record.names().contains(&"Unseal"), "{}", record.lines());
-        assert_unseen(&record, &VALUE);
-        assert_unseen(&record, &expected);
+        record.assert_hides(&VALUE);
+        record.assert_hides(&expected);
         scene.assert_hides(made, &expected);
         assert_eq!(derive(named, &signing(15)), Err(CKR_KEY_SIZE_RANGE), "short enough to guess");
         assert_eq!(derive(named, &readable(32)), Err(CKR_TEMPLATE_INCONSISTENT));
@@ -778,13 +706,13 @@ fn what_the_standard_alone_asks_is_that_a_sensitive_key_gives_sensitive_ones() {
         .start();
     bench.shim.become_chip(Chip { without_commands: vec![ENCRYPT_DECRYPT_2], ..Chip::default() });
     let scene = Scene::on(bench);
-    let sealed = scene.hidden(CKK_AES, &VALUE, &[]);
+    let sealed = hidden_base(&scene, CKK_AES, &VALUE, &[]);
     let extract = || Mechanism::with(CKM_EXTRACT_KEY_FROM_KEY, Memory::word(8));
     let byte = scene.derive(extract(), sealed, &signing(1)).expect("the specification permits it");
     scene.assert_hides(byte, &VALUE[1..2]);
     assert_eq!(scene.derive(extract(), sealed, &readable(1)), Err(CKR_TEMPLATE_INCONSISTENT));
     // Of what lives in the chip there are no bytes, whatever the policy.
-    let chips = scene.hidden(CKK_GENERIC_SECRET, &VALUE, &[]);
+    let chips = hidden_base(&scene, CKK_GENERIC_SECRET, &VALUE, &[]);
     let refused = scene.derive(extract(), chips, &signing(16));
     assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
 }
@@ -804,7 +732,7 @@ fn the_chip_encrypts_data_to_keys_that_are_on_no_bus() {
     for (id, mode, iv) in ENCRYPTED {
         let expected = openssl::aes(mode, true, false, &VALUE, iv, &data).expect("OpenSSL");
         let mechanism = |bytes: usize| Mechanism::string(id, iv, &data[..bytes]);
-        let hidden = scene.hidden(CKK_AES, &VALUE, &[id]);
+        let hidden = hidden_base(&scene, CKK_AES, &VALUE, &[id]);
         scene.derive(mechanism(16), hidden, &signing(16)).expect("C_DeriveKey");
         for (bytes, length) in [(16, 16), (48, 33), (2048, 128)] {
             let derive =
@@ -812,15 +740,15 @@ fn the_chip_encrypts_data_to_keys_that_are_on_no_bus() {
             let (record, key) = scene.bench.shim.watch(derive);
             let count = |name| record.names().iter().filter(|found| **found == name).count();
             assert_eq!((count("EncryptDecrypt2"), count("Create")), (1, 1), "{}", record.lines());
-            assert_unseen(&record, &VALUE);
+            record.assert_hides(&VALUE);
             for block in expected[..bytes].chunks(16) {
-                assert_unseen(&record, block);
+                record.assert_hides(block);
             }
             scene.assert_hides(key, &expected[..length as usize]);
             assert!(scene.is(key, CKA_SENSITIVE) && !scene.is(key, CKA_EXTRACTABLE));
         }
         // Without a length all of it is the key; a longer one than a buffer of the TPM.
-        let open_key = scene.create(CKK_AES, &VALUE, &open());
+        let open_key = base(&scene, CKK_AES, &VALUE, &open());
         let all = scene.derive(mechanism(2048), open_key, &open()).expect("C_DeriveKey");
         assert_eq!(scene.value(all), Ok(expected.clone()), "{mode}");
         let aes = [&readable(32)[..], &[number(CKA_KEY_TYPE, CKK_AES)]].concat();
@@ -832,15 +760,15 @@ fn the_chip_encrypts_data_to_keys_that_are_on_no_bus() {
 #[test]
 fn encrypted_data_is_a_key_only_if_the_base_key_says_so_and_encrypts_nothing_else() {
     let scene = Scene::start();
-    let open_key = scene.create(CKK_AES, &VALUE, &open());
+    let open_key = base(&scene, CKK_AES, &VALUE, &open());
     for (id, _, iv) in ENCRYPTED {
         let derive = |base, data: &[u8], template: &[Attribute]| {
             scene.derive(Mechanism::string(id, iv, data), base, template)
         };
         let data = [5; 32];
-        let silent = scene.hidden(CKK_AES, &VALUE, &[]);
+        let silent = hidden_base(&scene, CKK_AES, &VALUE, &[]);
         assert_eq!(derive(silent, &data, &signing(16)), Err(CKR_MECHANISM_INVALID), "{id:#x}");
-        let named = scene.hidden(CKK_AES, &VALUE, &[id, CKM_AES_ECB, CKM_AES_CBC]);
+        let named = hidden_base(&scene, CKK_AES, &VALUE, &[id, CKM_AES_ECB, CKM_AES_CBC]);
         assert_eq!(derive(named, &data, &readable(16)), Err(CKR_TEMPLATE_INCONSISTENT));
         assert_eq!(derive(named, &data, &signing(15)), Err(CKR_KEY_SIZE_RANGE), "{id:#x}");
         assert_eq!(derive(named, &data, &signing(33)), Err(CKR_DATA_LEN_RANGE), "{id:#x}");
@@ -851,7 +779,7 @@ fn encrypted_data_is_a_key_only_if_the_base_key_says_so_and_encrypts_nothing_els
         assert_eq!(told.map_err(|rv| rv.0), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
         let both =
             [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false), flag(CKA_ENCRYPT, true)];
-        let both = scene.create(CKK_AES, &VALUE, &both);
+        let both = base(&scene, CKK_AES, &VALUE, &both);
         assert!(scene.is(both, CKA_ENCRYPT) && !scene.is(both, CKA_DERIVE), "one of the two");
         assert_eq!(derive(both, &data, &signing(16)), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
 
@@ -864,7 +792,7 @@ fn encrypted_data_is_a_key_only_if_the_base_key_says_so_and_encrypts_nothing_els
             let refused = scene.derive(wrong, open_key, &readable(16));
             assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID), "{id:#x}");
         }
-        let other = scene.open(CKK_GENERIC_SECRET, &VALUE);
+        let other = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
         assert_eq!(derive(other, &data, &readable(16)), Err(CKR_KEY_TYPE_INCONSISTENT));
     }
 }
@@ -913,8 +841,8 @@ fn passwords_make_keys_that_are_openssls_and_known_to_be_known() {
         let uses = [length(32), flag(CKA_TOKEN, true), flag(CKA_ENCRYPT, true)];
         generate(mechanism(), &of_type(CKK_AES, &uses)).expect("C_GenerateKey")
     });
-    assert_unseen(&record, &expected);
-    assert_unseen(&record, PASSWORD);
+    record.assert_hides(&expected);
+    record.assert_hides(PASSWORD);
     assert_eq!(scene.value(aes), Err(CKR_ATTRIBUTE_SENSITIVE));
     let made = scene.app.encrypt(scene.session, CKM_AES_ECB, aes, &[0; 16]).expect("C_Encrypt");
     assert_eq!(Some(made), openssl::aes("ECB", true, false, &expected, &[], &[0; 16]));
@@ -1085,7 +1013,7 @@ fn a_private_key_gives_its_public_key_as_it_was_and_nothing_else() {
         let refused = scene.derive(parameter, private, &[]);
         assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
     }
-    let secret = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let secret = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     assert_eq!(derive(secret, &[]), Err(CKR_KEY_TYPE_INCONSISTENT));
     assert_eq!(derive(0xBAD, &[]), Err(CKR_KEY_HANDLE_INVALID));
     // CKA_DERIVE says nothing of this, CKA_ALLOWED_MECHANISMS and CKA_START_DATE do.
@@ -1119,42 +1047,40 @@ fn of_tls(hash: &str, secret: &[u8], parts: &[&[u8]], length: usize) -> Vec<u8> 
     openssl::tls12(hash, secret, &parts.concat(), length)
 }
 
-impl Scene {
-    /// The four keys and both IVs of CK_SSL3_KEY_MAT_OUT.
-    fn key_block(
-        &self,
-        mechanism: &Mechanism,
-        base: u64,
-        template: &[Attribute],
-    ) -> Result<([u64; 4], Vec<Vec<u8>>), u64> {
-        let (rv, _, left) = self.app.derive_into(self.session, mechanism, base, template, false);
-        let (_, out) = left.pointers.last().expect("CK_SSL3_KEY_MAT_OUT");
-        let keys = [0, 8, 16, 24].map(|at| out.word_at(at));
-        if rv != CKR_OK {
-            assert_eq!(keys, [0xA5A5_A5A5_A5A5_A5A5; 4], "nothing is written");
-            return Err(rv.0);
-        }
-        Ok((keys, out.pointers.iter().map(|(_, iv)| iv.bytes.clone()).collect()))
+/// The four keys and both IVs of CK_SSL3_KEY_MAT_OUT.
+fn key_block(
+    scene: &Scene,
+    mechanism: &Mechanism,
+    base: u64,
+    template: &[Attribute],
+) -> Result<([u64; 4], Vec<Vec<u8>>), u64> {
+    let (rv, _, left) = scene.app.derive_into(scene.session, mechanism, base, template, false);
+    let (_, out) = left.pointers.last().expect("CK_SSL3_KEY_MAT_OUT");
+    let keys = [0, 8, 16, 24].map(|at| out.word_at(at));
+    if rv != CKR_OK {
+        assert_eq!(keys, [0xA5A5_A5A5_A5A5_A5A5; 4], "nothing is written");
+        return Err(rv.0);
     }
+    Ok((keys, out.pointers.iter().map(|(_, iv)| iv.bytes.clone()).collect()))
+}
 
-    fn allowed(&self, key: u64) -> Vec<u64> {
-        let list = self.app.attribute(self.session, key, CKA_ALLOWED_MECHANISMS).expect("a list");
-        let number = |word: &[u8]| u64::from_ne_bytes(word.try_into().expect("eight bytes"));
-        list.chunks(8).map(number).collect()
-    }
+fn allowed(scene: &Scene, key: u64) -> Vec<u64> {
+    let list = scene.app.attribute(scene.session, key, CKA_ALLOWED_MECHANISMS).expect("a list");
+    let number = |word: &[u8]| u64::from_ne_bytes(word.try_into().expect("eight bytes"));
+    list.chunks(8).map(number).collect()
+}
 
-    fn secrets(&self) -> usize {
-        let all = [number(CKA_CLASS, CKO_SECRET_KEY)];
-        self.app.find(self.session, &all).expect("a search").len()
-    }
+fn secrets(scene: &Scene) -> usize {
+    let all = [number(CKA_CLASS, CKO_SECRET_KEY)];
+    scene.app.find(scene.session, &all).expect("a search").len()
 }
 
 #[test]
 fn the_keys_of_a_tls_connection_are_openssls_and_cost_no_tpm_where_they_are_readable() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let pre_master = scene.open(CKK_GENERIC_SECRET, &SECRET);
-    let agreed = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let pre_master = open_base(&scene, CKK_GENERIC_SECRET, &SECRET);
+    let agreed = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     let (record, ()) = scene.bench.shim.watch(|| {
         for (hash, name) in [(CKM_SHA256, "sha256"), (CKM_SHA384, "sha384"), (CKM_SHA_1, "sha1")] {
             let plain = |kind, version| Mechanism::tls_master(kind, hash, RANDOMS, version);
@@ -1200,10 +1126,10 @@ fn the_keys_of_a_tls_connection_are_openssls_and_cost_no_tpm_where_they_are_read
                     CKM_TLS_MAC,
                     CKM_TLS12_MAC,
                 ];
-                assert_eq!(scene.allowed(master), uses);
+                assert_eq!(allowed(&scene, master), uses);
             }
         }
-        let master = scene.open(CKK_GENERIC_SECRET, &SECRET);
+        let master = open_base(&scene, CKK_GENERIC_SECRET, &SECRET);
         for (kind, bits) in [
             (CKM_TLS12_KEY_AND_MAC_DERIVE, [160, 128, 128]),
             (CKM_TLS12_KEY_AND_MAC_DERIVE, [0, 256, 32]),
@@ -1214,7 +1140,7 @@ fn the_keys_of_a_tls_connection_are_openssls_and_cost_no_tpm_where_they_are_read
             let sizes = bits.map(|bits| (bits / 8) as usize);
             let mechanism = Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, 16);
             let label = [number(CKA_KEY_TYPE, CKK_AES), bytes(CKA_LABEL, "connection")];
-            let (keys, ivs) = scene.key_block(&mechanism, master, &label).expect("C_DeriveKey");
+            let (keys, ivs) = key_block(&scene, &mechanism, master, &label).expect("C_DeriveKey");
             let block = of_tls("sha256", &SECRET, &[b"key expansion", &SERVER, &CLIENT], 400);
             let mut rest = &block[..];
             for (number, key) in keys.into_iter().enumerate() {
@@ -1255,7 +1181,7 @@ fn the_keys_of_a_tls_connection_are_openssls_and_cost_no_tpm_where_they_are_read
 fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let hidden = |allowed: &[u64]| scene.hidden(CKK_GENERIC_SECRET, &SECRET, allowed);
+    let hidden = |allowed: &[u64]| hidden_base(&scene, CKK_GENERIC_SECRET, &SECRET, allowed);
     let silent = hidden(&[]);
     let master = |kind| Mechanism::tls_master(kind, CKM_SHA256, RANDOMS, false);
     scene.derive(master(CKM_TLS12_MASTER_KEY_DERIVE_DH), silent, &signing(48)).expect("warm");
@@ -1267,11 +1193,11 @@ fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it()
     let count = |name| record.names().iter().filter(|found| **found == name).count();
     // Two blocks: three links of the chain, two of them with what they give.
     assert_eq!((count("HMAC"), count("Create")), (4, 1), "{}", record.lines());
-    assert_unseen(&record, &SECRET[2..34]);
-    assert_unseen(&record, &expected[..16]);
+    record.assert_hides(&SECRET[2..34]);
+    record.assert_hides(&expected[..16]);
     assert_eq!(scene.value(made), Err(CKR_ATTRIBUTE_SENSITIVE));
     let safe = [CKM_TLS12_KEY_SAFE_DERIVE, CKM_TLS_MAC, CKM_TLS12_MAC];
-    assert_eq!(scene.allowed(made), safe);
+    assert_eq!(allowed(&scene, made), safe);
     // What the template names of the mechanism's own it keeps; others it cannot name.
     let naming =
         |named: u64| [flag(CKA_DERIVE, true), bytes(CKA_ALLOWED_MECHANISMS, named.to_ne_bytes())];
@@ -1279,15 +1205,15 @@ fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it()
         scene.derive(master(CKM_TLS12_MASTER_KEY_DERIVE), silent, template)
     };
     let exporting = derive(&naming(CKM_TLS_KDF)).expect("C_DeriveKey");
-    assert_eq!(scene.allowed(exporting), [CKM_TLS_KDF]);
+    assert_eq!(allowed(&scene, exporting), [CKM_TLS_KDF]);
     assert_eq!(derive(&naming(CKM_HKDF_DERIVE)), Err(CKR_TEMPLATE_INCONSISTENT));
 
     // The safe derivation of that master, and nothing else.
     let block = |kind, bits| Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, 16);
     let aes = [number(CKA_KEY_TYPE, CKK_AES)];
-    let (keys, ivs) = scene
-        .key_block(&block(CKM_TLS12_KEY_SAFE_DERIVE, [256, 128, 128]), made, &aes)
-        .expect("C_DeriveKey");
+    let (keys, ivs) =
+        key_block(&scene, &block(CKM_TLS12_KEY_SAFE_DERIVE, [256, 128, 128]), made, &aes)
+            .expect("C_DeriveKey");
     let bytes_of = of_tls("sha256", &expected, &[b"key expansion", &SERVER, &CLIENT], 96);
     scene.assert_hides(keys[0], &bytes_of[..32]);
     scene.assert_hides(keys[1], &bytes_of[32..64]);
@@ -1300,7 +1226,7 @@ fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it()
     let telling = block(CKM_TLS12_KEY_AND_MAC_DERIVE, [256, 128, 128]);
     let export = |kind| Mechanism::tls_export(kind, CKM_SHA256, b"label", RANDOMS, b"");
     for base in [made, silent] {
-        assert_eq!(scene.key_block(&telling, base, &aes).map(drop), Err(CKR_MECHANISM_INVALID));
+        assert_eq!(key_block(&scene, &telling, base, &aes).map(drop), Err(CKR_MECHANISM_INVALID));
         for kind in [CKM_TLS_KDF, CKM_TLS12_KDF] {
             assert_eq!(scene.derive(export(kind), base, &signing(32)), Err(CKR_MECHANISM_INVALID));
         }
@@ -1309,21 +1235,24 @@ fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it()
     scene.assert_hides(made, &of_tls("sha256", &expected, &[b"label", &CLIENT, &SERVER], 32));
 
     let named = hidden(&[CKM_TLS12_KEY_AND_MAC_DERIVE]);
-    let (keys, ivs) = scene.key_block(&telling, named, &aes).expect("it is named");
+    let (keys, ivs) = key_block(&scene, &telling, named, &aes).expect("it is named");
     let bytes_of = of_tls("sha256", &SECRET, &[b"key expansion", &SERVER, &CLIENT], 128);
     assert_eq!(ivs, [&bytes_of[96..112], &bytes_of[112..]]);
     scene.assert_hides(keys[1], &bytes_of[32..64]);
     // "All four keys inherit"; and none is short enough to be guessed, or made where one is.
-    let before = scene.secrets();
+    let before = secrets(&scene);
     for wrong in [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)] {
-        let refused = scene.key_block(&telling, named, &[wrong]).map(drop);
+        let refused = key_block(&scene, &telling, named, &[wrong]).map(drop);
         assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT));
     }
     let short = block(CKM_TLS12_KEY_AND_MAC_DERIVE, [256, 64, 0]);
-    assert_eq!(scene.key_block(&short, named, &[]).map(drop), Err(CKR_KEY_SIZE_RANGE));
+    assert_eq!(key_block(&scene, &short, named, &[]).map(drop), Err(CKR_KEY_SIZE_RANGE));
     let stored = [flag(CKA_TOKEN, true), number(CKA_KEY_TYPE, CKK_AES)];
-    assert_eq!(scene.key_block(&short, named, &stored).map(drop), Err(CKR_ATTRIBUTE_VALUE_INVALID));
-    assert_eq!(scene.secrets(), before, "all or none");
+    assert_eq!(
+        key_block(&scene, &short, named, &stored).map(drop),
+        Err(CKR_ATTRIBUTE_VALUE_INVALID)
+    );
+    assert_eq!(secrets(&scene), before, "all or none");
 
     // The MAC: a key that signs derives nothing, and has to name it, too.
     let more = |allowed: &[u64]| {
@@ -1331,7 +1260,7 @@ fn a_hidden_master_secret_works_in_the_chip_and_only_what_it_names_may_tell_it()
             vec![flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false), flag(CKA_SIGN, true)];
         let list = allowed.iter().flat_map(|id| id.to_ne_bytes()).collect::<Vec<u8>>();
         more.extend((!allowed.is_empty()).then(|| bytes(CKA_ALLOWED_MECHANISMS, list)));
-        scene.create(CKK_GENERIC_SECRET, &SECRET, &more)
+        base(&scene, CKK_GENERIC_SECRET, &SECRET, &more)
     };
     let finished = Mechanism::tls_mac(CKM_TLS_MAC, CKM_SHA256, 12, 1);
     let refused = app.sign_init(session, finished.clone(), more(&[])).map_err(|rv| rv.0);
@@ -1345,7 +1274,7 @@ fn the_mac_of_a_finished_message_comes_in_parts_and_in_any_length_that_is_negoti
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
     let signs = [&open()[..], &[flag(CKA_SIGN, true)]].concat();
-    let key = scene.create(CKK_GENERIC_SECRET, &SECRET, &signs);
+    let key = base(&scene, CKK_GENERIC_SECRET, &SECRET, &signs);
     let data: Vec<u8> = (0..=255).cycle().take(3000).collect();
     for kind in [CKM_TLS_MAC, CKM_TLS12_MAC] {
         for (length, who, label) in [(12, 1, &b"server finished"[..]), (100, 2, b"client finished")]
@@ -1404,11 +1333,11 @@ fn the_mac_of_a_finished_message_comes_in_parts_and_in_any_length_that_is_negoti
         let refused = app.sign_init(session, kind, key).map_err(|rv| rv.0);
         assert_eq!(refused, Err(CKR_MECHANISM_PARAM_INVALID));
         let right = || Mechanism::tls_mac(kind, CKM_SHA256, 12, 1);
-        let aes = scene.create(CKK_AES, &VALUE, &open());
+        let aes = base(&scene, CKK_AES, &VALUE, &open());
         let other = app.sign_init(session, right(), aes).map_err(|rv| rv.0);
         assert_eq!(other, Err(CKR_KEY_TYPE_INCONSISTENT));
         let only = [&open()[..], &[flag(CKA_SIGN, false), flag(CKA_VERIFY, false)]].concat();
-        let only = scene.create(CKK_GENERIC_SECRET, &SECRET, &only);
+        let only = base(&scene, CKK_GENERIC_SECRET, &SECRET, &only);
         let refused = app.sign_init(session, right(), only).map_err(|rv| rv.0);
         assert_eq!(refused, Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
     }
@@ -1419,11 +1348,11 @@ fn tls_1_2_refuses_what_it_cannot_or_may_not_do() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
     let bad = Err(CKR_MECHANISM_PARAM_INVALID);
-    let base = scene.open(CKK_GENERIC_SECRET, &SECRET);
-    let short = scene.open(CKK_GENERIC_SECRET, &SECRET[1..]);
-    let hidden = scene.hidden(CKK_GENERIC_SECRET, &SECRET, &[]);
-    let idle = scene.idle(CKK_GENERIC_SECRET);
-    let hkdf = scene.open(CKK_HKDF, &SECRET);
+    let base = open_base(&scene, CKK_GENERIC_SECRET, &SECRET);
+    let short = open_base(&scene, CKK_GENERIC_SECRET, &SECRET[1..]);
+    let hidden = hidden_base(&scene, CKK_GENERIC_SECRET, &SECRET, &[]);
+    let idle = idle(&scene, CKK_GENERIC_SECRET);
+    let hkdf = open_base(&scene, CKK_HKDF, &SECRET);
     let plain = |kind, hash, version| Mechanism::tls_master(kind, hash, RANDOMS, version);
     let extended = |kind, hash, version| Mechanism::tls_extended(kind, hash, b"hash", version);
     type Make<'a> = &'a dyn Fn(u64, u64, bool) -> Mechanism;
@@ -1470,7 +1399,8 @@ fn tls_1_2_refuses_what_it_cannot_or_may_not_do() {
 
     for kind in [CKM_TLS12_KEY_AND_MAC_DERIVE, CKM_TLS12_KEY_SAFE_DERIVE] {
         let block = |bits, room| Mechanism::tls_block(kind, CKM_SHA256, RANDOMS, bits, room);
-        let derive = |mechanism: Mechanism, base| scene.key_block(&mechanism, base, &[]).map(drop);
+        let derive =
+            |mechanism: Mechanism, base| key_block(&scene, &mechanism, base, &[]).map(drop);
         let usual = || block([256, 128, 32], 4);
         assert_eq!(derive(usual(), base), Ok(()));
         assert_eq!(derive(usual(), short), Err(CKR_KEY_SIZE_RANGE));
@@ -1653,7 +1583,7 @@ fn derivation(id: u64, second: u64) -> (Vec<Attribute>, Mechanism) {
 fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
     let scene = Scene::start();
     let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
-    let second = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let second = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
     let hide = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
     let mut derivations = 0;
     for id in scene.app.mechanisms(slot).expect("C_GetMechanismList") {
@@ -1666,7 +1596,7 @@ fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
         let derive = |base, template: &[Attribute]| -> Result<u64, u64> {
             match id {
                 CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE => {
-                    scene.key_block(&mechanism, base, template).map(|(keys, _)| keys[0])
+                    key_block(&scene, &mechanism, base, template).map(|(keys, _)| keys[0])
                 }
                 _ => scene.derive(mechanism.clone(), base, template),
             }
@@ -1696,7 +1626,7 @@ fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
         }
 
         // CKA_DERIVE_TEMPLATE: what it says of a secret key, no public key, data or key block can be.
-        let base = scene.prescribing_key(&key, &hide);
+        let base = prescribing_key(&scene, &key, &hide);
         let refused = derive(base, &with(&open())).map(drop);
         assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
         let silent = derive(base, &sized);
@@ -1714,7 +1644,7 @@ fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
             }
         }
         let label = [bytes(CKA_LABEL, "prescribed")];
-        let made = derive(scene.prescribing_key(&key, &label), &sized).expect("C_DeriveKey");
+        let made = derive(prescribing_key(&scene, &key, &label), &sized).expect("C_DeriveKey");
         let found = scene.app.attribute(scene.session, made, CKA_LABEL);
         assert_eq!(found, Ok(b"prescribed".to_vec()), "{id:#x}");
     }

@@ -5,7 +5,7 @@ use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
 use swtpm_tests::ck::{Mechanism, P256, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
-use swtpm_tests::{App, Bench};
+use swtpm_tests::{App, Bench, contains};
 
 const DIGEST: [u8; 32] = [0x42; 32];
 
@@ -97,10 +97,6 @@ fn a_refused_sign_init_leaves_no_hold_on_the_key() {
     app.destroy_object(session, private).expect("C_DestroyObject");
     app.destroy_object(session, public).expect("C_DestroyObject");
     assert!(app.find(session, &[]).expect("C_FindObjects").is_empty());
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 /// Every byte of the store's directory.

@@ -3,83 +3,18 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN};
-use swtpm_tests::ck::{Attribute, P256, bytes, flag, number};
+use swtpm_tests::ck::{Attribute, CKA_TPM11_RESIDENCE, P256, bytes, flag, number};
 use swtpm_tests::drive::{Random, advertised};
-use swtpm_tests::shim::Record;
-use swtpm_tests::{App, Bench, Setup, openssl};
-
-/// "TPM" and a number; docs/OBJECTS.md.
-const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
+use swtpm_tests::{Bench, Scene, contains, openssl};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
 
-struct Scene {
-    bench: Bench,
-    app: App,
-    session: u64,
-}
-
-impl Scene {
-    fn start() -> Scene {
-        Scene::on(Bench::start())
-    }
-
-    fn on(bench: Bench) -> Scene {
-        bench.token();
-        let (app, session) = bench.logged_in();
-        Scene { bench, app, session }
-    }
-
-    fn configured(lines: &str) -> Scene {
-        Scene::on(Setup::default().config(lines).start())
-    }
-
-    fn generate(&self, mechanism: u64, length: u64, more: &[Attribute]) -> Result<u64, u64> {
-        let template = [&[number(CKA_VALUE_LEN, length)], more].concat();
-        self.app.generate_key(self.session, mechanism, &template).map_err(|rv| rv.0)
-    }
-
-    fn create(&self, key_type: u64, value: &[u8], more: &[Attribute]) -> Result<u64, u64> {
-        let key = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, key_type),
-            bytes(CKA_VALUE, value),
-        ];
-        let template = [&key[..], more].concat();
-        self.app.create_object(self.session, &template).map_err(|rv| rv.0)
-    }
-
-    fn is(&self, key: u64, kind: u64) -> bool {
-        self.app.attribute_flag(self.session, key, kind).expect("a truth value")
-    }
-
-    fn residence(&self, key: u64) -> String {
-        let text = self.app.attribute(self.session, key, CKA_TPM11_RESIDENCE).expect("residence");
-        String::from_utf8(text).expect("text")
-    }
-
-    fn mac(&self, key: u64, data: &[u8]) -> Result<Vec<u8>, u64> {
-        self.app.sign(self.session, CKM_SHA256_HMAC, key, data).map_err(|rv| rv.0)
-    }
-
-    /// Which of the roles are TRUE.
-    fn roles(&self, key: u64) -> Vec<u64> {
-        [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_WRAP, CKA_UNWRAP, CKA_DERIVE]
-            .into_iter()
-            .filter(|role| self.is(key, *role))
-            .collect()
-    }
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
-}
-
-fn assert_unseen(record: &Record, secret: &[u8]) {
-    for entry in &record.0 {
-        let seen = contains(&entry.command, secret) || contains(&entry.response, secret);
-        assert!(!seen, "in clear: {}", entry.line());
-    }
+/// Which of the roles are TRUE.
+fn roles(scene: &Scene, key: u64) -> Vec<u64> {
+    [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_WRAP, CKA_UNWRAP, CKA_DERIVE]
+        .into_iter()
+        .filter(|role| scene.is(key, *role))
+        .collect()
 }
 
 #[test]
@@ -102,7 +37,7 @@ fn a_generated_key_is_the_chips_own_and_does_what_openssl_would() {
     let ulong = |kind| scene.app.attribute(scene.session, key, kind).expect("a number");
     assert_eq!(ulong(CKA_VALUE_LEN), 32u64.to_ne_bytes());
     assert_eq!(ulong(CKA_KEY_GEN_MECHANISM), CKM_GENERIC_SECRET_KEY_GEN.to_ne_bytes());
-    assert_eq!(scene.roles(key), [CKA_SIGN, CKA_VERIFY]);
+    assert_eq!(roles(&scene, key), [CKA_SIGN, CKA_VERIFY]);
     let value = scene.app.attribute(scene.session, key, CKA_VALUE);
     assert_eq!(value.unwrap_err().0, CKR_ATTRIBUTE_SENSITIVE);
     let check = scene.app.attribute(scene.session, key, CKA_CHECK_VALUE);
@@ -127,7 +62,7 @@ fn a_key_that_is_brought_in_is_used_by_the_chip_and_its_bytes_are_on_no_bus() {
         assert_eq!(scene.mac(key, b"data"), Ok(expected));
         key
     });
-    assert_unseen(&record, &VALUE);
+    record.assert_hides(&VALUE);
     assert!(record.names().contains(&"HMAC"), "{}", record.lines());
     assert_eq!(scene.residence(key), "tpm-imported");
     for (kind, expected) in [
@@ -251,13 +186,13 @@ fn roles_that_must_not_meet_are_stored_false_and_read_so() {
     let all = [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY, CKA_WRAP, CKA_UNWRAP, CKA_DERIVE]
         .map(|role| flag(role, true));
     let hidden = scene.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &all).expect("C_GenerateKey");
-    assert_eq!(scene.roles(hidden), [CKA_SIGN, CKA_VERIFY]);
+    assert_eq!(roles(&scene, hidden), [CKA_SIGN, CKA_VERIFY]);
     let open = [&all[..], &[flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]].concat();
     let open = scene.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &open).expect("C_GenerateKey");
-    assert_eq!(scene.roles(open), [CKA_SIGN, CKA_VERIFY, CKA_DERIVE]);
+    assert_eq!(roles(&scene, open), [CKA_SIGN, CKA_VERIFY, CKA_DERIVE]);
     let derive = [flag(CKA_DERIVE, true)];
     let derive = scene.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &derive).expect("C_GenerateKey");
-    assert_eq!(scene.roles(derive), [CKA_DERIVE]);
+    assert_eq!(roles(&scene, derive), [CKA_DERIVE]);
     assert_eq!(scene.mac(derive, b"data"), Err(CKR_KEY_FUNCTION_NOT_PERMITTED));
     let leaves = [flag(CKA_DERIVE, true), flag(CKA_EXTRACTABLE, true)];
     let leaves = scene.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &leaves);
@@ -360,7 +295,7 @@ fn a_readable_session_secret_costs_nothing_until_the_chip_works_with_it() {
     assert_eq!(scene.app.attribute(scene.session, key, CKA_VALUE), Ok(VALUE.to_vec()));
     let (record, mac) = scene.bench.shim.watch(|| scene.mac(key, b"data").expect("C_Sign"));
     assert_eq!(mac, openssl::hmac("sha256", &VALUE, b"data"));
-    assert_unseen(&record, &VALUE);
+    record.assert_hides(&VALUE);
 }
 
 #[test]
@@ -410,7 +345,7 @@ fn a_rule_can_be_left_out_and_the_log_says_so() {
     let scene = Scene::configured("[policy]\nwithout = [\"P4\"]");
     let both = [flag(CKA_SIGN, true), flag(CKA_DERIVE, true)];
     let key = scene.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, &both).expect("a key");
-    assert!(scene.roles(key).contains(&CKA_DERIVE), "P4 alone took it away");
+    assert!(roles(&scene, key).contains(&CKA_DERIVE), "P4 alone took it away");
 
     let scene = Scene::configured("[policy]\nwithout = [\"P15\"]");
     let key = scene.create(CKK_GENERIC_SECRET, &[7; 4], &[flag(CKA_SENSITIVE, true)]);
@@ -489,7 +424,7 @@ fn private_keys_are_brought_in_and_nothing_of_them_is_on_a_bus_or_comes_back() {
         (ec_key, ck.create_object(session, &rsa_key).expect("an RSA key"))
     });
     for secret in [ec.number("priv"), rsa.number("rsa-factor1"), rsa.number("rsa-factor2")] {
-        assert_unseen(&record, &secret);
+        record.assert_hides(&secret);
     }
     let digest = openssl::digest("sha256", b"data");
     let signature = ck.sign(session, CKM_ECDSA_SHA256, ec_key, b"data").expect("C_Sign");

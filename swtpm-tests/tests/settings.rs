@@ -7,7 +7,7 @@ use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::ck::{Mechanism, P256, Rv};
 use swtpm_tests::shim::{Action, Chip, Fault, Record};
-use swtpm_tests::{App, Bench, Setup, wire};
+use swtpm_tests::{App, Bench, Setup, contains, wire};
 
 const DIGEST: [u8; 32] = *b"this digest may be seen by some!";
 /// Where r begins in a response of TPM2_Sign: header, size, scheme, hash, size of r.
@@ -39,10 +39,6 @@ fn infineon(bench: &Bench) {
     };
     let fault = Fault::at(wire::GET_CAPABILITY, Action::Rewrite(Arc::new(rewrite)));
     bench.shim.inject(fault.always());
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window == needle)
 }
 
 fn shows_the_digest(record: &Record) -> bool {

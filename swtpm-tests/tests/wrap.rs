@@ -2,146 +2,63 @@
 //! wrap which, what becomes of an unwrapped one, and that no key is in clear on the bus.
 
 use cryptoki_sys::*;
+use swtpm_tests::Scene;
 use swtpm_tests::bench::{SO_PIN, STORAGE_KEY};
-use swtpm_tests::ck::{Attribute, Mechanism, Message, P256, P384, bytes, flag, number, template};
+use swtpm_tests::ck::{
+    Attribute, CKA_TPM11_RESIDENCE, Mechanism, Message, P256, P384, bytes, flag, guarded, nested,
+    number, open,
+};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
 use swtpm_tests::openssl::{self, Key};
-use swtpm_tests::shim::Record;
-use swtpm_tests::{App, Bench, Setup};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
-/// CKA_TPM11_RESIDENCE
-const CKA_TPM11_RESIDENCE: u64 = CKA_VENDOR_DEFINED | 0x5450_4D01;
 const IV: [u8; 16] = [0x1F; 16];
 
-struct Scene {
-    bench: Bench,
-    app: App,
-    session: u64,
+/// An AES key of so many bytes that the token makes.
+fn aes_key(scene: &Scene, length: u64, more: &[Attribute]) -> u64 {
+    scene.generate(CKM_AES_KEY_GEN, length, more).expect("C_GenerateKey")
 }
 
-impl Scene {
-    fn start() -> Scene {
-        Scene::on(Bench::start())
-    }
-
-    fn configured(config: &str) -> Scene {
-        Scene::on(Setup::default().config(config).start())
-    }
-
-    fn on(bench: Bench) -> Scene {
-        bench.token();
-        let (app, session) = bench.logged_in();
-        Scene { bench, app, session }
-    }
-
-    fn secret(&self, key_type: u64, value: &[u8], more: &[Attribute]) -> u64 {
-        let key = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, key_type),
-            bytes(CKA_VALUE, value),
-        ];
-        let template = [&key[..], more].concat();
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    /// A key that may be read.
-    fn open(&self, key_type: u64, value: &[u8]) -> u64 {
-        self.secret(key_type, value, &open())
-    }
-
-    /// A sensitive key that may leave.
-    fn guarded(&self, key_type: u64, value: &[u8]) -> u64 {
-        self.secret(key_type, value, &guarded())
-    }
-
-    /// An AES key of so many bytes that the token makes.
-    fn aes(&self, length: u64, more: &[Attribute]) -> u64 {
-        let template = [&[number(CKA_VALUE_LEN, length)][..], more].concat();
-        self.app.generate_key(self.session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey")
-    }
-
-    /// The public half of an OpenSSL pair, for wrapping.
-    fn public(&self, key: &Key, more: &[Attribute]) -> u64 {
-        let own = [
-            number(CKA_CLASS, CKO_PUBLIC_KEY),
-            number(CKA_KEY_TYPE, CKK_RSA),
-            bytes(CKA_MODULUS, key.number("n")),
-            bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
-            flag(CKA_WRAP, true),
-        ];
-        let template = [&own[..], more].concat();
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    /// The private half, for unwrapping.
-    fn private(&self, key: &Key, more: &[Attribute]) -> u64 {
-        let own = [
-            number(CKA_CLASS, CKO_PRIVATE_KEY),
-            number(CKA_KEY_TYPE, CKK_RSA),
-            bytes(CKA_MODULUS, key.number("n")),
-            bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
-            bytes(CKA_PRIVATE_EXPONENT, key.number("d")),
-            bytes(CKA_PRIME_1, key.number("rsa-factor1")),
-            bytes(CKA_PRIME_2, key.number("rsa-factor2")),
-            flag(CKA_UNWRAP, true),
-        ];
-        let template = [&own[..], more].concat();
-        self.app.create_object(self.session, &template).expect("C_CreateObject")
-    }
-
-    fn wrap(&self, mechanism: impl Into<Mechanism>, by: u64, key: u64) -> Result<Vec<u8>, u64> {
-        self.app.wrap(self.session, mechanism, by, key).map_err(|rv| rv.0)
-    }
-
-    fn unwrap(
-        &self,
-        mechanism: impl Into<Mechanism>,
-        by: u64,
-        wrapped: &[u8],
-        template: &[Attribute],
-    ) -> Result<u64, u64> {
-        self.app.unwrap(self.session, mechanism, by, wrapped, template).map_err(|rv| rv.0)
-    }
-
-    fn is(&self, key: u64, kind: u64) -> bool {
-        self.app.attribute_flag(self.session, key, kind).expect("a truth value")
-    }
-
-    /// Whether a key that nobody reads is this one.
-    fn assert_hides(&self, key: u64, value: &[u8]) {
-        let read = self.app.attribute(self.session, key, CKA_VALUE);
-        assert_eq!(read.unwrap_err().0, CKR_ATTRIBUTE_SENSITIVE);
-        let mac = self.app.sign(self.session, CKM_SHA256_HMAC, key, b"data").expect("C_Sign");
-        assert_eq!(mac, openssl::hmac("sha256", value, b"data"));
-    }
-
-    /// C_GenerateKey of an AES key with a nested template.
-    fn prescribing(&self, more: &[Attribute], kind: u64, prescribed: &[Attribute]) -> u64 {
-        let own = [&[number(CKA_VALUE_LEN, 32)][..], more].concat();
-        let mut memory = template(&own);
-        let prescribed = template(prescribed);
-        let length = prescribed.bytes.len() as u64;
-        memory.push_word(kind);
-        memory.push_pointer(prescribed);
-        memory.push_word(length);
-        let count = Argument::Word(own.len() as u64 + 1);
-        let mechanism = Mechanism::from(CKM_AES_KEY_GEN).memory();
-        let place = Memory::room(8).into();
-        let arguments = vec![self.session.into(), mechanism.into(), memory.into(), count, place];
-        let (rv, arguments) = self.app.raw("C_GenerateKey", arguments);
-        assert_eq!(rv, CKR_OK);
-        arguments[4].memory().word_at(0)
-    }
+/// The public half of an OpenSSL pair, for wrapping.
+fn public(scene: &Scene, key: &Key, more: &[Attribute]) -> u64 {
+    let own = [
+        number(CKA_CLASS, CKO_PUBLIC_KEY),
+        number(CKA_KEY_TYPE, CKK_RSA),
+        bytes(CKA_MODULUS, key.number("n")),
+        bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
+        flag(CKA_WRAP, true),
+    ];
+    let template = [&own[..], more].concat();
+    scene.app.create_object(scene.session, &template).expect("C_CreateObject")
 }
 
-fn open() -> [Attribute; 2] {
-    [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)]
+/// The private half, for unwrapping.
+fn private(scene: &Scene, key: &Key, more: &[Attribute]) -> u64 {
+    let own = [
+        number(CKA_CLASS, CKO_PRIVATE_KEY),
+        number(CKA_KEY_TYPE, CKK_RSA),
+        bytes(CKA_MODULUS, key.number("n")),
+        bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
+        bytes(CKA_PRIVATE_EXPONENT, key.number("d")),
+        bytes(CKA_PRIME_1, key.number("rsa-factor1")),
+        bytes(CKA_PRIME_2, key.number("rsa-factor2")),
+        flag(CKA_UNWRAP, true),
+    ];
+    let template = [&own[..], more].concat();
+    scene.app.create_object(scene.session, &template).expect("C_CreateObject")
 }
 
-fn guarded() -> [Attribute; 2] {
-    [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, true)]
+/// C_GenerateKey of an AES key with a nested template.
+fn prescribing(scene: &Scene, more: &[Attribute], kind: u64, prescribed: &[Attribute]) -> u64 {
+    let own = [&[number(CKA_VALUE_LEN, 32)][..], more].concat();
+    let mechanism = Mechanism::from(CKM_AES_KEY_GEN).memory();
+    let [template, count] = nested(&own, kind, prescribed);
+    let place = Memory::room(8).into();
+    let arguments = vec![scene.session.into(), mechanism.into(), template, count, place];
+    let (rv, arguments) = scene.app.raw("C_GenerateKey", arguments);
+    assert_eq!(rv, CKR_OK);
+    arguments[4].memory().word_at(0)
 }
 
 /// Of a key that wraps and is known to the token alone.
@@ -168,26 +85,18 @@ fn signs(key_type: u64) -> Vec<Attribute> {
     vec![number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, key_type), flag(CKA_SIGN, true)]
 }
 
-fn assert_unseen(record: &Record, secret: &[u8]) {
-    for entry in &record.0 {
-        let contains = |all: &[u8]| all.windows(secret.len()).any(|window| window == secret);
-        let seen = contains(&entry.command) || contains(&entry.response);
-        assert!(!seen, "in clear: {}", entry.line());
-    }
-}
-
 // ---- what is wrapped ------------------------------------------------------------------------------
 
 #[test]
 fn a_readable_key_is_wrapped_by_any_mechanism_and_openssl_unwraps_it() {
     let scene = Scene::start();
-    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let aes = aes_key(&scene, 32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
     let theirs = scene.app.attribute(scene.session, aes, CKA_VALUE).expect("a readable key");
     let pair = rsa();
-    let public = scene.public(&pair, &[]);
+    let public = public(&scene, &pair, &[]);
     for length in [1, 15, 16, 17, 32, 64, 128] {
         let value: Vec<u8> = (0..length).map(|at| at as u8 ^ 0x5A).collect();
-        let key = scene.open(CKK_GENERIC_SECRET, &value);
+        let key = scene.secret(CKK_GENERIC_SECRET, &value, &open());
         let wrapped = scene.wrap(cbc(), aes, key).expect("C_WrapKey");
         assert_eq!(wrapped.len(), (length / 16 + 1) * 16);
         let opened = openssl::aes("CBC", false, true, &theirs, &IV, &wrapped);
@@ -263,9 +172,9 @@ fn no_key_that_leaves_or_comes_is_in_clear_on_the_bus() {
     let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
     let (app, session) = (&scene.app, scene.session);
     let pair = rsa();
-    let (public, kek) = (scene.public(&pair, &[]), scene.secret(CKK_AES, &[7; 32], &wraps()));
+    let (public, kek) = (public(&scene, &pair, &[]), scene.secret(CKK_AES, &[7; 32], &wraps()));
     // Drawn in the chip: it leaves by TPM2_Duplicate.
-    let drawn = scene.aes(32, &guarded());
+    let drawn = aes_key(&scene, 32, &guarded());
     let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
     let ec =
         app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &[bytes(CKA_EC_PARAMS, P256)], &leaves);
@@ -308,7 +217,7 @@ fn no_key_that_leaves_or_comes_is_in_clear_on_the_bus() {
     assert!(record.names().contains(&"Duplicate") && record.names().contains(&"Import"));
     for secret in secrets {
         for part in secret.chunks(16).filter(|part| part.len() == 16) {
-            assert_unseen(&record, part);
+            record.assert_hides(part);
         }
     }
 }
@@ -316,8 +225,8 @@ fn no_key_that_leaves_or_comes_is_in_clear_on_the_bus() {
 #[test]
 fn a_length_is_told_without_the_tpm_and_a_short_buffer_gets_nothing() {
     let scene = Scene::start();
-    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
-    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let aes = aes_key(&scene, 32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let key = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     let call = |room: Option<usize>, length: u64| {
         let buffer = room.map_or(Argument::NULL, |room| Memory::room(room).into());
         let mut arguments: Vec<Argument> =
@@ -342,12 +251,12 @@ fn a_length_is_told_without_the_tpm_and_a_short_buffer_gets_nothing() {
 fn a_sensitive_key_is_wrapped_by_a_key_that_the_token_alone_knows_or_the_so_trusts() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
-    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
+    let readable = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     let fixed = scene.secret(CKK_GENERIC_SECRET, &VALUE, &[flag(CKA_SENSITIVE, true)]);
-    let kek = scene.aes(32, &wraps());
+    let kek = aes_key(&scene, 32, &wraps());
     let pair = rsa();
-    let foreign = scene.public(&pair, &[flag(CKA_TOKEN, true)]);
+    let foreign = public(&scene, &pair, &[flag(CKA_TOKEN, true)]);
     // A pair of the token's that does nothing but wrap.
     let own = app
         .generate_pair(
@@ -402,7 +311,7 @@ fn a_sensitive_key_is_wrapped_by_a_key_that_the_token_alone_knows_or_the_so_trus
 
 /// Every mechanism that P9 lets wrap a sensitive key, with the keys for both ways.
 fn sound(scene: &Scene) -> Vec<(Mechanism, u64, u64)> {
-    let kek = scene.aes(32, &wraps());
+    let kek = aes_key(scene, 32, &wraps());
     let pair = scene.app.generate_pair(
         scene.session,
         CKM_RSA_PKCS_KEY_PAIR_GEN,
@@ -434,7 +343,7 @@ fn a_sensitive_key_of_any_kind_goes_out_and_comes_back_and_any_change_is_noticed
     let secrets: Vec<_> = [9, 16, 20, 31, 64, 128]
         .map(|length| (0..length).map(|at| at as u8 ^ 0xA5).collect::<Vec<u8>>())
         .into_iter()
-        .map(|value| (scene.guarded(CKK_GENERIC_SECRET, &value), value))
+        .map(|value| (scene.secret(CKK_GENERIC_SECRET, &value, &guarded()), value))
         .collect();
     for (mechanism, by, back) in sound(&scene) {
         for (key, value) in &secrets {
@@ -493,7 +402,7 @@ fn a_key_is_one_message_of_gcm_or_ccm_under_a_nonce_of_the_tokens() {
     let (app, session) = (&scene.app, scene.session);
     // Under `standard` a key that is known may wrap, so that OpenSSL can look inside.
     let kek = scene.secret(CKK_AES, &VALUE[..16], &wraps());
-    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
     let leaves = [flag(CKA_SIGN, true), flag(CKA_EXTRACTABLE, true)];
     let size = [bytes(CKA_EC_PARAMS, P256)];
     let ec = app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &size, &leaves);
@@ -554,9 +463,9 @@ fn a_sensitive_key_is_no_message_under_a_nonce_of_the_callers() {
     // D09: two keys under one nonce give their difference away, and the key that authenticates.
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);
-    let kek = scene.aes(32, &wraps());
-    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
-    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let kek = aes_key(&scene, 32, &wraps());
+    let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
+    let readable = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     let template = signs(CKK_GENERIC_SECRET);
     for kind in [CKM_AES_GCM, CKM_AES_CCM] {
         let short = Message { tag: vec![0; 8], ..message(kind) };
@@ -599,7 +508,7 @@ fn a_sensitive_key_is_no_message_under_a_nonce_of_the_callers() {
         });
         assert!(record.names().is_empty(), "{}", record.lines());
     }
-    let public = scene.public(&rsa(), &[]);
+    let public = public(&scene, &rsa(), &[]);
     for (kind, by, expected) in [
         (CKM_AES_GCM, public, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
         (CKM_AES_GCM, readable, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
@@ -620,9 +529,9 @@ fn a_sensitive_key_is_no_message_under_a_nonce_of_the_callers() {
 #[test]
 fn zeros_that_fill_a_key_up_are_taken_off_and_nothing_else() {
     let scene = Scene::start();
-    let kek = scene.aes(32, &wraps());
+    let kek = aes_key(&scene, 32, &wraps());
     let value = [&[7; 19][..], &[0]].concat();
-    let key = scene.guarded(CKK_GENERIC_SECRET, &value);
+    let key = scene.secret(CKK_GENERIC_SECRET, &value, &guarded());
     let wrapped = scene.wrap(CKM_AES_KEY_WRAP, kek, key).expect("C_WrapKey");
     let back = |length: &[Attribute]| {
         let template = [&signs(CKK_GENERIC_SECRET)[..], length].concat();
@@ -637,7 +546,7 @@ fn zeros_that_fill_a_key_up_are_taken_off_and_nothing_else() {
         assert_eq!(made, Err(CKR_WRAPPED_KEY_LEN_RANGE), "{length}");
     }
     // Two semiblocks are the least.
-    let short = scene.guarded(CKK_GENERIC_SECRET, &[1; 8]);
+    let short = scene.secret(CKK_GENERIC_SECRET, &[1; 8], &guarded());
     assert_eq!(scene.wrap(CKM_AES_KEY_WRAP, kek, short), Err(CKR_KEY_SIZE_RANGE));
     scene.wrap(CKM_AES_KEY_WRAP_KWP, kek, short).expect("C_WrapKey");
 }
@@ -646,8 +555,8 @@ fn zeros_that_fill_a_key_up_are_taken_off_and_nothing_else() {
 fn rsa_aes_key_wrap_refuses_wrong_parameters_and_says_nothing_of_what_is_inside() {
     let scene = Scene::start();
     let pair = rsa();
-    let (public, private) = (scene.public(&pair, &[]), scene.private(&pair, &[]));
-    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let (public, private) = (public(&scene, &pair, &[]), private(&scene, &pair, &[]));
+    let key = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     let sha256 = |bits| Mechanism::rsa_aes(bits, CKM_SHA256, CKG_MGF1_SHA256);
     let null = Mechanism::with(CKM_RSA_AES_KEY_WRAP, Memory::of([0; 16]));
     for mechanism in [
@@ -691,9 +600,9 @@ fn rsa_aes_key_wrap_refuses_wrong_parameters_and_says_nothing_of_what_is_inside(
 #[test]
 fn a_wrapping_key_is_as_strong_as_what_it_wraps() {
     let scene = Scene::start();
-    let kek = scene.aes(16, &wraps());
+    let kek = aes_key(&scene, 16, &wraps());
     for (length, expected) in [(16, None), (32, Some(CKR_WRAPPING_KEY_SIZE_RANGE))] {
-        let target = scene.aes(length, &guarded());
+        let target = aes_key(&scene, length, &guarded());
         assert_eq!(scene.wrap(CKM_AES_KEY_WRAP, kek, target).err(), expected, "{length}");
     }
     let small = scene.app.generate_pair(
@@ -703,10 +612,10 @@ fn a_wrapping_key_is_as_strong_as_what_it_wraps() {
         &[flag(CKA_UNWRAP, true)],
     );
     let small = small.expect("C_GenerateKeyPair").0;
-    let target = scene.aes(32, &guarded());
+    let target = aes_key(&scene, 32, &guarded());
     let sha1 = Mechanism::oaep(CKM_SHA_1, CKG_MGF1_SHA1, b"");
     assert_eq!(scene.wrap(sha1.clone(), small, target), Err(CKR_WRAPPING_KEY_SIZE_RANGE));
-    let readable = scene.open(CKK_AES, &VALUE);
+    let readable = scene.secret(CKK_AES, &VALUE, &open());
     scene.wrap(sha1, small, readable).expect("what everybody may read");
 }
 
@@ -714,42 +623,42 @@ fn a_wrapping_key_is_as_strong_as_what_it_wraps() {
 fn wrong_keys_parameters_and_permissions_are_refused() {
     let scene = Scene::start();
     let pair = rsa();
-    let public = scene.public(&pair, &[]);
-    let private = scene.private(&pair, &[]);
-    let aes = scene.aes(32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
-    let idle = scene.open(CKK_AES, &VALUE);
-    let key = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let public = public(&scene, &pair, &[]);
+    let private = private(&scene, &pair, &[]);
+    let wrapping = aes_key(&scene, 32, &[&open()[..], &[flag(CKA_WRAP, true)]].concat());
+    let idle = scene.secret(CKK_AES, &VALUE, &open());
+    let key = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     for (mechanism, by, expected) in [
         (cbc(), public, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
-        (oaep(), aes, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+        (oaep(), wrapping, CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
         (cbc(), idle, CKR_KEY_FUNCTION_NOT_PERMITTED),
         (oaep(), private, CKR_KEY_FUNCTION_NOT_PERMITTED),
         (cbc(), 0xBAD, CKR_WRAPPING_KEY_HANDLE_INVALID),
-        (Mechanism::from(CKM_AES_CBC_PAD), aes, CKR_MECHANISM_PARAM_INVALID),
-        (Mechanism::bytes(CKM_AES_CBC_PAD, &[0; 15]), aes, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::from(CKM_AES_CBC_PAD), wrapping, CKR_MECHANISM_PARAM_INVALID),
+        (Mechanism::bytes(CKM_AES_CBC_PAD, &[0; 15]), wrapping, CKR_MECHANISM_PARAM_INVALID),
         (Mechanism::from(CKM_RSA_PKCS_OAEP), public, CKR_MECHANISM_PARAM_INVALID),
         (Mechanism::bytes(CKM_RSA_PKCS, &[0]), public, CKR_MECHANISM_PARAM_INVALID),
-        (Mechanism::from(CKM_SHA256), aes, CKR_MECHANISM_INVALID),
-        (Mechanism::bytes(CKM_AES_CTR, &IV), aes, CKR_MECHANISM_INVALID),
+        (Mechanism::from(CKM_SHA256), wrapping, CKR_MECHANISM_INVALID),
+        (Mechanism::bytes(CKM_AES_CTR, &IV), wrapping, CKR_MECHANISM_INVALID),
     ] {
         assert_eq!(scene.wrap(mechanism.clone(), by, key), Err(expected), "{mechanism:?}");
     }
-    assert_eq!(scene.wrap(cbc(), aes, 0xBAD), Err(CKR_KEY_HANDLE_INVALID));
-    assert_eq!(scene.wrap(cbc(), aes, public), Err(CKR_KEY_NOT_WRAPPABLE));
+    assert_eq!(scene.wrap(cbc(), wrapping, 0xBAD), Err(CKR_KEY_HANDLE_INVALID));
+    assert_eq!(scene.wrap(cbc(), wrapping, public), Err(CKR_KEY_NOT_WRAPPABLE));
     // Too long for the modulus, not for AES.
-    let long = scene.open(CKK_GENERIC_SECRET, &[1; 250]);
+    let long = scene.secret(CKK_GENERIC_SECRET, &[1; 250], &open());
     assert_eq!(scene.wrap(CKM_RSA_PKCS, public, long), Err(CKR_KEY_SIZE_RANGE));
     assert_eq!(scene.wrap(oaep(), public, long), Err(CKR_KEY_SIZE_RANGE));
-    scene.wrap(cbc(), aes, long).expect("C_WrapKey");
+    scene.wrap(cbc(), wrapping, long).expect("C_WrapKey");
     let narrow = [flag(CKA_WRAP, true), bytes(CKA_ALLOWED_MECHANISMS, CKM_AES_CBC.to_ne_bytes())];
-    let narrow = scene.aes(32, &[&open()[..], &narrow].concat());
+    let narrow = aes_key(&scene, 32, &[&open()[..], &narrow].concat());
     assert_eq!(scene.wrap(cbc(), narrow, key), Err(CKR_MECHANISM_INVALID));
 
     let wrapped = pair.encrypt(&VALUE, &OAEP).expect("OpenSSL encrypts");
     let template = signs(CKK_GENERIC_SECRET);
     for (mechanism, by, expected) in [
         (oaep(), public, CKR_KEY_FUNCTION_NOT_PERMITTED),
-        (oaep(), aes, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT),
+        (oaep(), wrapping, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT),
         (oaep(), 0xBAD, CKR_UNWRAPPING_KEY_HANDLE_INVALID),
         (Mechanism::from(CKM_RSA_PKCS_OAEP), private, CKR_MECHANISM_PARAM_INVALID),
         (Mechanism::from(CKM_SHA256), private, CKR_MECHANISM_INVALID),
@@ -794,13 +703,13 @@ fn the_templates_of_wrapping_keys_hold() {
     let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
     let readable = |value: &[u8]| scene.secret(CKK_AES, value, &open());
     let only_aes = [number(CKA_KEY_TYPE, CKK_AES), flag(CKA_EXTRACTABLE, true)];
-    let by = scene.prescribing(&wraps(), CKA_WRAP_TEMPLATE, &only_aes);
+    let by = prescribing(&scene, &wraps(), CKA_WRAP_TEMPLATE, &only_aes);
     scene.wrap(cbc(), by, readable(&VALUE)).expect("what the template describes");
-    let other = scene.open(CKK_GENERIC_SECRET, &VALUE);
+    let other = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     assert_eq!(scene.wrap(cbc(), by, other), Err(CKR_KEY_HANDLE_INVALID));
 
     let prescribed = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
-    let by = scene.prescribing(&wraps(), CKA_UNWRAP_TEMPLATE, &prescribed);
+    let by = prescribing(&scene, &wraps(), CKA_UNWRAP_TEMPLATE, &prescribed);
     let wrapped = scene.wrap(cbc(), by, other).expect("C_WrapKey");
     let template = signs(CKK_GENERIC_SECRET);
     let made = scene.unwrap(cbc(), by, &wrapped, &[&template[..], &open()].concat());
@@ -810,7 +719,7 @@ fn the_templates_of_wrapping_keys_hold() {
     assert!(!scene.is(made, CKA_EXTRACTABLE));
 
     // Without a template the specification's own default.
-    let plain = scene.aes(32, &wraps());
+    let plain = aes_key(&scene, 32, &wraps());
     let wrapped = scene.wrap(cbc(), plain, other).expect("C_WrapKey");
     let made = scene.unwrap(cbc(), plain, &wrapped, &template).expect("C_UnwrapKey");
     assert!(scene.is(made, CKA_EXTRACTABLE) && scene.is(made, CKA_SENSITIVE));
@@ -850,7 +759,7 @@ fn a_key_moves_between_two_tpms_and_is_in_clear_on_neither_bus() {
     let allowed = bytes(CKA_ALLOWED_MECHANISMS, CKM_SHA256_HMAC.to_ne_bytes());
     let limited = [&guarded()[..], &[allowed.clone(), flag(CKA_SIGN, true)]].concat();
     let secret = here.secret(CKK_GENERIC_SECRET, &VALUE, &limited);
-    let drawn = here.aes(32, &guarded());
+    let drawn = aes_key(&here, 32, &guarded());
     let sealed = here.app.encrypt(here.session, CKM_AES_ECB, drawn, &[9; 64]).expect("C_Encrypt");
 
     let (sent, blobs) = here.bench.shim.watch(|| {
@@ -867,8 +776,8 @@ fn a_key_moves_between_two_tpms_and_is_in_clear_on_neither_bus() {
     assert!(arrived.names().contains(&"Import"), "{}", arrived.lines());
     for plain in [&ec.number("priv")[..], &VALUE] {
         for part in plain.chunks(16) {
-            assert_unseen(&sent, part);
-            assert_unseen(&arrived, part);
+            sent.assert_hides(part);
+            arrived.assert_hides(part);
             assert!(blobs.iter().all(|blob| !blob.windows(16).any(|window| window == part)));
         }
     }
@@ -932,7 +841,7 @@ fn a_key_moves_to_no_tpm_that_the_so_does_not_trust_and_only_if_it_may_leave() {
     // D19: a "storage key" made in software, under both policies.
     let forged = storage_key(&Key::generate("EC", &["ec_paramgen_curve:P-256"]));
     let target = app.create_object(session, &forged).expect("C_CreateObject");
-    let key = scene.aes(32, &guarded());
+    let key = aes_key(&scene, 32, &guarded());
     let refused = scene.wrap(CKM_TPM11_DUPLICATE, target, key);
     assert_eq!(refused, Err(CKR_KEY_NOT_WRAPPABLE));
     let trusted = [flag(CKA_TRUSTED, true)];
@@ -952,9 +861,9 @@ fn a_key_moves_to_no_tpm_that_the_so_does_not_trust_and_only_if_it_may_leave() {
 
     scene.bench.trust(&scene.bench);
     let target = storage_key_of(&scene);
-    let fixed = scene.aes(32, &[flag(CKA_SENSITIVE, true)]);
-    let readable = scene.open(CKK_GENERIC_SECRET, &VALUE);
-    let plain = scene.public(&rsa(), &[]);
+    let fixed = aes_key(&scene, 32, &[flag(CKA_SENSITIVE, true)]);
+    let readable = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
+    let plain = public(&scene, &rsa(), &[]);
     for (by, key, expected) in [
         (target, fixed, CKR_KEY_UNEXTRACTABLE),
         (target, readable, CKR_KEY_NOT_WRAPPABLE),
@@ -1023,7 +932,7 @@ fn whatever_is_wrong_inside_is_one_code() {
 
     // RSA PKCS #1 v1.5: a bad padding is another key (implicit rejection), or none of the wanted length.
     let pair = self::rsa();
-    let private = scene.private(&pair, &[]);
+    let private = private(&scene, &pair, &[]);
     let block = |block: Vec<u8>| pair.encrypt(&block, &["rsa_padding_mode:none"]).unwrap();
     let padded = |start: &[u8]| block([start, &[0xEE; 254 - 33], &[0], &VALUE].concat());
     let good = padded(&[0, 2]);
@@ -1049,8 +958,8 @@ fn a_rule_of_wrapping_left_out_lets_its_attack_through() {
     let attacker = rsa();
     // A12: the attacker's public key.
     let leak = |scene: &Scene| {
-        let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
-        let wrapped = scene.wrap(oaep(), scene.public(&attacker, &[]), target).ok()?;
+        let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
+        let wrapped = scene.wrap(oaep(), public(scene, &attacker, &[]), target).ok()?;
         attacker.decrypt(&wrapped, &OAEP)
     };
     assert_eq!(leak(&Scene::start()), None);
@@ -1066,7 +975,7 @@ fn a_rule_of_wrapping_left_out_lets_its_attack_through() {
             &[flag(CKA_UNWRAP, true)],
         );
         let (public, private) = pair.expect("C_GenerateKeyPair");
-        let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+        let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
         let wrapped = scene.wrap(oaep(), public, target).expect("C_WrapKey");
         let template = [&signs(CKK_GENERIC_SECRET)[..], &open()].concat();
         let made = scene.unwrap(oaep(), private, &wrapped, &template).expect("C_UnwrapKey");
@@ -1078,8 +987,8 @@ fn a_rule_of_wrapping_left_out_lets_its_attack_through() {
 
     // D03: a padding that anybody can change.
     let scene = Scene::configured("[policy]\nwithout = [\"P9\"]");
-    let kek = scene.aes(32, &wraps());
-    let target = scene.guarded(CKK_GENERIC_SECRET, &VALUE);
+    let kek = aes_key(&scene, 32, &wraps());
+    let target = scene.secret(CKK_GENERIC_SECRET, &VALUE, &guarded());
     let mut wrapped = scene.wrap(cbc(), kek, target).expect("P9 alone refused it");
     wrapped[4] ^= 0x40;
     let made = scene.unwrap(cbc(), kek, &wrapped, &signs(CKK_GENERIC_SECRET));

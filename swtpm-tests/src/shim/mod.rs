@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::contains;
 use crate::swtpm::read_message;
 use crate::wire::{self, Session};
 pub use chip::Chip;
@@ -149,6 +150,18 @@ impl Record {
     /// The commands' names in order.
     pub fn names(&self) -> Vec<&str> {
         self.0.iter().map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// That no command and no response has these bytes.
+    ///
+    /// # Panics
+    /// If one has.
+    #[track_caller]
+    pub fn assert_hides(&self, secret: &[u8]) {
+        for entry in &self.0 {
+            let seen = contains(&entry.command, secret) || contains(&entry.response, secret);
+            assert!(!seen, "in clear: {}", entry.line());
+        }
     }
 
     /// One line each, for a failing test.

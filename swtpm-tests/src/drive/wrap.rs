@@ -1,0 +1,122 @@
+//! Wrapping and unwrapping, whatever the mechanism: OpenSSL has the wrapping key, too.
+
+use cryptoki_sys::*;
+
+use super::asymmetric::Shape;
+use super::pair::{outsider, public_template};
+use super::{Drive, Failure, Kind, Outcome, Random, by, right, secret_key};
+use crate::ck::{Mechanism, bytes, flag, number, open};
+use crate::openssl::Key;
+
+/// What OpenSSL makes of a value under a key.
+pub(super) type Sealing<'a> = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, Failure> + 'a>;
+
+/// A key that everybody may read, for the length of `job`.
+fn with_readable(
+    drive: &Drive<'_>,
+    random: &mut Random,
+    job: impl FnOnce(u64, &[u8], &mut Random) -> Outcome,
+) -> Outcome {
+    let length = *random.one_of(&[16, 24, 32]);
+    let value = random.bytes(length);
+    let template =
+        secret_key(CKK_GENERIC_SECRET, &value, &[&open()[..], &[flag(CKA_SIGN, true)]].concat());
+    drive.with_object(&template, |key| job(key, &value, random))
+}
+
+/// A readable key wrapped with an outsider's RSA key: `open` is how that unwraps it.
+pub(super) fn with_rsa(
+    drive: &Drive<'_>,
+    shape: &Shape,
+    random: &mut Random,
+    open: impl FnOnce(&[u8], &Key) -> Option<Vec<u8>>,
+) -> Outcome {
+    with_readable(drive, random, |key, value, random| {
+        let pair = outsider(Kind::Rsa, random);
+        let mut template = public_template(Kind::Rsa, &pair.info());
+        template.push(flag(CKA_WRAP, true));
+        let mechanism = shape.mechanism.clone();
+        let wrapped = drive.with_object(&template, |public| {
+            by("C_WrapKey", drive.ck.wrap(drive.session, mechanism, public, key))
+        })?;
+        right(open(&wrapped, pair).as_deref() == Some(value), || drive.named("another key"))
+    })
+}
+
+/// A readable key wrapped with a readable AES key; `wraps` gives for the value the mechanism with its
+/// parameter, and what OpenSSL makes of it.
+pub(super) fn with_aes<'a>(
+    drive: &'a Drive<'_>,
+    random: &mut Random,
+    wraps: impl FnOnce(Vec<u8>, &mut Random) -> (Mechanism, Sealing<'a>),
+) -> Outcome {
+    with_readable(drive, random, |key, value, random| {
+        // What is brought in does not wrap; so it is made here, readable.
+        let length = number(CKA_VALUE_LEN, *random.one_of(&[16, 32]));
+        let own = [length, flag(CKA_TOKEN, false), flag(CKA_WRAP, true)];
+        let template = [&own[..], &open()].concat();
+        drive.with_generated(CKM_AES_KEY_GEN, &template, |wrapping| {
+            let (mechanism, seal) = wraps(value.to_vec(), random);
+            let wrapped = drive.ck.wrap(drive.session, mechanism, wrapping, key);
+            let wrapped = by("C_WrapKey", wrapped)?;
+            let expected = seal(&drive.value(wrapping)?)?;
+            right(wrapped == expected, || drive.named("another ciphertext"))
+        })
+    })
+}
+
+/// A key that OpenSSL wrapped, by `seal`, for an RSA key that it gives to the module.
+pub(super) fn opened_with_rsa(
+    drive: &Drive<'_>,
+    shape: &Shape,
+    random: &mut Random,
+    seal: impl FnOnce(&[u8], &Key) -> Option<Vec<u8>>,
+) -> Outcome {
+    let value = random.bytes(32);
+    let pair = outsider(Kind::Rsa, random);
+    let wrapped = drive.openssl(seal(&value, pair))?;
+    let template = [
+        number(CKA_CLASS, CKO_PRIVATE_KEY),
+        number(CKA_KEY_TYPE, CKK_RSA),
+        flag(CKA_TOKEN, false),
+        flag(CKA_UNWRAP, true),
+        bytes(CKA_MODULUS, pair.number("n")),
+        bytes(CKA_PUBLIC_EXPONENT, pair.number("e")),
+        bytes(CKA_PRIVATE_EXPONENT, pair.number("d")),
+        bytes(CKA_PRIME_1, pair.number("rsa-factor1")),
+        bytes(CKA_PRIME_2, pair.number("rsa-factor2")),
+    ];
+    drive.with_object(&template, |unwrapping| {
+        opens(drive, unwrapping, shape.mechanism.clone(), &wrapped, &value)
+    })
+}
+
+/// A key that OpenSSL wrapped with an AES key that it gives to the module; see [`with_aes`].
+pub(super) fn opened_with_aes<'a>(
+    drive: &'a Drive<'_>,
+    random: &mut Random,
+    wraps: impl FnOnce(Vec<u8>, &mut Random) -> (Mechanism, Sealing<'a>),
+) -> Outcome {
+    let (value, key) = (random.bytes(32), random.bytes(16));
+    let (mechanism, seal) = wraps(value.clone(), random);
+    let wrapped = seal(&key)?;
+    let template = secret_key(CKK_AES, &key, &[flag(CKA_UNWRAP, true)]);
+    drive.with_object(&template, |unwrapping| opens(drive, unwrapping, mechanism, &wrapped, &value))
+}
+
+fn opens(
+    drive: &Drive<'_>,
+    unwrapping: u64,
+    mechanism: Mechanism,
+    wrapped: &[u8],
+    value: &[u8],
+) -> Outcome {
+    let template = [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+        flag(CKA_TOKEN, false),
+        flag(CKA_SIGN, true),
+    ];
+    let made = drive.ck.unwrap(drive.session, mechanism, unwrapping, wrapped, &template);
+    drive.spend(by("C_UnwrapKey", made)?, |key| drive.is_hidden(key, value))
+}
