@@ -146,6 +146,7 @@ impl<'a> Arrived<'a> {
         let mut by = Attributes::new();
         by.set(CKA_UNWRAP_TEMPLATE, prescribed.to_bytes());
         if secret_key {
+            let template = &without_wrapping(template);
             let plan = Secret::unwrap(template, setting, &by)?;
             let length = plan.length.ok_or(Error::WrappedKeyInvalid)?;
             return plan.finish(length, super::Residence::Imported, None);
@@ -154,6 +155,17 @@ impl<'a> Arrived<'a> {
         let (_, public) = public_key(&self.parcel.public).map_err(|_| Error::WrappedKeyInvalid)?;
         plan.adopt(&public, usage)
     }
+}
+
+/// The caller's template for a secret key: whoever sent it may know it, so under no policy it wraps others.
+/// That is stored FALSE, not refused.
+fn without_wrapping(template: &Template) -> Template {
+    let mut kept = Template::new();
+    for (id, value) in template.iter() {
+        let wraps = [CKA_WRAP, CKA_UNWRAP].contains(&id) && boolean(value) == Some(true);
+        kept.push(id, if wraps { &[0] } else { value });
+    }
+    kept
 }
 
 /// Whether the TPM's key can be one of this CKK_.

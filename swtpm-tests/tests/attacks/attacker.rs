@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::LABEL;
-use swtpm_tests::ck::{Answer, Mechanism, Rv, bytes, flag, number, template};
+use swtpm_tests::ck::{Answer, Mechanism, Message, Rv, bytes, flag, number, template};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Attribute, Bench, Ck, openssl};
 
@@ -22,6 +22,84 @@ pub enum Stop {
     NotOffered(String),
     /// Something that the attack builds on is not so: what the token made of a template, what it read back.
     Thwarted(&'static str),
+}
+
+/// How secret keys wrap and unwrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// C_WrapKey and C_UnwrapKey; key wrap with padding where the attack wants no other mechanism.
+    Plain,
+    /// C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated with CKM_AES_GCM or CKM_AES_CCM.
+    Authenticated(u64),
+}
+
+/// What a secret key made of another key.
+#[derive(Debug, Clone)]
+pub struct Wrapped {
+    mechanism: u64,
+    /// What it began with, if the mechanism has one.
+    pub nonce: Vec<u8>,
+    /// The key, and behind it the tag if the mechanism has one.
+    pub bytes: Vec<u8>,
+}
+
+/// The tag of an authenticated wrapping, in bytes.
+pub const TAG: usize = 16;
+/// The nonce that attackers choose.
+pub const NONCE: [u8; 12] = [9; 12];
+
+impl Wrapped {
+    fn message(&self) -> Message {
+        let (key, tag) = self.bytes.split_at(self.bytes.len().saturating_sub(TAG));
+        let mut message = Message::new(self.mechanism, &self.nonce, tag.len(), key.len());
+        message.tag = tag.to_vec();
+        message
+    }
+
+    fn authenticates(&self) -> bool {
+        [CKM_AES_GCM, CKM_AES_CCM].contains(&self.mechanism)
+    }
+
+    /// As C_Encrypt and C_Decrypt have it.
+    fn as_data(&self) -> Mechanism {
+        let length = self.bytes.len().saturating_sub(TAG) as u64;
+        match self.mechanism {
+            CKM_AES_GCM => Mechanism::gcm(CKM_AES_GCM, &self.nonce, b"", 8 * TAG as u64),
+            CKM_AES_CCM => Mechanism::ccm(length, &self.nonce, b"", TAG as u64),
+            other => other.into(),
+        }
+    }
+
+    /// The counter mode that is in GCM and CCM.
+    pub fn as_stream(&self) -> Mechanism {
+        match self.mechanism {
+            CKM_AES_CCM => {
+                let first = [&[2][..], &self.nonce, &[0, 0, 1]].concat();
+                Mechanism::counter(24, first.try_into().expect("a block"))
+            }
+            _ => {
+                let first = [&self.nonce[..], &[0, 0, 0, 2]].concat();
+                Mechanism::counter(32, first.try_into().expect("a block"))
+            }
+        }
+    }
+
+    /// Without the tag.
+    pub fn key(&self) -> &[u8] {
+        let tag = if self.authenticates() { TAG } else { 0 };
+        &self.bytes[..self.bytes.len() - tag]
+    }
+
+    /// What is in it, for who knows the key.
+    pub fn opened(&self, by: &[u8]) -> Step<Vec<u8>> {
+        let mode = match self.mechanism {
+            CKM_AES_GCM => "GCM",
+            CKM_AES_CCM => "CCM",
+            _ => return Ok(opened(by, &self.bytes)),
+        };
+        let value = openssl::aead(mode, false, by, &self.nonce, b"", TAG, &self.bytes);
+        value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))
+    }
 }
 
 /// What a step of an attack gives.
@@ -37,6 +115,13 @@ pub struct Key {
     label: String,
     process: usize,
     handle: u64,
+}
+
+impl Key {
+    /// An object that is there, found by its label.
+    pub fn named(class: u64, label: &str) -> Key {
+        Key { class, label: label.to_owned(), process: usize::MAX, handle: 0 }
+    }
 }
 
 macro_rules! mechanisms {
@@ -79,6 +164,11 @@ pub enum Stage {
 pub struct Attacker<'a> {
     pub bench: &'a Bench,
     pub stage: Stage,
+    pub way: Way,
+    /// The keys of the token are sealed, as far as they can be.
+    pub sealed: bool,
+    /// Whether the attack came to a step that goes either [`Way`].
+    pub wrapped: Cell<bool>,
     processes: Vec<(App, u64)>,
     slot: u64,
     turn: Cell<usize>,
@@ -138,6 +228,9 @@ impl<'a> Attacker<'a> {
         Attacker {
             bench,
             stage,
+            way: Way::Plain,
+            sealed: false,
+            wrapped: Cell::new(false),
             processes,
             slot,
             turn: Cell::new(0),
@@ -149,7 +242,24 @@ impl<'a> Attacker<'a> {
 
     /// The same at another stage, with the pairs that are there.
     pub fn then(self, stage: Stage) -> Attacker<'a> {
-        Attacker { pairs: self.pairs, ..Attacker::at(self.bench, stage) }
+        Attacker {
+            pairs: self.pairs,
+            // No label comes twice: what was made before is still on the token.
+            made: self.made,
+            way: self.way,
+            sealed: self.sealed,
+            ..Attacker::at(self.bench, stage)
+        }
+    }
+
+    /// The same, another way.
+    pub fn by(self, way: Way) -> Attacker<'a> {
+        Attacker { way, ..self }
+    }
+
+    /// The same at a token that seals its keys.
+    pub fn sealed(self) -> Attacker<'a> {
+        Attacker { sealed: true, ..self }
     }
 
     /// Whether keys are to be objects of the token.
@@ -236,6 +346,21 @@ impl<'a> Attacker<'a> {
     /// C_GenerateKey of a generic secret of 32 bytes.
     pub fn generic(&self, given: &str) -> Step<Key> {
         self.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, given, &[])
+    }
+
+    /// A secret whose bytes derivations work with: its CKK_ and the mechanism that makes one.
+    pub fn data(&self) -> (u64, u64) {
+        // Of these types AES keys alone can be sealed.
+        match self.sealed {
+            true => (CKK_AES, CKM_AES_KEY_GEN),
+            false => (CKK_GENERIC_SECRET, CKM_GENERIC_SECRET_KEY_GEN),
+        }
+    }
+
+    /// A secret that makes MACs.
+    pub fn mac(&self, given: &str) -> Step<Key> {
+        let mechanism = if self.sealed { CKM_SHA3_256_KEY_GEN } else { CKM_GENERIC_SECRET_KEY_GEN };
+        self.generate(mechanism, 32, given, &[])
     }
 
     /// C_GenerateKey.
@@ -548,6 +673,21 @@ impl<'a> Attacker<'a> {
         Ok(self.key(class, label, process, arguments[7].memory().word_at(0)))
     }
 
+    /// C_UnwrapKey by no key, of a template as it is.
+    pub fn unwrap_raw(
+        &self,
+        mechanism: u64,
+        blob: &[u8],
+        class: u64,
+        attributes: &[Attribute],
+    ) -> Step<Key> {
+        self.needs(mechanism, CKF_UNWRAP)?;
+        let (label, whole) = self.named(attributes);
+        let (process, ck, session) = self.here();
+        let made = said("C_UnwrapKey", ck.unwrap(session, mechanism, 0, blob, &whole))?;
+        Ok(self.key(class, label, process, made))
+    }
+
     /// C_UnwrapKey of an AES key with these letters alone.
     pub fn unwrap_aes(
         &self,
@@ -558,6 +698,136 @@ impl<'a> Attacker<'a> {
     ) -> Step<Key> {
         let roles: Vec<_> = given.chars().map(|name| flag(letter(name), true)).collect();
         self.unwrap(mechanism, by, blob, (CKO_SECRET_KEY, CKK_AES), &roles)
+    }
+
+    // ---- secret keys that wrap, either way
+
+    /// A key that a secret key wraps.
+    pub fn wrap_by(&self, by: &Key, key: &Key) -> Step<Wrapped> {
+        self.wrap_with(by, key, None)
+    }
+
+    /// The same by a mechanism with a nonce, and with this one.
+    pub fn wrap_under(&self, by: &Key, key: &Key, nonce: &[u8]) -> Step<Wrapped> {
+        self.wrap_with(by, key, Some(nonce))
+    }
+
+    fn wrap_with(&self, by: &Key, key: &Key, nonce: Option<&[u8]>) -> Step<Wrapped> {
+        self.wrapped.set(true);
+        let mut message = Message::new(CKM_AES_GCM, nonce.unwrap_or(&NONCE), TAG, 0);
+        if nonce.is_none() {
+            message.generator = CKG_GENERATE_RANDOM;
+        }
+        let Way::Authenticated(mechanism) = self.way else {
+            let mechanism = match nonce {
+                None => CKM_AES_KEY_WRAP_KWP.into(),
+                Some(_) => message.wrapping(b""),
+            };
+            let (kind, bytes) = (mechanism.kind, self.wrap(mechanism, by, key)?);
+            return Ok(Wrapped { mechanism: kind, nonce: message.nonce, bytes });
+        };
+        message.kind = mechanism;
+        self.needs(mechanism, CKF_WRAP)?;
+        let (process, ck, session) = self.here();
+        let (by, key) = (self.handle(process, by)?, self.handle(process, key)?);
+        let bytes = ck.wrap_authenticated(session, &mut message, b"", by, key);
+        let mut bytes = said("C_WrapKeyAuthenticated", bytes)?;
+        bytes.extend_from_slice(&message.tag);
+        Ok(Wrapped { mechanism, nonce: message.nonce, bytes })
+    }
+
+    /// The key that is in it.
+    pub fn unwrap_by(
+        &self,
+        by: &Key,
+        wrapped: &Wrapped,
+        kind: (u64, u64),
+        attributes: &[Attribute],
+    ) -> Step<Key> {
+        self.unwrap_said(by, wrapped, b"", kind, attributes)
+    }
+
+    /// The same, with additional data that nobody gave when it was wrapped.
+    pub fn unwrap_said(
+        &self,
+        by: &Key,
+        wrapped: &Wrapped,
+        additional: &[u8],
+        (class, key_type): (u64, u64),
+        attributes: &[Attribute],
+    ) -> Step<Key> {
+        self.wrapped.set(true);
+        let message = wrapped.message();
+        if !wrapped.authenticates() {
+            return self.unwrap(
+                wrapped.mechanism,
+                by,
+                &wrapped.bytes,
+                (class, key_type),
+                attributes,
+            );
+        }
+        if self.way == Way::Plain {
+            let mechanism = message.wrapping(additional);
+            return self.unwrap(mechanism, by, &wrapped.bytes, (class, key_type), attributes);
+        }
+        self.needs(wrapped.mechanism, CKF_UNWRAP)?;
+        let own = [number(CKA_CLASS, class), number(CKA_KEY_TYPE, key_type)];
+        let (label, whole) = self.named(&[&own[..], attributes].concat());
+        let (process, ck, session) = self.here();
+        let (by, key) = (self.handle(process, by)?, wrapped.key());
+        let made = ck.unwrap_authenticated(session, &message, additional, by, key, &whole);
+        Ok(self.key(class, label, process, said("C_UnwrapKeyAuthenticated", made)?))
+    }
+
+    /// As [`Attacker::unwrap_by`], an AES key with these letters alone.
+    pub fn unwrap_aes_by(&self, by: &Key, wrapped: &Wrapped, given: &str) -> Step<Key> {
+        let roles: Vec<_> = given.chars().map(|name| flag(letter(name), true)).collect();
+        self.unwrap_by(by, wrapped, (CKO_SECRET_KEY, CKK_AES), &roles)
+    }
+
+    /// What is left of a wrapping where the key decrypts as well.
+    pub fn undone(&self, by: &Key, wrapped: &Wrapped) -> Step<Vec<u8>> {
+        if wrapped.authenticates() {
+            return self.decrypt(wrapped.as_stream(), by, wrapped.key());
+        }
+        rfc3394_open(&wrapped.bytes, |block| self.decrypt(CKM_AES_ECB, by, block))
+    }
+
+    /// The same by C_Decrypt with the mechanism that wrapped it.
+    pub fn decrypted(&self, by: &Key, wrapped: &Wrapped) -> Step<Vec<u8>> {
+        self.decrypt(wrapped.as_data(), by, &wrapped.bytes)
+    }
+
+    /// Something to unwrap, with this inside, where the key encrypts as well.
+    pub fn forged(&self, by: &Key, value: &[u8]) -> Step<Wrapped> {
+        self.wrapped.set(true);
+        let Way::Authenticated(mechanism) = self.way else {
+            let bytes = rfc3394_close(value, |block| self.encrypt(CKM_AES_ECB, by, block))?;
+            return Ok(Wrapped { mechanism: CKM_AES_KEY_WRAP, nonce: Vec::new(), bytes });
+        };
+        let (nonce, bytes) = (NONCE.to_vec(), [value, &[0; TAG]].concat());
+        let mut forged = Wrapped { mechanism, nonce, bytes };
+        forged.bytes = self.encrypt(forged.as_data(), by, value)?;
+        Ok(forged)
+    }
+
+    /// The same for who knows the key.
+    pub fn forged_outside(&self, by: &[u8], value: &[u8]) -> Wrapped {
+        self.wrapped.set(true);
+        let Way::Authenticated(mechanism) = self.way else {
+            let bytes = if value.len() % 8 == 0 && value.len() < 1 << 12 {
+                Some((CKM_AES_KEY_WRAP, closed(by, value)))
+            } else {
+                let bytes = openssl::aes("WRAP-PAD", true, false, by, &[], value);
+                bytes.map(|bytes| (CKM_AES_KEY_WRAP_KWP, bytes))
+            };
+            let (mechanism, bytes) = bytes.expect("OpenSSL wraps");
+            return Wrapped { mechanism, nonce: Vec::new(), bytes };
+        };
+        let mode = if mechanism == CKM_AES_CCM { "CCM" } else { "GCM" };
+        let bytes = openssl::aead(mode, true, by, &NONCE, b"", TAG, value);
+        Wrapped { mechanism, nonce: NONCE.to_vec(), bytes: bytes.expect("OpenSSL encrypts") }
     }
 
     /// C_DeriveKey of a secret key of this type.

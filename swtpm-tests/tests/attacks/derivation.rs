@@ -1,26 +1,30 @@
 //! Group C: keys that come from keys.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use cryptoki_sys::*;
 use swtpm_tests::Attribute;
 use swtpm_tests::ck::{Mechanism, P256, Salt, bytes, flag, number};
 use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
-use super::attacker::{
-    Attacker, KNOWN, Key, OWN, SECRET, Step, Stop, Verdict, letters, opened, said,
-};
+use super::attacker::{Attacker, KNOWN, Key, OWN, SECRET, Step, Stop, Verdict, letters, said};
 use super::{Case, cases};
 
 pub static CASES: &[Case] = cases![
     c01_byte_by_byte
+    c01_byte_by_byte_where_it_is_allowed
     c02_a_short_key_with_data_behind_it
     c02_a_short_key_with_data_before_it
+    c02_short_keys_where_they_are_allowed
     c03_the_same_value_with_other_roles
     c04_a_secret_behind_an_open_key
     c04_a_secret_before_an_open_key
     c05_two_keys_that_differ_as_the_attacker_says
     c06_encrypt_what_was_derived_by_encryption
     c07_encrypt_what_was_derived_by_cbc
+    c07_decrypt_for_data_that_give_a_known_key
     c08_digest_what_was_derived_by_hashing
     c09_sign_what_hkdf_expands
     c09_sign_with_a_copy_that_went_out_and_in
@@ -28,6 +32,8 @@ pub static CASES: &[Case] = cases![
     c10_hkdf_data_beside_an_hkdf_key_where_both_are_allowed
     c11_sign_what_sp_800_108_computes
     c11_sign_what_sp_800_108_computes_with_cmac
+    c11_sign_what_sp_800_108_feeds_back
+    c11_sign_what_sp_800_108_feeds_back_with_cmac
     c12_an_agreement_twice
     c12_an_agreement_twice_where_the_key_prescribes
     c13_points_that_are_none
@@ -40,12 +46,14 @@ pub static CASES: &[Case] = cases![
     c15_open_by_a_salt
     c15_open_by_sp_800_108
     c15_open_by_encryption
+    c15_open_by_any_other_derivation
     c16_bring_a_history_along
     c17_against_the_prescription
     c18_become_something_else
     c19_more_than_the_public_key
     c20_ivs_that_are_another_key
     c20_ivs_that_are_another_key_of_a_master_secret_made_here
+    c20_a_mac_that_is_another_key
     c21_groups_of_small_order
     c22_digest_a_sensitive_key
 ];
@@ -95,12 +103,29 @@ fn wanted(length: u64, given: &str) -> Vec<Attribute> {
 }
 
 fn c01_byte_by_byte(at: &Attacker) -> Verdict {
-    // Its owner knows it, so that the judge does.
-    let secret = at.import(CKK_GENERIC_SECRET, &OWN, "sD")?;
+    byte_by_byte(at, &owned(at, &[])?)
+}
+
+fn c01_byte_by_byte_where_it_is_allowed(at: &Attacker) -> Verdict {
+    byte_by_byte(at, &owned(at, &[CKM_EXTRACT_KEY_FROM_KEY])?)
+}
+
+/// A secret that derives; its owner knows it, so that the judge does.
+fn owned(at: &Attacker, allowed: &[u64]) -> Step<Key> {
+    let mut template = vec![number(CKA_KEY_TYPE, at.data().0), bytes(CKA_VALUE, OWN)];
+    if !allowed.is_empty() {
+        let list: Vec<u8> = allowed.iter().flat_map(|kind| kind.to_ne_bytes()).collect();
+        template.push(bytes(CKA_ALLOWED_MECHANISMS, list));
+    }
+    template.extend(letters("sD", SECRET));
+    at.create(CKO_SECRET_KEY, &template)
+}
+
+fn byte_by_byte(at: &Attacker, secret: &Key) -> Verdict {
     let mut value = Vec::new();
     for index in 0..16 {
         let byte =
-            at.derive(extraction(8 * index), &secret, CKK_GENERIC_SECRET, &wanted(1, "sS"))?;
+            at.derive(extraction(8 * index), secret, CKK_GENERIC_SECRET, &wanted(1, "sS"))?;
         let mac = at.sign(CKM_SHA256_HMAC, &byte, b"data")?;
         value.extend((0..=u8::MAX).find(|byte| openssl::hmac("sha256", &[*byte], b"data") == mac));
     }
@@ -108,7 +133,7 @@ fn c01_byte_by_byte(at: &Attacker) -> Verdict {
 }
 
 fn short_with_data(at: &Attacker, mechanism: u64) -> Verdict {
-    let secret = at.import(CKK_GENERIC_SECRET, &OWN, "sD")?;
+    let secret = at.import(at.data().0, &OWN, "sD")?;
     let mechanism = string_data(mechanism, b"\0");
     let short = at.derive(mechanism, &secret, CKK_GENERIC_SECRET, &wanted(2, "sS"))?;
     let mac = at.sign(CKM_SHA256_HMAC, &short, b"data")?;
@@ -127,14 +152,28 @@ fn c02_a_short_key_with_data_before_it(at: &Attacker) -> Verdict {
     short_with_data(at, CKM_CONCATENATE_DATA_AND_BASE)
 }
 
+/// Any that is shorter than 16 bytes.
+fn c02_short_keys_where_they_are_allowed(at: &Attacker) -> Verdict {
+    let kinds = [CKM_CONCATENATE_BASE_AND_DATA, CKM_CONCATENATE_DATA_AND_BASE];
+    let secret = owned(at, &kinds)?;
+    let mut last = Ok(false);
+    for (kind, length) in kinds.iter().flat_map(|kind| (1..16).rev().map(move |at| (*kind, at))) {
+        let mechanism = string_data(kind, b"\0");
+        match at.derive(mechanism, &secret, CKK_GENERIC_SECRET, &wanted(length, "sS")) {
+            Ok(_) => return Ok(true),
+            Err(stop) => last = Err(stop),
+        }
+    }
+    last
+}
+
 fn c03_the_same_value_with_other_roles(at: &Attacker) -> Verdict {
     let (target, secret) = (at.target()?, at.aes(16, "sD")?);
     let zeros = string_data(CKM_XOR_BASE_AND_DATA, &[0; 16]);
     let wraps = at.derive(zeros.clone(), &secret, CKK_AES, &wanted(16, "sw"))?;
     let decrypts = at.derive(zeros, &secret, CKK_AES, &wanted(16, "sd"))?;
-    let blob = at.wrap(CKM_AES_KEY_WRAP, &wraps, &target)?;
-    let value =
-        super::attacker::rfc3394_open(&blob, |block| at.decrypt(CKM_AES_ECB, &decrypts, block))?;
+    let blob = at.wrap_by(&wraps, &target)?;
+    let value = at.undone(&decrypts, &blob)?;
     at.is_value(&target, &value)
 }
 
@@ -156,13 +195,13 @@ fn concatenated(at: &Attacker, base: &Key, second: &Key) -> Verdict {
 
 fn c04_a_secret_behind_an_open_key(at: &Attacker) -> Verdict {
     let open = at.import(CKK_GENERIC_SECRET, &KNOWN, "xD")?;
-    let secret = at.import(CKK_GENERIC_SECRET, &OWN, "sD")?;
+    let secret = at.import(at.data().0, &OWN, "sD")?;
     concatenated(at, &open, &secret)
 }
 
 fn c04_a_secret_before_an_open_key(at: &Attacker) -> Verdict {
     let open = at.import(CKK_GENERIC_SECRET, &KNOWN, "xD")?;
-    let secret = at.import(CKK_GENERIC_SECRET, &OWN, "sD")?;
+    let secret = at.import(at.data().0, &OWN, "sD")?;
     concatenated(at, &secret, &open)
 }
 
@@ -194,8 +233,17 @@ fn c07_encrypt_what_was_derived_by_cbc(at: &Attacker) -> Verdict {
     at.is_mac_key(&derived, &value)
 }
 
+/// The attacker wants this value, and has the key find the data that give it.
+fn c07_decrypt_for_data_that_give_a_known_key(at: &Attacker) -> Verdict {
+    let key = at.aes(16, "sdD")?;
+    let data = at.decrypt(Mechanism::bytes(CKM_AES_CBC, &[3; 16]), &key, &KNOWN)?;
+    let mechanism = cbc_data(&[3; 16], &data);
+    let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(16, "sS"))?;
+    at.is_mac_key(&derived, &KNOWN)
+}
+
 fn c08_digest_what_was_derived_by_hashing(at: &Attacker) -> Verdict {
-    let key = at.generic("sD")?;
+    let key = at.generate(at.data().1, 32, "sD", &[])?;
     let digest = at.digest_of(&key);
     let derived =
         at.derive(CKM_SHA256_KEY_DERIVATION, &key, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
@@ -214,10 +262,10 @@ fn c09_sign_with_a_copy_that_went_out_and_in(at: &Attacker) -> Verdict {
     let (key, by) = (at.generic("sxD")?, at.aes(32, "swu")?);
     let mechanism = expansion(CKM_HKDF_DERIVE, b"info");
     let derived = at.derive(mechanism, &key, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
-    let blob = at.wrap(CKM_AES_KEY_WRAP_KWP, &by, &key)?;
+    let blob = at.wrap_by(&by, &key)?;
     let secret = (CKO_SECRET_KEY, CKK_GENERIC_SECRET);
     let signs = [flag(CKA_SIGN, true)];
-    let copy = at.unwrap(CKM_AES_KEY_WRAP_KWP, &by, &blob, secret, &signs)?;
+    let copy = at.unwrap_by(&by, &blob, secret, &signs)?;
     let value = at.sign(CKM_SHA256_HMAC, &copy, b"info\x01")?;
     at.is_mac_key(&derived, &value)
 }
@@ -265,6 +313,26 @@ fn c11_sign_what_sp_800_108_computes_with_cmac(at: &Attacker) -> Verdict {
     at.is_mac_key(&derived, &value)
 }
 
+/// The feedback mode without a counter: what is fed back, then the data.
+fn fed_back(at: &Attacker, key: &Key, prf: u64, length: u64) -> Verdict {
+    let fields = [
+        (CK_SP800_108_ITERATION_VARIABLE, Memory::default()),
+        (CK_SP800_108_BYTE_ARRAY, Memory::of(*b"label")),
+    ];
+    let mechanism = Mechanism::sp800(CKM_SP800_108_FEEDBACK_KDF, prf, &fields, b"first", &[]);
+    let derived = at.derive(mechanism, key, CKK_GENERIC_SECRET, &wanted(length, "sS"))?;
+    let value = at.sign(prf, key, b"firstlabel")?;
+    at.is_mac_key(&derived, &value)
+}
+
+fn c11_sign_what_sp_800_108_feeds_back(at: &Attacker) -> Verdict {
+    fed_back(at, &at.generic("sDS")?, CKM_SHA256_HMAC, 32)
+}
+
+fn c11_sign_what_sp_800_108_feeds_back_with_cmac(at: &Attacker) -> Verdict {
+    fed_back(at, &at.aes(16, "sDS")?, CKM_AES_CMAC, 16)
+}
+
 /// The point of a pair that the attacker has.
 fn peer() -> Vec<u8> {
     let info = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]).info();
@@ -278,8 +346,8 @@ fn agreed_twice(at: &Attacker, private: &Key) -> Verdict {
     let hidden = at.derive(ecdh(), private, CKK_AES, &wanted(16, "sw"))?;
     let open = at.derive(ecdh(), private, CKK_AES, &wanted(16, "xe"))?;
     let value = at.get(&open, CKA_VALUE)?;
-    let blob = at.wrap(CKM_AES_KEY_WRAP_KWP, &hidden, &target)?;
-    at.is_value(&target, &opened(&value, &blob))
+    let blob = at.wrap_by(&hidden, &target)?;
+    at.is_value(&target, &blob.opened(&value)?)
 }
 
 fn c12_an_agreement_twice(at: &Attacker) -> Verdict {
@@ -340,6 +408,13 @@ fn c13_points_that_are_none(at: &Attacker) -> Verdict {
         }
     }
     let sent = at.bench.shim.since(mark);
+    let compressed = [&[2 + (good[64] & 1)][..], &good[1..33]].concat();
+    for right in [good.clone(), compressed, [&[4, 65][..], &good].concat()] {
+        let template =
+            [number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, CKK_GENERIC_SECRET)];
+        let ecdh = Mechanism::ecdh(CKD_NULL, &[], &right);
+        said("C_DeriveKey", app.derive(session, ecdh, alone, &template))?;
+    }
     assert!(!sent.names().contains(&"ECDH_ZGen"), "{}", sent.lines());
     last
 }
@@ -367,19 +442,19 @@ fn open(at: &Attacker, key_type: u64, mechanism: &Mechanism) -> Verdict {
 }
 
 fn c15_open_by_xor(at: &Attacker) -> Verdict {
-    open(at, CKK_GENERIC_SECRET, &string_data(CKM_XOR_BASE_AND_DATA, &[0; 32]))
+    open(at, at.data().0, &string_data(CKM_XOR_BASE_AND_DATA, &[0; 32]))
 }
 
 fn c15_open_by_concatenation(at: &Attacker) -> Verdict {
-    open(at, CKK_GENERIC_SECRET, &string_data(CKM_CONCATENATE_BASE_AND_DATA, b"data"))
+    open(at, at.data().0, &string_data(CKM_CONCATENATE_BASE_AND_DATA, b"data"))
 }
 
 fn c15_open_by_extraction(at: &Attacker) -> Verdict {
-    open(at, CKK_GENERIC_SECRET, &extraction(0))
+    open(at, at.data().0, &extraction(0))
 }
 
 fn c15_open_by_hashing(at: &Attacker) -> Verdict {
-    open(at, CKK_GENERIC_SECRET, &CKM_SHA256_KEY_DERIVATION.into())
+    open(at, at.data().0, &CKM_SHA256_KEY_DERIVATION.into())
 }
 
 fn c15_open_by_hkdf(at: &Attacker) -> Verdict {
@@ -409,6 +484,159 @@ fn c15_open_by_sp_800_108(at: &Attacker) -> Verdict {
 
 fn c15_open_by_encryption(at: &Attacker) -> Verdict {
     open(at, CKK_AES, &string_data(CKM_AES_ECB_ENCRYPT_DATA, &KNOWN))
+}
+
+/// Whatever derives and has no case of its own above.
+fn c15_open_by_any_other_derivation(at: &Attacker) -> Verdict {
+    let (app, session) = at.first();
+    let randoms: [&[u8]; 2] = [&[1; 32], &[2; 32]];
+    let mut last = Ok(false);
+    let mut kinds = said("C_GetMechanismList", app.mechanisms(at.slot()))?;
+    kinds.retain(|kind| at.needs(*kind, CKF_DERIVE).is_ok());
+    // A base names all of them.
+    let list: Vec<u8> = kinds.iter().flat_map(|kind| kind.to_ne_bytes()).collect();
+    let allowed = [bytes(CKA_ALLOWED_MECHANISMS, list)];
+    let mut bases = BTreeMap::new();
+    for kind in kinds {
+        let mechanism = match kind {
+            // Base keys are key pairs, what comes is public, or there is a case above.
+            CKM_ECDH1_DERIVE
+            | CKM_ECDH1_COFACTOR_DERIVE
+            | CKM_PUB_KEY_FROM_PRIV_KEY
+            | CKM_HKDF_DATA
+            | CKM_CONCATENATE_BASE_AND_KEY => continue,
+            CKM_EXTRACT_KEY_FROM_KEY => extraction(0),
+            CKM_XOR_BASE_AND_DATA
+            | CKM_CONCATENATE_BASE_AND_DATA
+            | CKM_CONCATENATE_DATA_AND_BASE
+            | CKM_AES_ECB_ENCRYPT_DATA => string_data(kind, &[0; 32]),
+            CKM_AES_CBC_ENCRYPT_DATA => cbc_data(&[3; 16], &[0; 32]),
+            CKM_HKDF_DERIVE => expansion(kind, b"info"),
+            CKM_SP800_108_COUNTER_KDF => counter_kdf(b"label"),
+            CKM_SP800_108_FEEDBACK_KDF | CKM_SP800_108_DOUBLE_PIPELINE_KDF => {
+                let fields = [
+                    (CK_SP800_108_ITERATION_VARIABLE, Memory::default()),
+                    (CK_SP800_108_BYTE_ARRAY, Memory::of(*b"label")),
+                ];
+                Mechanism::sp800(kind, CKM_SHA256_HMAC, &fields, b"", &[])
+            }
+            CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => {
+                let version = kind == CKM_TLS12_MASTER_KEY_DERIVE;
+                Mechanism::tls_master(kind, CKM_SHA256, randoms, version)
+            }
+            CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH => {
+                let version = kind == CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE;
+                Mechanism::tls_extended(kind, CKM_SHA256, &[5; 32], version)
+            }
+            CKM_TLS12_KEY_AND_MAC_DERIVE => {
+                Mechanism::tls_block(kind, CKM_SHA256, randoms, [256, 128, 128], 16)
+            }
+            CKM_TLS12_KEY_SAFE_DERIVE => {
+                Mechanism::tls_block(kind, CKM_SHA256, randoms, [256, 128, 0], 0)
+            }
+            CKM_TLS_KDF | CKM_TLS12_KDF => {
+                Mechanism::tls_export(kind, CKM_SHA256, b"EXPORTER", randoms, b"")
+            }
+            _ if hashes().contains(&kind) => kind.into(),
+            other => panic!("nobody tries to read what derivation {other:#x} gives"),
+        };
+        let make = match kind {
+            CKM_AES_ECB_ENCRYPT_DATA | CKM_AES_CBC_ENCRYPT_DATA => CKM_AES_KEY_GEN,
+            _ if takes_bytes(kind) => at.data().1,
+            _ => CKM_GENERIC_SECRET_KEY_GEN,
+        };
+        let of_tls = of_tls(kind);
+        let length = if of_tls { 48 } else { 32 };
+        let block = [CKM_TLS12_KEY_AND_MAC_DERIVE, CKM_TLS12_KEY_SAFE_DERIVE].contains(&kind);
+        for (given, asked) in [("sD", "D"), ("sD", "xD"), ("D", "xD")] {
+            let handle = match bases.entry((make, length, given)) {
+                Entry::Occupied(base) => *base.get(),
+                Entry::Vacant(none) => {
+                    let base = at.generate(make, length, given, &allowed)?;
+                    *none.insert(at.handle(0, &base)?)
+                }
+            };
+            let mut template = vec![
+                number(CKA_CLASS, CKO_SECRET_KEY),
+                number(CKA_KEY_TYPE, if block { CKK_AES } else { CKK_GENERIC_SECRET }),
+                flag(CKA_TOKEN, at.on_token()),
+                flag(CKA_SENSITIVE, asked.contains('s')),
+                flag(CKA_EXTRACTABLE, asked.contains('x')),
+            ];
+            if !of_tls || [CKM_TLS_KDF, CKM_TLS12_KDF].contains(&kind) {
+                template.push(number(CKA_VALUE_LEN, 16));
+            }
+            let made = match block {
+                false => {
+                    app.derive(session, mechanism.clone(), handle, &template).map(|key| vec![key])
+                }
+                true => {
+                    let (rv, _, parameter) =
+                        app.derive_into(session, &mechanism, handle, &template, false);
+                    let (_, out) = parameter.pointers.last().expect("the keys");
+                    let keys = (0..4).map(|index| out.word_at(8 * index)).collect();
+                    if rv.0 == CKR_OK { Ok(keys) } else { Err(rv) }
+                }
+            };
+            let keys = match said("C_DeriveKey", made) {
+                Ok(keys) => keys,
+                Err(stop) => {
+                    last = Err(stop);
+                    continue;
+                }
+            };
+            for key in keys.into_iter().filter(|key| *key != 0) {
+                match said("C_GetAttributeValue", app.attribute(session, key, CKA_VALUE)) {
+                    Ok(_) => return Ok(true),
+                    Err(stop) => last = Err(stop),
+                }
+            }
+        }
+    }
+    last
+}
+
+/// CKM_x_KEY_DERIVATION
+fn hashes() -> [u64; 11] {
+    [
+        CKM_SHA1_KEY_DERIVATION,
+        CKM_SHA224_KEY_DERIVATION,
+        CKM_SHA256_KEY_DERIVATION,
+        CKM_SHA384_KEY_DERIVATION,
+        CKM_SHA512_KEY_DERIVATION,
+        CKM_SHA512_224_KEY_DERIVATION,
+        CKM_SHA512_256_KEY_DERIVATION,
+        CKM_SHA3_224_KEY_DERIVATION,
+        CKM_SHA3_256_KEY_DERIVATION,
+        CKM_SHA3_384_KEY_DERIVATION,
+        CKM_SHA3_512_KEY_DERIVATION,
+    ]
+}
+
+/// Whether a derivation works on the bytes of its base.
+fn takes_bytes(kind: u64) -> bool {
+    hashes().contains(&kind)
+        || [
+            CKM_EXTRACT_KEY_FROM_KEY,
+            CKM_XOR_BASE_AND_DATA,
+            CKM_CONCATENATE_BASE_AND_DATA,
+            CKM_CONCATENATE_DATA_AND_BASE,
+        ]
+        .contains(&kind)
+}
+
+fn of_tls(kind: u64) -> bool {
+    [
+        CKM_TLS12_MASTER_KEY_DERIVE,
+        CKM_TLS12_MASTER_KEY_DERIVE_DH,
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE,
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+        CKM_TLS12_KEY_AND_MAC_DERIVE,
+        CKM_TLS12_KEY_SAFE_DERIVE,
+        CKM_TLS_KDF,
+        CKM_TLS12_KDF,
+    ]
+    .contains(&kind)
 }
 
 fn c16_bring_a_history_along(at: &Attacker) -> Verdict {
@@ -539,6 +767,17 @@ fn ivs_of(at: &Attacker, master: &Key) -> Verdict {
     at.is_mac_key(&derived, &ivs)
 }
 
+/// The message's hash is what the other mechanism calls random.
+fn c20_a_mac_that_is_another_key(at: &Attacker) -> Verdict {
+    let master = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 48, "sDS", &[])?;
+    let randoms: [&[u8]; 2] = [&[1; 16], &[2; 16]];
+    let kdf = Mechanism::tls_export(CKM_TLS_KDF, CKM_SHA256, b"server finished", randoms, b"");
+    let derived = at.derive(kdf, &master, CKK_GENERIC_SECRET, &wanted(12, "sS"))?;
+    let mac = Mechanism::tls_mac(CKM_TLS12_MAC, CKM_SHA256, 12, 1);
+    let value = at.sign(mac, &master, &randoms.concat())?;
+    at.is_mac_key(&derived, &value)
+}
+
 fn c21_groups_of_small_order(at: &Attacker) -> Verdict {
     at.needs(CKM_DH_PKCS_DERIVE, CKF_DERIVE)?;
     Err(Stop::Thwarted("the token has groups for which there is no attack here yet"))
@@ -547,7 +786,7 @@ fn c21_groups_of_small_order(at: &Attacker) -> Verdict {
 fn c22_digest_a_sensitive_key(at: &Attacker) -> Verdict {
     let mut last = Ok(false);
     for given in ["sx", "s", ""] {
-        let key = at.import(CKK_GENERIC_SECRET, &OWN, &format!("{given}S"))?;
+        let key = at.import(at.data().0, &OWN, &format!("{given}Se"))?;
         match at.digest_of(&key) {
             Ok(digest) if digest == openssl::digest("sha256", &OWN) => return Ok(true),
             Ok(_) => {}

@@ -4,7 +4,9 @@
 //! it got them: who judges compares bytes, not return values. All are run under both values of
 //! `[policy] api_attacks`, with session objects, with token objects, and with token objects in two
 //! processes that take turns; and with each rule left out alone, so that it is known which attacks a rule
-//! stops.
+//! stops. Where a secret key wraps or unwraps, the attack is run by C_WrapKeyAuthenticated and
+//! C_UnwrapKeyAuthenticated as well; derivations and formats of wrapping also on a token whose keys are
+//! sealed, because those bytes the host works with.
 //!
 //! What became of each is in docs/ATTACKS.md, which is compared with the module;
 //! `TPM11_ATTACKS=write` writes it anew. An attack that needs a mechanism that the token does not have says so there.
@@ -15,17 +17,20 @@ mod mathematics;
 mod sensitivity;
 mod separation;
 mod state;
+mod travel;
 mod wrapping;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, Sender};
 
-use cryptoki_sys::CKM_AES_GCM;
-use swtpm_tests::ck::{Mechanism, Message};
-use swtpm_tests::{Bench, Setup};
+use cryptoki_sys::{CKM_AES_CCM, CKM_AES_GCM};
+use swtpm_tests::ck::Mechanism;
+use swtpm_tests::shim::Chip;
+use swtpm_tests::{Bench, Setup, wire};
 
-use attacker::{Attacker, Stage, Stop, Verdict};
+use attacker::{Attacker, Stage, Stop, Verdict, Way};
 
 /// One attack.
 struct Case {
@@ -38,11 +43,12 @@ macro_rules! cases {
 }
 use cases;
 
-const GROUPS: [(&str, &[Case]); 5] = [
+const GROUPS: [(&str, &[Case]); 6] = [
     ("Key separation", separation::CASES),
     ("Sensitivity, extractability, history, trust", sensitivity::CASES),
     ("Derivation", derivation::CASES),
     ("Wrapping formats", wrapping::CASES),
+    ("Keys that come from another TPM", travel::CASES),
     ("State, sessions, roles, PINs", state::CASES),
 ];
 
@@ -57,11 +63,6 @@ fn case(name: &str) -> &'static Case {
 /// AES-GCM with an IV of the caller's.
 fn gcm(iv: &[u8]) -> Mechanism {
     Mechanism::gcm(CKM_AES_GCM, iv, b"", 128)
-}
-
-/// The same for a key that is wrapped.
-fn gcm_wrapping(iv: &[u8]) -> Mechanism {
-    Message::new(CKM_AES_GCM, iv, 16, 0).wrapping(b"")
 }
 
 /// The columns of the list.
@@ -82,13 +83,26 @@ impl Policy {
 
 const SETTINGS: &str = "[pin]\nkdf_iterations = 1000\n";
 
-/// A token under these lines of `[policy]`. Two processes at a bare TPM would spend their time waiting for
-/// each other.
+/// A token under these lines of `[policy]`, whose SO trusts its own storage key. Two processes at a bare TPM
+/// would spend their time waiting for each other.
 fn bench(policy: &str) -> Bench {
-    let setup = Setup::default().managed();
-    let bench = setup.config(&format!("{SETTINGS}[policy]\n{policy}")).start();
+    token(&format!("{SETTINGS}[policy]\n{policy}"), Chip::default())
+}
+
+fn token(config: &str, chip: Chip) -> Bench {
+    let bench = Setup::default().managed().config(config).start();
+    bench.shim.become_chip(chip);
     bench.token();
+    bench.trust(&bench);
     bench
+}
+
+/// The same where no key works in the TPM that could be sealed instead.
+fn sealed(policy: Policy) -> Bench {
+    let keys = "[keys]\nsealed_keys = true\nsecret_keys = \"sealed\"";
+    let config = format!("{SETTINGS}{keys}\n[policy]\n{}", policy.config());
+    let chip = Chip { without_commands: vec![wire::ENCRYPT_DECRYPT_2], ..Chip::default() };
+    token(&config, chip)
 }
 
 fn told(verdict: &Verdict) -> String {
@@ -101,68 +115,153 @@ fn told(verdict: &Verdict) -> String {
     }
 }
 
-/// What became of all attacks at one stage.
-fn run(attacker: &Attacker) -> BTreeMap<&'static str, String> {
-    all()
+/// What became of attacks, by their names.
+type Outcomes = BTreeMap<&'static str, String>;
+
+/// What became of these attacks at one stage; those that came to wrap or unwrap with a secret key go into
+/// `wrapping`.
+fn run(
+    attacker: &Attacker,
+    cases: impl Iterator<Item = &'static Case>,
+    wrapping: &mut BTreeSet<&'static str>,
+) -> Outcomes {
+    cases
         // Sessions and logins are one process's, and see where they lie what keys they want.
         .filter(|case| attacker.stage == Stage::Session || !case.name.starts_with('e'))
         .map(|case| {
             let began = std::time::Instant::now();
+            attacker.wrapped.set(false);
             let verdict = told(&(case.run)(attacker));
-            println!("{:?} {}: {verdict} ({:?})", attacker.stage, case.name, began.elapsed());
+            if attacker.wrapped.get() {
+                wrapping.insert(case.name);
+            }
+            let Attacker { stage, way, sealed, .. } = attacker;
+            let sealed = if *sealed { ", sealed" } else { "" };
+            let took = began.elapsed();
+            println!("{stage:?}, {way:?}{sealed}: {}: {verdict} ({took:?})", case.name);
             (case.name, verdict)
         })
         .collect()
 }
 
-/// All stages under one policy: for each case the session's outcome, and those that differ from it.
-fn column(policy: Policy) -> BTreeMap<&'static str, String> {
-    let bench = bench(policy.config());
-    let mut attacker = Attacker::at(&bench, Stage::Session);
-    let mut column = run(&attacker);
-    for (stage, name) in [(Stage::Token, "on the token"), (Stage::TwoProcesses, "two processes")] {
-        attacker = attacker.then(stage);
-        for (case, outcome) in run(&attacker) {
-            let known = column.get_mut(case).expect("the same cases");
-            if !known.contains(&outcome) {
-                write!(known, "; {name}: {outcome}").expect("a string");
-            }
-        }
+/// What also became of an attack, if it is not known.
+fn also(known: &mut String, name: &str, outcome: &str) {
+    if !known.contains(outcome) {
+        write!(known, "; {name}: {outcome}").expect("a string");
     }
-    column
 }
 
-fn document(prevent: &BTreeMap<&str, String>, standard: &BTreeMap<&str, String>) -> String {
-    let mut text = include_str!("head.md").to_owned();
-    for (title, cases) in GROUPS {
-        write!(text, "\n## {title}\n\n| attack | prevent | standard |\n|---|---|---|\n")
-            .expect("a string");
-        for Case { name, .. } in cases {
-            let (id, words) = name.split_once('_').expect("an id and words");
-            let words = words.replace('_', " ");
-            let id = id.to_uppercase();
-            writeln!(text, "| {id} {words} | {} | {} |", prevent[name], standard[name])
-                .expect("a string");
+/// The stages after the first, and how the list calls them.
+const FURTHER: [(Stage, &str); 2] =
+    [(Stage::Token, "on the token"), (Stage::TwoProcesses, "two processes")];
+
+/// All stages of these cases: for each the session's outcome, and those that differ from it. With it those
+/// that wrap.
+fn stages<'a>(
+    mut attacker: Attacker<'a>,
+    wanted: impl Fn(&str) -> bool,
+) -> (Attacker<'a>, Outcomes, BTreeSet<&'static str>) {
+    let chosen = || all().filter(|case| wanted(case.name));
+    let mut wrapping = BTreeSet::new();
+    let mut column = run(&attacker, chosen(), &mut wrapping);
+    for (stage, name) in FURTHER {
+        attacker = attacker.then(stage);
+        for (case, outcome) in run(&attacker, chosen(), &mut wrapping) {
+            also(column.get_mut(case).expect("the same cases"), name, &outcome);
         }
+    }
+    (attacker, column, wrapping)
+}
+
+/// What one policy tells the other: which attacks wrap or unwrap with a secret key. Under `standard` all come
+/// so far that ever will.
+enum Wrapping {
+    Known(Sender<BTreeSet<&'static str>>),
+    Asked(Receiver<BTreeSet<&'static str>>),
+}
+
+/// One policy: the outcomes of all attacks, and of those that can go by the functions that authenticate.
+fn column(policy: Policy, wrapping: Wrapping) -> (Outcomes, Outcomes) {
+    let bench = bench(policy.config());
+    let (attacker, column, found) = stages(Attacker::at(&bench, Stage::Session), |_| true);
+    let wrapping = match wrapping {
+        Wrapping::Known(tell) => {
+            tell.send(found.clone()).expect("the other one waits");
+            found
+        }
+        Wrapping::Asked(asked) => asked.recv().expect("the other one tells"),
+    };
+    let [gcm, ccm] = [CKM_AES_GCM, CKM_AES_CCM].map(Way::Authenticated);
+    let attacker = attacker.then(Stage::Session).by(gcm);
+    let (attacker, mut authenticated, _) = stages(attacker, |case| wrapping.contains(case));
+    let attacker = attacker.then(Stage::Session).by(ccm);
+    let wrapping = all().filter(|case| wrapping.contains(case.name));
+    for (case, outcome) in run(&attacker, wrapping, &mut BTreeSet::new()) {
+        also(authenticated.get_mut(case).expect("the same cases"), "by CCM", &outcome);
+    }
+    (column, authenticated)
+}
+
+/// Derivation and formats of wrapping with sealed keys, which move to no other TPM.
+fn column_of_sealed(policy: Policy) -> Outcomes {
+    let bench = sealed(policy);
+    let attacker = Attacker::at(&bench, Stage::Session).sealed();
+    let moves = |case: &str| travel::CASES.iter().any(|moved| moved.name == case);
+    stages(attacker, |case| case.starts_with(['c', 'd']) && !moves(case)).1
+}
+
+/// A table, a row for each attack of which something is known.
+fn table(title: &str, cases: &[Case], columns: [&Outcomes; 2]) -> String {
+    let mut text = format!("\n## {title}\n\n| attack | prevent | standard |\n|---|---|---|\n");
+    for Case { name, .. } in cases {
+        let (Some(prevent), Some(standard)) = (columns[0].get(name), columns[1].get(name)) else {
+            continue;
+        };
+        let (id, words) = name.split_once('_').expect("an id and words");
+        let (id, words) = (id.to_uppercase(), words.replace('_', " "));
+        writeln!(text, "| {id} {words} | {prevent} | {standard} |").expect("a string");
     }
     text
 }
 
+fn document(columns: [&Outcomes; 2], authenticated: [&Outcomes; 2]) -> String {
+    let mut text = include_str!("head.md").to_owned();
+    for (title, cases) in GROUPS {
+        text += &table(title, cases, columns);
+    }
+    let cases: Vec<Case> = all().map(|Case { name, run }| Case { name, run: *run }).collect();
+    let title = "By C_WrapKeyAuthenticated and C_UnwrapKeyAuthenticated";
+    text + &table(title, &cases, authenticated)
+}
+
 #[test]
 fn no_attack_works_under_prevent_and_under_standard_those_that_the_specification_allows() {
-    let (prevent, standard) = std::thread::scope(|scope| {
-        let prevent = scope.spawn(|| column(Policy::Prevent));
-        let standard = scope.spawn(|| column(Policy::Standard));
-        (prevent.join().expect("all judged"), standard.join().expect("all judged"))
-    });
-    let text = document(&prevent, &standard);
+    let (tell, asked) = mpsc::channel();
+    let ((mut prevent, by_prevent), (mut standard, by_standard), sealed) =
+        std::thread::scope(|scope| {
+            let prevent = scope.spawn(|| column(Policy::Prevent, Wrapping::Asked(asked)));
+            let standard = scope.spawn(|| column(Policy::Standard, Wrapping::Known(tell)));
+            let sealed = [Policy::Prevent, Policy::Standard]
+                .map(|policy| scope.spawn(move || column_of_sealed(policy)));
+            let sealed = sealed.map(|column| column.join().expect("all judged"));
+            (prevent.join().expect("all judged"), standard.join().expect("all judged"), sealed)
+        });
+    for (column, sealed) in [&mut prevent, &mut standard].into_iter().zip(&sealed) {
+        for (case, outcome) in sealed {
+            also(column.get_mut(case).expect("the same cases"), "sealed keys", outcome);
+        }
+    }
+    let text = document([&prevent, &standard], [&by_prevent, &by_standard]);
     println!("{text}");
-    let works = |column: &BTreeMap<&str, String>| -> Vec<String> {
+    let works = |column: &Outcomes| -> Vec<String> {
         let worked = column.iter().filter(|(_, outcome)| outcome.contains("works"));
         worked.map(|(name, outcome)| format!("{name}: {outcome}")).collect()
     };
-    println!("{} attacks; under standard these work: {:#?}", prevent.len(), works(&standard));
-    assert!(works(&prevent).is_empty(), "under prevent: {:#?}", works(&prevent));
+    println!("{} attacks, {} also authenticated", prevent.len(), by_prevent.len());
+    println!("under standard these work: {:#?}", works(&standard));
+    for column in [&prevent, &by_prevent] {
+        assert!(works(column).is_empty(), "under prevent: {:#?}", works(column));
+    }
 
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/ATTACKS.md");
     if std::env::var("TPM11_ATTACKS").is_ok_and(|how| how == "write") {

@@ -50,6 +50,7 @@ pub static CASES: &[Case] = cases![
     b27_wrap_by_an_untrusted_key
     b28_trust_by_the_user
     b29_a_secret_key_trusted_by_the_so
+    b29_a_key_that_decrypts_trusted_by_the_so
     b30_never_ask_for_the_pin_again
     b30_a_copy_that_does_not_ask
     b30_unwrapped_it_does_not_ask
@@ -168,7 +169,7 @@ fn b05_extractable_after_all(at: &Attacker) -> Verdict {
 
 fn b06_wrap_what_is_not_extractable(at: &Attacker) -> Verdict {
     let (key, by) = (sensitive(at)?, at.aes(16, "sw")?);
-    at.wrap(CKM_AES_KEY_WRAP_KWP, &by, &key).map(|blob| !blob.is_empty())
+    at.wrap_by(&by, &key).map(|blob| !blob.bytes.is_empty())
 }
 
 fn b07_a_copy_that_is_not_sensitive(at: &Attacker) -> Verdict {
@@ -243,13 +244,11 @@ fn b11_bring_a_history_along(at: &Attacker) -> Verdict {
     last
 }
 
-const KWP: u64 = CKM_AES_KEY_WRAP_KWP;
-
 fn b12_unwrap_it_as_readable(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swu")?);
-    let blob = at.wrap(KWP, &key, &target)?;
+    let blob = at.wrap_by(&key, &target)?;
     let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
-    let readable = at.unwrap(KWP, &key, &blob, (CKO_SECRET_KEY, CKK_AES), &open)?;
+    let readable = at.unwrap_by(&key, &blob, (CKO_SECRET_KEY, CKK_AES), &open)?;
     let value = at.get(&readable, CKA_VALUE)?;
     at.is_value(&target, &value)
 }
@@ -257,8 +256,8 @@ fn b12_unwrap_it_as_readable(at: &Attacker) -> Verdict {
 /// The attacker's own key, whose CKA_UNWRAP_TEMPLATE decides.
 fn prescribed(at: &Attacker, inner: &[Attribute]) -> Step<(Key, Key)> {
     let (target, key) = (at.target()?, at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, inner))?);
-    let blob = at.wrap(KWP, &key, &target)?;
-    let unwrapped = at.unwrap(KWP, &key, &blob, (CKO_SECRET_KEY, CKK_AES), &[])?;
+    let blob = at.wrap_by(&key, &target)?;
+    let unwrapped = at.unwrap_by(&key, &blob, (CKO_SECRET_KEY, CKK_AES), &[])?;
     Ok((target, unwrapped))
 }
 
@@ -273,13 +272,13 @@ fn b12_unwrap_it_by_a_key_that_prescribes_extractable_keys(at: &Attacker) -> Ver
     let (_, copy) = prescribed(at, &[flag(CKA_EXTRACTABLE, true)])?;
     // It came in by a key that was not trusted to, and goes out by the attacker's.
     let known = at.import(CKK_AES, &KNOWN, "sw")?;
-    at.wrap(KWP, &known, &copy).map(|blob| !blob.is_empty())
+    at.wrap_by(&known, &copy).map(|blob| !blob.bytes.is_empty())
 }
 
 fn b13_a_history_after_unwrapping(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swu")?);
-    let blob = at.wrap(KWP, &key, &target)?;
-    let unwrapped = at.unwrap_aes(KWP, &key, &blob, "se")?;
+    let blob = at.wrap_by(&key, &target)?;
+    let unwrapped = at.unwrap_aes_by(&key, &blob, "se")?;
     for kind in [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_LOCAL] {
         if at.is(&unwrapped, kind)? {
             return Ok(true);
@@ -472,9 +471,9 @@ fn b24_destroy_what_is_not_destroyable(at: &Attacker) -> Verdict {
     })
 }
 
-/// A key for CBC alone.
+/// A key for GCM alone: what ECB makes of zeros is what GCM authenticates with.
 fn limited(at: &Attacker) -> Step<Key> {
-    with(at, "se", &[number(CKA_ALLOWED_MECHANISMS, CKM_AES_CBC)])
+    with(at, "se", &[number(CKA_ALLOWED_MECHANISMS, CKM_AES_GCM)])
 }
 
 fn b25_another_mechanism(at: &Attacker) -> Verdict {
@@ -483,7 +482,7 @@ fn b25_another_mechanism(at: &Attacker) -> Verdict {
 }
 
 fn more_mechanisms() -> [Attribute; 1] {
-    let both = [CKM_AES_CBC, CKM_AES_ECB].map(u64::to_ne_bytes).concat();
+    let both = [CKM_AES_GCM, CKM_AES_ECB].map(u64::to_ne_bytes).concat();
     [bytes(CKA_ALLOWED_MECHANISMS, both)]
 }
 
@@ -500,10 +499,10 @@ fn b25_a_copy_with_more_mechanisms(at: &Attacker) -> Verdict {
 }
 
 fn b25_unwrapped_without_its_limits(at: &Attacker) -> Verdict {
-    let limited = with(at, "sxe", &[number(CKA_ALLOWED_MECHANISMS, CKM_AES_CBC)])?;
+    let limited = with(at, "sxe", &[number(CKA_ALLOWED_MECHANISMS, CKM_AES_GCM)])?;
     let by = at.aes(16, "swu")?;
-    let blob = at.wrap(KWP, &by, &limited)?;
-    let free = at.unwrap_aes(KWP, &by, &blob, "e")?;
+    let blob = at.wrap_by(&by, &limited)?;
+    let free = at.unwrap_aes_by(&by, &blob, "e")?;
     at.encrypt(CKM_AES_ECB, &free, &[0; 16]).map(|_| true)
 }
 
@@ -521,14 +520,14 @@ fn b26_a_copy_for_every_key(at: &Attacker) -> Verdict {
 
 fn b26_unwrapped_for_every_key(at: &Attacker) -> Verdict {
     let (key, by) = (at.aes(16, "sxet")?, at.aes(16, "swu")?);
-    let blob = at.wrap(KWP, &by, &key)?;
-    let unwrapped = at.unwrap_aes(KWP, &by, &blob, "sxe")?;
+    let blob = at.wrap_by(&by, &key)?;
+    let unwrapped = at.unwrap_aes_by(&by, &blob, "sxe")?;
     Ok(!at.is(&unwrapped, CKA_WRAP_WITH_TRUSTED)?)
 }
 
 fn b27_wrap_by_an_untrusted_key(at: &Attacker) -> Verdict {
     let (key, by) = (at.aes(16, "sxet")?, at.aes(16, "sw")?);
-    at.wrap(KWP, &by, &key).map(|blob| !blob.is_empty())
+    at.wrap_by(&by, &key).map(|blob| !blob.bytes.is_empty())
 }
 
 fn b28_trust_by_the_user(at: &Attacker) -> Verdict {
@@ -542,19 +541,27 @@ fn b28_trust_by_the_user(at: &Attacker) -> Verdict {
     let plain = at.create(CKO_PUBLIC_KEY, &public)?;
     let secret = at.aes(16, "sw")?;
     let unwraps = at.aes(16, "swu")?;
+    let wrapped = at.wrap_by(&unwraps, &at.target()?)?;
     let readable = at.import(CKK_GENERIC_SECRET, &[7; 32], "xD")?;
+    let certificate = [
+        number(CKA_CERTIFICATE_TYPE, CKC_X_509),
+        bytes(CKA_SUBJECT, [0x30, 0]),
+        bytes(CKA_VALUE, [0x30, 0]),
+        trusted.clone(),
+    ];
     let curve = bytes(CKA_EC_PARAMS, P256);
     let hkdf = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, None, Some(b"info"));
     let tries: Vec<Step<Key>> = vec![
         at.import(CKK_AES, &KNOWN, "seT"),
         at.create(CKO_PUBLIC_KEY, &[&public[..], std::slice::from_ref(&trusted)].concat()),
+        at.create(CKO_CERTIFICATE, &certificate),
         at.generate(CKM_AES_KEY_GEN, 16, "swT", &[]),
         at.pair(CKM_EC_KEY_PAIR_GEN, &[curve, trusted.clone()], &[]).map(|pair| pair.0),
         at.set(&plain, std::slice::from_ref(&trusted)).map(|()| plain.clone()),
         at.set(&secret, std::slice::from_ref(&trusted)).map(|()| secret.clone()),
         at.copy(&plain, std::slice::from_ref(&trusted)),
         at.copy(&secret, std::slice::from_ref(&trusted)),
-        at.unwrap_aes(CKM_AES_KEY_WRAP, &unwraps, &[7; 24], "T"),
+        at.unwrap_aes_by(&unwraps, &wrapped, "T"),
         at.derive(hkdf, &readable, CKK_GENERIC_SECRET, &[number(CKA_VALUE_LEN, 32), trusted]),
     ];
     let mut last = Ok(false);
@@ -571,6 +578,14 @@ fn b28_trust_by_the_user(at: &Attacker) -> Verdict {
 
 /// An SO sees no private keys, and keys of the token are private: this is about session keys.
 fn b29_a_secret_key_trusted_by_the_so(at: &Attacker) -> Verdict {
+    trusted_by_the_so(at, "sw")
+}
+
+fn b29_a_key_that_decrypts_trusted_by_the_so(at: &Attacker) -> Verdict {
+    trusted_by_the_so(at, "swd")
+}
+
+fn trusted_by_the_so(at: &Attacker, given: &str) -> Verdict {
     if at.stage == Stage::TwoProcesses {
         return Err(Stop::Thwarted("keys of the token are private, and not the SO's to see"));
     }
@@ -582,7 +597,7 @@ fn b29_a_secret_key_trusted_by_the_so(at: &Attacker) -> Verdict {
         bytes(CKA_VALUE, KNOWN),
         flag(CKA_PRIVATE, false),
     ];
-    template.extend(letters("sw", SECRET));
+    template.extend(letters(given, SECRET));
     let made = said("C_CreateObject", app.create_object(session, &template));
     let trusted = said("C_Login", app.login_so(session, SO_PIN)).and_then(|()| {
         let trust = app.set_attributes(session, made.clone()?, &[flag(CKA_TRUSTED, true)]);
@@ -614,8 +629,8 @@ fn b30_a_copy_that_does_not_ask(at: &Attacker) -> Verdict {
 fn b30_unwrapped_it_does_not_ask(at: &Attacker) -> Verdict {
     let (_, key) = at.ec("sxS", &[flag(CKA_ALWAYS_AUTHENTICATE, true)])?;
     let by = at.aes(32, "swu")?;
-    let blob = at.wrap(KWP, &by, &key)?;
-    let free = at.unwrap(KWP, &by, &blob, (CKO_PRIVATE_KEY, CKK_EC), &[flag(CKA_SIGN, true)])?;
+    let blob = at.wrap_by(&by, &key)?;
+    let free = at.unwrap_by(&by, &blob, (CKO_PRIVATE_KEY, CKK_EC), &[flag(CKA_SIGN, true)])?;
     at.sign(CKM_ECDSA, &free, &[1; 32]).map(|_| true)
 }
 

@@ -5,8 +5,7 @@ use swtpm_tests::ck::{Mechanism, bytes, flag, number};
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, SECRET, Stop, Verdict, closed, letters, opened, outsider, rfc3394_close,
-    rfc3394_open, xor,
+    Attacker, KNOWN, Key, NONCE, SECRET, Stop, Verdict, Wrapped, letters, outsider, xor,
 };
 use super::{Case, cases};
 
@@ -22,6 +21,7 @@ pub static CASES: &[Case] = cases![
     a06_a_key_unwrapped_to_wrap_and_to_decrypt
     a07_a_key_unwrapped_to_encrypt_and_to_unwrap
     a08_encrypt_what_is_to_be_unwrapped
+    a08_encrypt_what_cbc_pad_is_to_unwrap
     a09_first_encrypt_then_unwrap
     a10_rsa_pkcs1_wrap_and_decrypt
     a10_rsa_oaep_wrap_and_decrypt
@@ -37,28 +37,27 @@ pub static CASES: &[Case] = cases![
     a16_a_strong_key_under_a_weak_one
     a16_aes_256_under_rsa_1024
     a17_a_raw_signature_is_an_unwrapping
+    a17_a_raw_signature_by_a_pair_that_wraps_alone
     a18_a_key_wraps_itself
     a18_two_keys_wrap_each_other
 ];
 
-const KWP: u64 = CKM_AES_KEY_WRAP_KWP;
-
 /// A wrapped target, and what is left of the wrapping by single blocks of `by`.
-fn by_blocks(at: &Attacker, by: &Key, blob: &[u8], target: &Key) -> Verdict {
-    let value = rfc3394_open(blob, |block| at.decrypt(CKM_AES_ECB, by, block))?;
+fn by_blocks(at: &Attacker, by: &Key, wrapped: &Wrapped, target: &Key) -> Verdict {
+    let value = at.undone(by, wrapped)?;
     at.is_value(target, &value)
 }
 
 fn a01_key_wrap_undone_by_blocks(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swd")?);
-    let blob = at.wrap(CKM_AES_KEY_WRAP, &key, &target)?;
+    let blob = at.wrap_by(&key, &target)?;
     by_blocks(at, &key, &blob, &target)
 }
 
 fn a01_key_wrap_undone_by_its_own_decryption(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swd")?);
-    let blob = at.wrap(CKM_AES_KEY_WRAP, &key, &target)?;
-    let value = at.decrypt(CKM_AES_KEY_WRAP, &key, &blob)?;
+    let blob = at.wrap_by(&key, &target)?;
+    let value = at.decrypted(&key, &blob)?;
     at.is_value(&target, &value)
 }
 
@@ -72,78 +71,86 @@ fn a01_cbc_pad_undone_by_its_own_decryption(at: &Attacker) -> Verdict {
 
 fn a02_wrap_then_decrypt(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
-    let blob = at.wrap(KWP, &key, &target)?;
+    let blob = at.wrap_by(&key, &target)?;
     at.set_flag(&key, CKA_DECRYPT, true)?;
     by_blocks(at, &key, &blob, &target)
 }
 
 fn a03_wrap_then_no_longer_wrap_but_decrypt(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
-    let blob = at.wrap(KWP, &key, &target)?;
+    let blob = at.wrap_by(&key, &target)?;
     at.set_flag(&key, CKA_WRAP, false)?;
     at.set_flag(&key, CKA_DECRYPT, true)?;
     by_blocks(at, &key, &blob, &target)
 }
 
-fn same_iv(at: &Attacker, wraps: Mechanism, encrypts: Mechanism) -> Verdict {
+fn a04_ctr_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swe")?);
-    let blob = at.wrap(wraps, &key, &target)?;
-    let stream = at.encrypt(encrypts, &key, &[0; 16])?;
+    let counter = || Mechanism::counter(32, [9; 16]);
+    let blob = at.wrap(counter(), &key, &target)?;
+    let stream = at.encrypt(counter(), &key, &[0; 16])?;
     at.is_value(&target, &xor(&blob[..16], &stream[..16]))
 }
 
-fn a04_ctr_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
-    same_iv(at, Mechanism::counter(32, [9; 16]), Mechanism::counter(32, [9; 16]))
-}
-
 fn a04_gcm_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
-    same_iv(at, super::gcm_wrapping(&[9; 12]), super::gcm(&[9; 12]))
+    let (target, key) = (at.target()?, at.aes(16, "swe")?);
+    let blob = at.wrap_under(&key, &target, &NONCE)?;
+    let stream = at.encrypt(blob.as_stream(), &key, &[0; 16])?;
+    at.is_value(&target, &xor(blob.key(), &stream))
 }
 
 fn a05_a_copy_that_decrypts(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
-    let blob = at.wrap(KWP, &key, &target)?;
+    let blob = at.wrap_by(&key, &target)?;
     let copy = at.copy(&key, &[flag(CKA_DECRYPT, true), flag(CKA_WRAP, false)])?;
     by_blocks(at, &copy, &blob, &target)
 }
 
 fn a06_a_key_unwrapped_to_wrap_and_to_decrypt(at: &Attacker) -> Verdict {
     let (target, key, tool) = (at.target()?, at.aes(16, "swu")?, at.aes(16, "sxe")?);
-    let blob = at.wrap(KWP, &key, &tool)?;
-    let wraps = at.unwrap_aes(KWP, &key, &blob, "w")?;
-    let decrypts = at.unwrap_aes(KWP, &key, &blob, "d")?;
-    let blob = at.wrap(KWP, &wraps, &target)?;
+    let blob = at.wrap_by(&key, &tool)?;
+    let wraps = at.unwrap_aes_by(&key, &blob, "w")?;
+    let decrypts = at.unwrap_aes_by(&key, &blob, "d")?;
+    let blob = at.wrap_by(&wraps, &target)?;
     by_blocks(at, &decrypts, &blob, &target)
 }
 
 /// A wrapped target under a key whose value the attacker has put there.
 fn under_known(at: &Attacker, known: &Key, target: &Key) -> Verdict {
-    let blob = at.wrap(KWP, known, target)?;
-    at.is_value(target, &opened(&KNOWN, &blob))
+    let blob = at.wrap_by(known, target)?;
+    at.is_value(target, &blob.opened(&KNOWN)?)
 }
 
 fn a07_a_key_unwrapped_to_encrypt_and_to_unwrap(at: &Attacker) -> Verdict {
     let (target, key, tool) = (at.target()?, at.aes(16, "swu")?, at.aes(16, "sxe")?);
-    let blob = at.wrap(KWP, &key, &tool)?;
-    let encrypts = at.unwrap_aes(KWP, &key, &blob, "e")?;
-    let unwraps = at.unwrap_aes(KWP, &key, &blob, "u")?;
-    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &encrypts, block))?;
-    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &unwraps, &forged, "w")?;
+    let blob = at.wrap_by(&key, &tool)?;
+    let encrypts = at.unwrap_aes_by(&key, &blob, "e")?;
+    let unwraps = at.unwrap_aes_by(&key, &blob, "u")?;
+    let forged = at.forged(&encrypts, &KNOWN)?;
+    let known = at.unwrap_aes_by(&unwraps, &forged, "w")?;
     under_known(at, &known, &target)
 }
 
 fn a08_encrypt_what_is_to_be_unwrapped(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sue")?);
-    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &key, block))?;
-    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &key, &forged, "w")?;
+    let forged = at.forged(&key, &KNOWN)?;
+    let known = at.unwrap_aes_by(&key, &forged, "w")?;
+    under_known(at, &known, &target)
+}
+
+fn a08_encrypt_what_cbc_pad_is_to_unwrap(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "sue")?);
+    let cbc = || Mechanism::bytes(CKM_AES_CBC_PAD, &[7; 16]);
+    let forged = at.encrypt(cbc(), &key, &KNOWN)?;
+    let known = at.unwrap_aes(cbc(), &key, &forged, "w")?;
     under_known(at, &known, &target)
 }
 
 fn a09_first_encrypt_then_unwrap(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "se")?);
-    let forged = rfc3394_close(&KNOWN, |block| at.encrypt(CKM_AES_ECB, &key, block))?;
+    let forged = at.forged(&key, &KNOWN)?;
     at.set(&key, &[flag(CKA_ENCRYPT, false), flag(CKA_UNWRAP, true)])?;
-    let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &key, &forged, "w")?;
+    let known = at.unwrap_aes_by(&key, &forged, "w")?;
     under_known(at, &known, &target)
 }
 
@@ -231,9 +238,9 @@ fn a13_wrap_by_the_key_of_a_known_password(at: &Attacker) -> Verdict {
     ];
     template.extend(letters("sw", SECRET));
     let known = at.generate_of(mechanism, &template)?;
-    let blob = at.wrap(KWP, &known, &target)?;
+    let blob = at.wrap_by(&known, &target)?;
     let value = openssl::pbkdf2("sha256", b"password", b"salt", 1000, 16);
-    at.is_value(&target, &opened(&value, &blob))
+    at.is_value(&target, &blob.opened(&value)?)
 }
 
 fn a13_wrap_by_a_key_derived_from_a_known_key(at: &Attacker) -> Verdict {
@@ -241,9 +248,9 @@ fn a13_wrap_by_a_key_derived_from_a_known_key(at: &Attacker) -> Verdict {
     let hkdf = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, None, Some(b"info"));
     let template = [vec![number(CKA_VALUE_LEN, 16)], letters("sw", SECRET)].concat();
     let wraps = at.derive(hkdf, &known, CKK_AES, &template)?;
-    let blob = at.wrap(KWP, &wraps, &target)?;
+    let blob = at.wrap_by(&wraps, &target)?;
     let value = openssl::hkdf_expand("sha256", &KNOWN, b"info", 16);
-    at.is_value(&target, &opened(&value, &blob))
+    at.is_value(&target, &blob.opened(&value)?)
 }
 
 fn a14_let_a_known_key_wrap(at: &Attacker) -> Verdict {
@@ -271,7 +278,7 @@ fn a15_unwrap_a_known_key_that_wraps(at: &Attacker) -> Verdict {
 
 fn a16_a_strong_key_under_a_weak_one(at: &Attacker) -> Verdict {
     let (weak, strong) = (at.aes(16, "sw")?, at.aes(32, "sxe")?);
-    at.wrap(KWP, &weak, &strong).map(|blob| !blob.is_empty())
+    at.wrap_by(&weak, &strong).map(|blob| !blob.bytes.is_empty())
 }
 
 fn a16_aes_256_under_rsa_1024(at: &Attacker) -> Verdict {
@@ -286,15 +293,21 @@ fn a17_a_raw_signature_is_an_unwrapping(at: &Attacker) -> Verdict {
     at.is_value(&target, &padded[padded.len() - 16..])
 }
 
+fn a17_a_raw_signature_by_a_pair_that_wraps_alone(at: &Attacker) -> Verdict {
+    let (target, (public, private)) = (at.target()?, at.rsa(2048, "w", "su")?);
+    let blob = at.wrap(oaep(), &public, &target)?;
+    at.sign(CKM_RSA_X_509, &private, &blob).map(|_| true)
+}
+
 fn a18_a_key_wraps_itself(at: &Attacker) -> Verdict {
     let key = at.aes(16, "sxw")?;
-    at.wrap(KWP, &key, &key).map(|blob| !blob.is_empty())
+    at.wrap_by(&key, &key).map(|blob| !blob.bytes.is_empty())
 }
 
 fn a18_two_keys_wrap_each_other(at: &Attacker) -> Verdict {
     let (one, other) = (at.aes(16, "sxw")?, at.aes(16, "sxw")?);
-    let first = at.wrap(KWP, &one, &other)?;
-    let second = at.wrap(KWP, &other, &one)?;
+    let first = at.wrap_by(&one, &other)?;
+    let second = at.wrap_by(&other, &one)?;
     // Whoever learns one key knows both.
-    Ok(!closed(&KNOWN, &first[8..]).is_empty() && !second.is_empty())
+    Ok(!first.bytes.is_empty() && !second.bytes.is_empty())
 }

@@ -2,19 +2,20 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::Attribute;
-use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, Message, P256, bytes, flag, number};
 use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, OWN, SECRET, Step, Stop, Verdict, letters, outsider, prescribing, said,
-    xor,
+    Attacker, KNOWN, Key, NONCE, OWN, SECRET, Stage, Step, Stop, Verdict, Way, letters, outsider,
+    prescribing, said, xor,
 };
-use super::{Case, cases, gcm, gcm_wrapping};
+use super::{Case, cases, gcm};
 
 pub static CASES: &[Case] = cases![
     d01_half_a_key_by_ecb
     d02_a_short_key_by_cbc
+    d02_a_part_of_a_key
     d03_the_padding_of_cbc_tells
     d04_the_padding_of_pkcs1_tells_when_unwrapping
     d05_the_padding_of_oaep_tells
@@ -25,6 +26,9 @@ pub static CASES: &[Case] = cases![
     d09_two_gcm_wrappings_under_one_iv
     d10_gcm_tells_before_the_tag_is_checked
     d10_gcm_with_a_short_tag
+    d10_a_wrapped_key_that_was_changed
+    d10_a_wrapped_key_with_a_short_tag
+    d11_a_secret_as_another_secret
     d11_a_secret_as_a_private_key
     d11_a_private_key_as_a_secret
     d12_an_rsa_key_that_was_changed_on_the_way
@@ -39,7 +43,6 @@ pub static CASES: &[Case] = cases![
     d23_the_cube_root
 ];
 
-const KWP: u64 = CKM_AES_KEY_WRAP_KWP;
 const AES: (u64, u64) = (CKO_SECRET_KEY, CKK_AES);
 
 fn d01_half_a_key_by_ecb(at: &Attacker) -> Verdict {
@@ -54,6 +57,28 @@ fn d02_a_short_key_by_cbc(at: &Attacker) -> Verdict {
     let blob = at.wrap(cbc.clone(), &key, &target)?;
     let short = [number(CKA_VALUE_LEN, 1), flag(CKA_SIGN, true)];
     at.unwrap(cbc, &key, &blob, (CKO_SECRET_KEY, CKK_GENERIC_SECRET), &short).map(|_| true)
+}
+
+fn d02_a_part_of_a_key(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swu")?);
+    let blob = at.wrap_by(&key, &target)?;
+    let secret = (CKO_SECRET_KEY, CKK_GENERIC_SECRET);
+    none_is_taken((1..16).map(|length| {
+        let short = [number(CKA_VALUE_LEN, length), flag(CKA_SIGN, true)];
+        at.unwrap_by(&key, &blob, secret, &short)
+    }))
+}
+
+/// Whether any of these wrong things is taken, or they differ in how they are refused.
+pub fn none_is_taken<T>(tries: impl IntoIterator<Item = Step<T>>) -> Verdict {
+    let mut refusals = Vec::new();
+    for tried in tries {
+        match tried {
+            Ok(_) => return Ok(true),
+            Err(stop) => refusals.push(Err::<T, _>(stop)),
+        }
+    }
+    differ(refusals)
 }
 
 /// Whether wrong things differ in how they are refused. If they do not, that is how.
@@ -71,10 +96,12 @@ fn d03_the_padding_of_cbc_tells(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swu")?);
     let cbc = Mechanism::bytes(CKM_AES_CBC_PAD, &[7; 16]);
     let blob = at.wrap(cbc.clone(), &key, &target)?;
-    differ((1..=40).map(|delta| {
+    // All that a byte can be; where keys lie makes no difference to that.
+    let step = if at.stage == Stage::Session { 1 } else { 6 };
+    differ((1..=255).step_by(step).map(|delta| {
         let mut changed = blob.clone();
         let place = changed.len() - 17;
-        changed[place] ^= delta * 6;
+        changed[place] ^= delta;
         at.unwrap_aes(cbc.clone(), &key, &changed, "e")
     }))
 }
@@ -152,7 +179,7 @@ fn d05_the_padding_of_oaep_tells(at: &Attacker) -> Verdict {
     let outside = outside(at, &public)?;
     let good = at.decrypt(sha256_oaep(), &private, &raw(&outside, &oaep(&KNOWN, |_, _| ())))?;
     assert_eq!(good, KNOWN, "what is right is decrypted");
-    differ(
+    none_is_taken(
         bad_oaep().iter().map(|block| at.decrypt(sha256_oaep(), &private, &raw(&outside, block))),
     )
 }
@@ -160,7 +187,7 @@ fn d05_the_padding_of_oaep_tells(at: &Attacker) -> Verdict {
 fn d05_the_padding_of_oaep_tells_when_unwrapping(at: &Attacker) -> Verdict {
     let (public, private) = at.rsa(2048, "w", "su")?;
     let outside = outside(at, &public)?;
-    differ(
+    none_is_taken(
         bad_oaep()
             .iter()
             .map(|block| at.unwrap_aes(sha256_oaep(), &private, &raw(&outside, block), "e")),
@@ -189,10 +216,8 @@ fn d06_the_padding_of_pkcs1_tells(at: &Attacker) -> Verdict {
 
 fn d07_gcm_undone_by_ctr(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swd")?);
-    let blob = at.wrap(gcm_wrapping(&[9; 12]), &key, &target)?;
-    let mut first = [9; 16];
-    first[12..].copy_from_slice(&2u32.to_be_bytes());
-    let value = at.decrypt(Mechanism::counter(32, first), &key, &blob[..16])?;
+    let blob = at.wrap_under(&key, &target, &NONCE)?;
+    let value = at.undone(&key, &blob)?;
     at.is_value(&target, &value)
 }
 
@@ -200,16 +225,15 @@ fn d08_key_wrap_of_what_is_to_be_unwrapped(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sue")?);
     let forged = at.encrypt(CKM_AES_KEY_WRAP, &key, &KNOWN)?;
     let known = at.unwrap_aes(CKM_AES_KEY_WRAP, &key, &forged, "w")?;
-    let blob = at.wrap(CKM_AES_KEY_WRAP, &known, &target)?;
-    at.is_value(&target, &super::attacker::opened(&KNOWN, &blob))
+    let blob = at.wrap_by(&known, &target)?;
+    at.is_value(&target, &blob.opened(&KNOWN)?)
 }
 
 fn d09_two_gcm_wrappings_under_one_iv(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
     let known = at.import(CKK_AES, &KNOWN, "sxe")?;
-    let [one, other] =
-        [&target, &known].map(|wrapped| at.wrap(gcm_wrapping(&[9; 12]), &key, wrapped));
-    at.is_value(&target, &xor(&xor(&one?[..16], &other?[..16]), &KNOWN))
+    let [one, other] = [&target, &known].map(|wrapped| at.wrap_under(&key, wrapped, &NONCE));
+    at.is_value(&target, &xor(&xor(one?.key(), other?.key()), &KNOWN))
 }
 
 fn d10_gcm_tells_before_the_tag_is_checked(at: &Attacker) -> Verdict {
@@ -252,33 +276,54 @@ fn d10_gcm_tells_before_the_tag_is_checked(at: &Attacker) -> Verdict {
 
 fn d10_gcm_with_a_short_tag(at: &Attacker) -> Verdict {
     let key = at.aes(16, "sed")?;
-    differ([0u64, 8, 32, 64, 88, 136].map(|bits| {
+    none_is_taken([0u64, 8, 32, 64, 88, 136].map(|bits| {
         let short = Mechanism::gcm(CKM_AES_GCM, &[9; 12], b"", bits);
-        match at.encrypt(short, &key, b"data") {
-            Ok(_) => Err(Stop::Thwarted("a tag that can be guessed")),
-            other => other,
-        }
+        at.encrypt(short, &key, b"data")
     }))
 }
 
-/// RFC 5649 under a key that the attacker knows.
-fn kwp(value: &[u8]) -> Vec<u8> {
-    // A wrapping of RFC 3394 begins with its integrity value, which is the only difference.
-    let mut padded = value.to_vec();
-    padded.resize(value.len().div_ceil(8) * 8, 0);
-    let count = padded.len() / 8;
-    let initial = [&[0xA6, 0x59, 0x59, 0xA6][..], &(value.len() as u32).to_be_bytes()].concat();
-    let mut whole = [initial, padded].concat();
-    for step in 1..=6 * count {
-        let place = 8 * ((step - 1) % count + 1);
-        let mut block = [0; 16];
-        block[..8].copy_from_slice(&whole[..8]);
-        block[8..].copy_from_slice(&whole[place..place + 8]);
-        let output = openssl::aes_ecb(&KNOWN, &block);
-        whole[..8].copy_from_slice(&xor(&output[..8], &(step as u64).to_be_bytes()));
-        whole[place..place + 8].copy_from_slice(&output[8..]);
+/// Each byte of it in turn, and where there are additional data, those.
+fn d10_a_wrapped_key_that_was_changed(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swu")?);
+    let blob = at.wrap_by(&key, &target)?;
+    let changed = (0..blob.bytes.len()).map(|place| {
+        let mut changed = blob.clone();
+        changed.bytes[place] ^= 1;
+        at.unwrap_aes_by(&key, &changed, "e")
+    });
+    let said = || match at.way {
+        Way::Plain => None,
+        Way::Authenticated(_) => Some(at.unwrap_said(&key, &blob, b"of another", AES, &[])),
+    };
+    none_is_taken(changed.chain(std::iter::once_with(said).flatten()))
+}
+
+/// A tag that is guessed: none at all, one of a byte, of the 8 bytes that the modes permit.
+fn d10_a_wrapped_key_with_a_short_tag(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swu")?);
+    let blob = at.wrap_by(&key, &target)?;
+    let Way::Authenticated(kind) = at.way else {
+        return Err(Stop::Thwarted("key wrap has no tag"));
+    };
+    let (app, session) = at.first();
+    let by = at.handle(0, &key)?;
+    let mut taken = false;
+    let mut last = Ok(false);
+    for length in [0, 1, 4, 8] {
+        let mut message = Message::new(kind, &blob.nonce, length, 16);
+        message.tag = blob.bytes[16..16 + length].to_vec();
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            flag(CKA_TOKEN, at.on_token()),
+        ];
+        let made = app.unwrap_authenticated(session, &message, b"", by, blob.key(), &template);
+        match said("C_UnwrapKeyAuthenticated", made) {
+            Ok(_) => taken = true,
+            Err(stop) => last = Err(stop),
+        }
     }
-    whole
+    if taken { Ok(true) } else { last }
 }
 
 /// A key whose value the attacker knows, and which unwraps.
@@ -286,18 +331,35 @@ fn known_that_unwraps(at: &Attacker) -> Step<Key> {
     at.import(CKK_AES, &KNOWN, "su")
 }
 
+/// Key wrap says nothing of a key's type: fine, as long as it works on data alone.
+fn d11_a_secret_as_another_secret(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(16, "swu")?);
+    let blob = at.wrap_by(&key, &target)?;
+    let all = [CKA_SIGN, CKA_WRAP, CKA_UNWRAP, CKA_DERIVE].map(|role| flag(role, true));
+    for key_type in [CKK_GENERIC_SECRET, CKK_SHA256_HMAC] {
+        let other = at.unwrap_by(&key, &blob, (CKO_SECRET_KEY, key_type), &all)?;
+        for role in [CKA_WRAP, CKA_UNWRAP, CKA_DERIVE] {
+            if at.is(&other, role)? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn d11_a_secret_as_a_private_key(at: &Attacker) -> Verdict {
     let key = known_that_unwraps(at)?;
-    at.unwrap(KWP, &key, &kwp(&OWN), (CKO_PRIVATE_KEY, CKK_EC), &[]).map(|_| true)
+    at.unwrap_by(&key, &at.forged_outside(&KNOWN, &OWN), (CKO_PRIVATE_KEY, CKK_EC), &[])
+        .map(|_| true)
 }
 
 fn d11_a_private_key_as_a_secret(at: &Attacker) -> Verdict {
     let key = at.aes(16, "swu")?;
     let (_, private) = at.ec("sxS", &[])?;
-    let blob = at.wrap(KWP, &key, &private)?;
+    let blob = at.wrap_by(&key, &private)?;
     let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
     let secret = (CKO_SECRET_KEY, CKK_GENERIC_SECRET);
-    let readable = at.unwrap(KWP, &key, &blob, secret, &open)?;
+    let readable = at.unwrap_by(&key, &blob, secret, &open)?;
     // A PrivateKeyInfo is a SEQUENCE.
     at.get(&readable, CKA_VALUE).map(|value| value.starts_with(&[0x30]))
 }
@@ -356,7 +418,13 @@ fn d13_ec_keys_that_are_none(at: &Attacker) -> Verdict {
     let d = [vec![0; 32 - d.len()], d].concat();
     let point = &info[info.len() - 65..];
     let ec = (CKO_PRIVATE_KEY, CKK_EC);
-    at.unwrap(KWP, &key, &kwp(&ec_info(P256, &d, Some(point))), ec, &[])?;
+    let unwrapped = |info: &[u8]| at.unwrap_by(&key, &at.forged_outside(&KNOWN, info), ec, &[]);
+    unwrapped(&ec_info(P256, &d, Some(point)))?;
+    // What no key is as long as, is told by its length.
+    let long = [&[0x30, 0x83, 0, 0xFF, 0xFB][..], &vec![0; 0xFFFB]].concat();
+    if unwrapped(&long).is_ok() {
+        return Ok(true);
+    }
     let order = [
         0xFF, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xBC,
         0xE6, 0xFA, 0xAD, 0xA7, 0x17, 0x9E, 0x84, 0xF3, 0xB9, 0xCA, 0xC2, 0xFC, 0x63, 0x25, 0x51,
@@ -364,7 +432,7 @@ fn d13_ec_keys_that_are_none(at: &Attacker) -> Verdict {
     let other = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]).info();
     let good = ec_info(P256, &d, Some(point));
     let wrong_curve = &[6, 5, 0x2B, 0x81, 4, 0, 0x22];
-    differ(
+    none_is_taken(
         [
             ec_info(P256, &[0; 32], None),
             ec_info(P256, &order, None),
@@ -376,31 +444,28 @@ fn d13_ec_keys_that_are_none(at: &Attacker) -> Verdict {
             good[..good.len() - 1].to_vec(),
             vec![0x30; 320],
         ]
-        .map(|info| match at.unwrap(KWP, &key, &kwp(&info), ec, &[]) {
-            Ok(_) => Err(Stop::Thwarted("a key that is none")),
-            other => other,
-        }),
+        .map(|info| unwrapped(&info)),
     )
 }
 
 fn d14_against_the_wrap_template(at: &Attacker) -> Verdict {
     let only = [flag(CKA_EXTRACTABLE, true), number(CKA_KEY_TYPE, CKK_AES)];
     let key = at.aes_prescribing("sw", (CKA_WRAP_TEMPLATE, &only))?;
-    let other = at.generic("sxS")?;
-    at.wrap(KWP, &key, &other).map(|blob| !blob.is_empty())
+    let other = at.mac("sxS")?;
+    at.wrap_by(&key, &other).map(|blob| !blob.bytes.is_empty())
 }
 
 fn d15_against_the_unwrap_template(at: &Attacker) -> Verdict {
     let only = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
     let key = at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, &only))?;
     let target = at.target()?;
-    let blob = at.wrap(KWP, &key, &target)?;
-    let silent = at.unwrap_aes(KWP, &key, &blob, "e")?;
+    let blob = at.wrap_by(&key, &target)?;
+    let silent = at.unwrap_aes_by(&key, &blob, "e")?;
     if !at.is(&silent, CKA_SENSITIVE)? || at.is(&silent, CKA_EXTRACTABLE)? {
         return Ok(true);
     }
     let open = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
-    let readable = at.unwrap(KWP, &key, &blob, AES, &open)?;
+    let readable = at.unwrap_by(&key, &blob, AES, &open)?;
     let value = at.get(&readable, CKA_VALUE)?;
     at.is_value(&target, &value)
 }
@@ -421,7 +486,16 @@ fn d16_templates_without_end(at: &Attacker) -> Verdict {
     itself.push_self();
     itself.push_word(24);
     let mut last = Ok(false);
-    for (content, length) in [(deep, 24), (itself, 24)] {
+    let more = || Memory::of(vec![0; 24 * 2000]);
+    for (content, length) in [
+        (deep, 24),
+        (itself, 24),
+        (more(), 24 * 2000),
+        (more(), 24 * 1_000_000),
+        (more(), 24 * 2000 - 1),
+        (more(), u64::MAX),
+        (more(), u64::MAX / 24 * 24),
+    ] {
         let mut whole = swtpm_tests::ck::template(&own);
         whole.push_word(CKA_UNWRAP_TEMPLATE);
         whole.push_pointer(content);
@@ -438,6 +512,21 @@ fn d16_templates_without_end(at: &Attacker) -> Verdict {
         match made {
             Ok(_) => return Ok(true),
             Err(stop) => last = Err(stop),
+        }
+    }
+    // A count whose bytes are no number of the machine any more.
+    for count in [1_000_000, u64::MAX / 24 + 2, u64::MAX] {
+        let made = at.raw("C_GenerateKey", &[], |session, _| {
+            vec![
+                session.into(),
+                Mechanism::from(CKM_AES_KEY_GEN).memory().into(),
+                swtpm_tests::ck::template(&own).into(),
+                count.into(),
+                Memory::room(8).into(),
+            ]
+        });
+        if made.is_ok() {
+            return Ok(true);
         }
     }
     last
