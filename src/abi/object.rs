@@ -3,8 +3,7 @@
 use cryptoki_sys::*;
 
 use super::ptr::{Handles, Place, Template, wide};
-use super::{enter, operation, session};
-use crate::token::Kind;
+use super::{enter, session};
 
 /// Makes an object from a template.
 ///
@@ -156,7 +155,8 @@ pub unsafe extern "C" fn C_FindObjects(
     enter("C_FindObjects", |module| {
         // SAFETY: this function's own contract.
         let handles = unsafe { Handles::new(phObject, ulMaxObjectCount, pulObjectCount) };
-        let (session, handles) = operation(module, hSession, &[Kind::Find], handles)?;
+        // A search goes on until C_FindObjectsFinal, whatever a call in between was asked.
+        let (session, handles) = session(module, hSession, handles)?;
         let found = session.find_objects(handles.room())?;
         handles.put(&found);
         Ok(())

@@ -1,5 +1,5 @@
 //! What the AES families share: a key's block cipher, which is the TPM's, or the host's over a key that was
-//! sealed for lack of TPM2_EncryptDecrypt2.
+//! sealed for lack of TPM2_EncryptDecrypt2, or that is readable and of a size that the TPM does not have.
 
 use cryptoki_sys::CKK_AES;
 use zeroize::Zeroizing;

@@ -29,7 +29,7 @@ pub enum Value {
 pub struct Sealing {
     /// `sealed_keys`: keys that no TPM could use (HMAC with SHA-224, SHA-512/t, SHA-3).
     pub keys: bool,
-    /// `secret_keys = "sealed"`: AES keys, where this TPM lacks TPM2_EncryptDecrypt2.
+    /// `secret_keys = "sealed"`: AES keys, where this TPM lacks TPM2_EncryptDecrypt2 or keys of the size.
     pub ciphers: bool,
 }
 
@@ -37,7 +37,8 @@ pub struct Sealing {
 pub enum Held {
     /// The TPM works with it.
     Chip(Key),
-    /// It was sealed: the host works with its value, for this one operation.
+    /// It was sealed, or is readable and of a size that the TPM does not have: the host works with its value,
+    /// for this one operation.
     Host(Zeroizing<Vec<u8>>),
 }
 
@@ -60,17 +61,20 @@ impl Chip<'_> {
         id: [u8; 16],
         authorization: Zeroizing<[u8; 32]>,
     ) -> Result<(Attributes, Material)> {
-        let sealed = self.seals(plan.key_type())?;
         let keeps = plan.keeps_value();
-        let (length, value) = match value {
-            Value::Fresh(length) if keeps || sealed || !self.draws(plan.key_type(), length) => {
-                (length, Some(random::generate(self, length)?))
-            }
+        let (length, known) = match value {
             Value::Fresh(length) => (length, None),
             Value::Known(value) => {
                 let value = plan.cut(value)?;
                 (value.len(), Some(value))
             }
+        };
+        let sealed = self.seals(plan.key_type(), length)?;
+        let value = match known {
+            None if keeps || sealed || !self.draws(plan.key_type(), length) => {
+                Some(random::generate(self, length)?)
+            }
+            known => known,
         };
         let residence = match (sealed, &value) {
             (true, _) => Residence::Sealed,
@@ -80,16 +84,18 @@ impl Chip<'_> {
         let session = !plan.attributes.is(cryptoki_sys::CKA_TOKEN);
         let attributes = plan.finish(length, residence, value.as_ref().map(|value| &value[..]))?;
         let spec = secret_spec(&attributes);
-        self.offers(&spec)?;
         let key = SecretKey { id, authorization, spec, blob: OnceLock::new(), value };
         let made = match &key.value {
-            None => self.tpm.create(self.call, self.srk, &key.spec, &key.authorization)?,
+            None => {
+                self.offers(&key.spec)?;
+                self.tpm.create(self.call, self.srk, &key.spec, &key.authorization)?
+            }
             Some(_) if keeps && session => {
                 return Ok((attributes, Material::Secret(Arc::new(key))));
             }
             Some(value) => match self.give(&key, value) {
-                // Who may read it may have it, as long as the TPM need not work with it.
-                Err(Error::Refused(Refusal::KeySize, _)) if keeps => {
+                // Who may read it may have it, and use it: the host works with it.
+                Err(error) if keeps && no_such_size(&error) => {
                     return Ok((attributes, Material::Secret(Arc::new(key))));
                 }
                 made => made?,
@@ -155,19 +161,24 @@ impl Chip<'_> {
     /// The TPM's.
     pub fn settle(&self, key: &SecretKey) -> Result<()> {
         match self.blob(key) {
-            Ok(_) | Err(Error::Refused(Refusal::KeySize, _) | Error::KeySizeRange(_)) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !no_such_size(&error) => Err(error),
+            _ => Ok(()),
         }
     }
 
-    /// The key for one operation.
+    /// The key for one operation. A readable one of a size that the TPM does not have is the host's.
     ///
     /// # Errors
-    /// [`Error::KeyFunctionNotPermitted`] if it is no secret key; [`Error::KeySizeRange`] for a readable
-    /// key that the TPM cannot hold; the TPM's.
+    /// [`Error::KeyFunctionNotPermitted`] if it is no secret key; the TPM's.
     pub fn secret(&self, key: &Object) -> Result<Held> {
         let secret = secret_of(key)?;
-        let loadable = self.key(&self.blob(secret)?);
+        let blob = match (self.blob(secret), &secret.value) {
+            (Err(error), Some(value)) if no_such_size(&error) => {
+                return Ok(Held::Host(value.clone()));
+            }
+            (blob, _) => blob?,
+        };
+        let loadable = self.key(&blob);
         if secret.is_sealed() {
             return Ok(Held::Host(self.tpm.unseal(self.call, &loadable)?));
         }
@@ -199,23 +210,28 @@ impl Chip<'_> {
             return Ok(blob.clone());
         }
         let value = key.value.as_ref().ok_or(Error::Bug("a secret key without value or blob"))?;
-        self.offers(&key.spec)?;
         let blob = Arc::new(at_rest(key, self.give(key, value)?));
         // Another thread may have been faster; both objects have the value and the authorization.
         Ok(key.blob.get_or_init(|| blob).clone())
     }
 
     fn give(&self, key: &SecretKey, value: &[u8]) -> Result<NewKey> {
+        self.offers(&key.spec)?;
         Ok(self.tpm.create_with(self.call, self.srk, &key.spec, &key.authorization, value)?)
     }
 
-    /// Whether keys of this type are sealed here.
+    /// Whether keys of this type and length [bytes] are sealed here.
     ///
     /// # Errors
-    /// [`Error::KeySizeRange`] if the TPM cannot work with them and they may not be sealed.
-    fn seals(&self, key_type: u64) -> Result<bool> {
+    /// [`Error::KeySizeRange`] if the TPM cannot work with their type and they may not be sealed.
+    fn seals(&self, key_type: u64, length: usize) -> Result<bool> {
         let lacks = |command| self.facts.is_some_and(|facts| !facts.has_command(command));
+        let has = |size| {
+            self.facts
+                .is_none_or(|facts| facts.aes_bits.iter().any(|bits| usize::from(*bits) == size))
+        };
         let (needed, allowed) = match key_type {
+            CKK_AES if self.sealing.ciphers && !has(8 * length) => (true, true),
             CKK_AES => (lacks(EncryptDecrypt2::CODE), self.sealing.ciphers),
             CKK_SHA224_HMAC | CKK_SHA512_224_HMAC | CKK_SHA512_256_HMAC | CKK_SHA3_224_HMAC
             | CKK_SHA3_256_HMAC | CKK_SHA3_384_HMAC | CKK_SHA3_512_HMAC => {
@@ -270,6 +286,11 @@ pub(super) fn in_the_host(key: &Object) -> Result<()> {
     Err(Error::KeyFunctionNotPermitted(
         "the TPM does not have this hash, and the key's value lives in the TPM alone",
     ))
+}
+
+/// Whether the TPM refused a key for its size: one that a readable key may have all the same.
+fn no_such_size(error: &Error) -> bool {
+    matches!(error, Error::Refused(Refusal::KeySize, _) | Error::KeySizeRange(_))
 }
 
 /// What a secret key object is made of.

@@ -339,27 +339,32 @@ struct Vectors {
     ran: usize,
     /// Keys that no TPM takes: they are none of AES.
     no_key: usize,
-    /// Keys of 192 bits, where the TPM has none.
-    no_such_key: usize,
+    /// Keys of 192 bits, where the TPM has none: readable ones, for the host.
+    in_the_host: usize,
 }
 
 impl Vectors {
     /// The key, if it can be one.
     fn key(&mut self, scene: &Scene, value: &[u8], result: TestResult) -> Option<u64> {
-        let template = [
-            number(CKA_CLASS, CKO_SECRET_KEY),
-            number(CKA_KEY_TYPE, CKK_AES),
-            flag(CKA_SENSITIVE, true),
-            bytes(CKA_VALUE, value),
-        ];
-        match scene.app.create_object(scene.session, &template) {
+        let create = |sensitive| {
+            let template = [
+                number(CKA_CLASS, CKO_SECRET_KEY),
+                number(CKA_KEY_TYPE, CKK_AES),
+                flag(CKA_SENSITIVE, sensitive),
+                flag(CKA_EXTRACTABLE, !sensitive),
+                bytes(CKA_VALUE, value),
+            ];
+            scene.app.create_object(scene.session, &template)
+        };
+        match create(true) {
             Ok(key) => {
                 self.ran += 1;
                 Some(key)
             }
             Err(_) if value.len() == 24 => {
-                self.no_such_key += 1;
-                None
+                self.ran += 1;
+                self.in_the_host += 1;
+                Some(create(false).expect("a readable key"))
             }
             Err(rv) => {
                 assert_eq!(rv, CKR_ATTRIBUTE_VALUE_INVALID);
@@ -372,9 +377,9 @@ impl Vectors {
 
     fn end(&self, name: &str, least: usize) {
         println!(
-            "{name}: {} vectors run and passed; not run: {} with keys that are none of AES, {} with keys of \
-             192 bits, which this TPM does not have",
-            self.ran, self.no_key, self.no_such_key
+            "{name}: {} vectors run and passed, {} of them by the host with keys of 192 bits, which this \
+             TPM does not have; not run: {} with keys that are none of AES",
+            self.ran, self.in_the_host, self.no_key
         );
         assert!(self.ran >= least, "{name}: {}", self.ran);
     }

@@ -3,6 +3,7 @@
 use cryptoki_sys::*;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN};
 use swtpm_tests::ck::{P256, Rv, bytes, flag, number};
+use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{Attribute, Bench};
 
 fn data(label: &str, token: bool, private: bool) -> Vec<Attribute> {
@@ -40,6 +41,25 @@ fn objects_are_found_by_any_subset_of_their_attributes() {
     let object = app.find(session, &[bytes(CKA_LABEL, "a")]).expect("search")[0];
     let id = app.attribute(session, object, CKA_UNIQUE_ID).expect("CKA_UNIQUE_ID");
     assert_eq!(app.find(session, &[bytes(CKA_UNIQUE_ID, id)]), Ok(vec![object]));
+}
+
+#[test]
+fn a_search_outlives_a_call_with_bad_arguments() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let object = app.create_object(session, &data("a", false, false)).expect("C_CreateObject");
+    let call = |function: &str, more: Vec<Argument>| {
+        app.raw(function, [vec![session.into()], more].concat())
+    };
+    assert_eq!(call("C_FindObjectsInit", vec![0.into(), 0.into()]).0, CKR_OK);
+    let room = || Argument::from(Memory::room(8));
+    for bad in [vec![0.into(), 1.into(), room()], vec![room(), 1.into(), 0.into()]] {
+        assert_eq!(call("C_FindObjects", bad).0, CKR_ARGUMENTS_BAD);
+    }
+    let (rv, found) = call("C_FindObjects", vec![room(), 1.into(), room()]);
+    assert_eq!((rv, found[1].memory().word_at(0)), (CKR_OK, object));
+    assert_eq!(call("C_FindObjectsFinal", vec![]).0, CKR_OK);
 }
 
 #[test]

@@ -221,10 +221,6 @@ fn what_is_no_key_is_refused() {
     let hidden = [flag(CKA_SENSITIVE, true)];
     let refused = Err(CKR_ATTRIBUTE_VALUE_INVALID);
     assert_eq!(scene.create(CKK_GENERIC_SECRET, &long, &hidden), refused);
-    // A readable one is kept, but the chip cannot work with it.
-    let long = scene.create(CKK_GENERIC_SECRET, &long, &[]).expect("C_CreateObject");
-    assert_eq!(scene.app.attribute(scene.session, long, CKA_VALUE), Ok(vec![1; 129]));
-    assert!(scene.mac(long, b"data").is_err());
 
     for (length, more, expected) in [
         (0, vec![], CKR_ATTRIBUTE_VALUE_INVALID),
@@ -296,6 +292,60 @@ fn a_readable_session_secret_costs_nothing_until_the_chip_works_with_it() {
     let (record, mac) = scene.bench.shim.watch(|| scene.mac(key, b"data").expect("C_Sign"));
     assert_eq!(mac, openssl::hmac("sha256", &VALUE, b"data"));
     record.assert_hides(&VALUE);
+}
+
+#[test]
+fn the_host_works_with_a_readable_key_of_a_size_that_the_chip_lacks() {
+    let scene = Scene::start();
+    let readable = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
+    let on_the_token = [&readable[..], &[flag(CKA_TOKEN, true)]].concat();
+    // The length of the keys of RFC 4231's last test cases.
+    let long = [0xaa; 131];
+    let (aes_192, block) = ([0x5a; 24], [7; 16]);
+    for template in [&readable[..], &on_the_token] {
+        let key = scene.create(CKK_GENERIC_SECRET, &long, template).expect("C_CreateObject");
+        let mac = scene.mac(key, b"data").expect("C_Sign");
+        assert_eq!(mac, openssl::hmac("sha256", &long, b"data"));
+        scene.app.verify(scene.session, CKM_SHA256_HMAC, key, b"data", &mac).expect("C_Verify");
+        assert_eq!(scene.app.attribute(scene.session, key, CKA_VALUE), Ok(long.to_vec()));
+
+        let key = scene.create(CKK_AES, &aes_192, template).expect("C_CreateObject");
+        let copy = scene.app.copy_object(scene.session, key, &[]).expect("C_CopyObject");
+        for key in [key, copy] {
+            let made = scene.app.encrypt(scene.session, CKM_AES_ECB, key, &block);
+            assert_eq!(made, Ok(openssl::aes_ecb(&aes_192, &block).to_vec()));
+        }
+        let made = scene.generate(CKM_AES_KEY_GEN, 24, template).expect("C_GenerateKey");
+        let value = scene.app.attribute(scene.session, made, CKA_VALUE).expect("readable");
+        let made = scene.app.encrypt(scene.session, CKM_AES_ECB, made, &block);
+        assert_eq!(made, Ok(openssl::aes_ecb(&value, &block).to_vec()));
+        // Hidden, only the chip could use it.
+        let hidden = scene.app.set_attributes(scene.session, key, &[flag(CKA_SENSITIVE, true)]);
+        assert!(hidden.is_err());
+        assert!(!scene.is(key, CKA_SENSITIVE));
+    }
+    let hidden = scene.generate(CKM_AES_KEY_GEN, 24, &[flag(CKA_SENSITIVE, true)]);
+    assert_eq!(hidden, Err(CKR_ATTRIBUTE_VALUE_INVALID));
+}
+
+#[test]
+fn sizes_of_aes_that_the_chip_lacks_are_sealed_where_that_is_allowed() {
+    let scene = Scene::configured("[keys]\nsecret_keys = \"sealed\"");
+    let block = [7; 16];
+    let sizes = [(16, "tpm-imported"), (24, "sealed"), (32, "tpm-imported")];
+    for (length, residence) in sizes {
+        let value = vec![0x5a; length];
+        let key = scene.create(CKK_AES, &value, &[flag(CKA_SENSITIVE, true)]);
+        let key = key.expect("C_CreateObject");
+        assert_eq!(scene.residence(key), residence);
+        let made = scene.app.encrypt(scene.session, CKM_AES_ECB, key, &block);
+        assert_eq!(made, Ok(openssl::aes_ecb(&value, &block).to_vec()));
+    }
+    let own = scene.generate(CKM_AES_KEY_GEN, 24, &[flag(CKA_TOKEN, true)]).expect("a key");
+    assert_eq!(scene.residence(own), "sealed");
+    assert!(scene.is(own, CKA_ALWAYS_SENSITIVE) && scene.is(own, CKA_NEVER_EXTRACTABLE));
+    let made = scene.app.encrypt(scene.session, CKM_AES_ECB, own, &block).expect("C_Encrypt");
+    assert_eq!(scene.app.decrypt(scene.session, CKM_AES_ECB, own, &made), Ok(block.to_vec()));
 }
 
 #[test]
