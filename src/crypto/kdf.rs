@@ -91,7 +91,6 @@ pub fn pbkdf2(
 
 /// Blocks of a hash over a 32-bit counter that starts at 1.
 fn counter_mode(length: usize, block: impl Fn(&[u8]) -> Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
-    // Allocated whole, so that no growing leaves copies behind.
     let mut key = Zeroizing::new(Vec::with_capacity(length));
     let mut counter: u32 = 1;
     while key.len() < length {

@@ -105,27 +105,11 @@ pub(super) fn iv(params: &Params) -> Result<[u8; BLOCK]> {
     }
 }
 
-/// Appends to a secret: a buffer that grows would leave copies of what it held behind.
-pub(super) fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
-    if bytes.capacity() - bytes.len() < more.len() {
-        let whole = bytes.len() + more.len();
-        let room = if bytes.is_empty() { whole } else { whole.next_power_of_two() };
-        let mut larger = Zeroizing::new(Vec::with_capacity(room));
-        larger.extend_from_slice(bytes);
-        *bytes = larger;
-    }
-    bytes.extend_from_slice(more);
-}
-
-/// Takes the first bytes off a secret; the rest stays.
+/// Takes the first bytes off; the rest stays.
 pub(super) fn split(bytes: &mut Zeroizing<Vec<u8>>, at: usize) -> Zeroizing<Vec<u8>> {
-    let rest = bytes.get(at..).map(<[u8]>::to_vec).unwrap_or_default();
-    let mut first = std::mem::replace(bytes, Zeroizing::new(rest));
-    if let Some(beyond) = first.get_mut(at..) {
-        zeroize::Zeroize::zeroize(beyond);
-    }
-    first.truncate(at);
-    first
+    let at = at.min(bytes.len());
+    let rest = bytes.split_off(at);
+    std::mem::replace(bytes, Zeroizing::new(rest))
 }
 
 /// Input of a length that no mode takes.

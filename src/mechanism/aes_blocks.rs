@@ -107,7 +107,7 @@ impl Blocks {
         // The place where the last whole block but one begins, of both sides.
         let last = length - part - BLOCK;
         if self.direction == Direction::Encrypt {
-            aes::append(&mut input, &[0; BLOCK][part..]);
+            input.extend_from_slice(&[0; BLOCK][part..]);
             let mut output = self.run(cipher, &input)?;
             // What is stolen is what the zeros gave.
             output.copy_within(last + BLOCK.., last + part);
@@ -123,7 +123,7 @@ impl Blocks {
         let mut output = self.run(cipher, &chained)?;
         let mut tail = Zeroizing::new(opened.get(..part).unwrap_or_default().to_vec());
         xor(&mut tail, stump);
-        aes::append(&mut output, &tail);
+        output.extend_from_slice(&tail);
         Ok(output)
     }
 }
@@ -134,7 +134,7 @@ impl Cipher for Blocks {
     }
 
     fn update(&mut self, data: &[u8], chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        aes::append(&mut self.held, data);
+        self.held.extend_from_slice(data);
         let ready = self.ready(self.held.len());
         if ready == 0 {
             return Ok(Zeroizing::default());
@@ -162,7 +162,7 @@ impl Cipher for Blocks {
         let mut input = std::mem::take(&mut self.held);
         if (self.mode, self.direction) == (Mode::Padded, Direction::Encrypt) {
             let count = BLOCK - input.len() % BLOCK;
-            aes::append(&mut input, &[count as u8; BLOCK][..count]);
+            input.extend_from_slice(&[count as u8; BLOCK][..count]);
         }
         if input.len() % BLOCK != 0 {
             return Err(aes::bad_length(self.direction, "whole blocks of 16 bytes"));
@@ -187,7 +187,7 @@ impl Cipher for Blocks {
             // Nothing is to be added to it, so no copy is made.
             return self.run(&*aes::block_cipher(chip, &self.key)?, data);
         }
-        aes::append(&mut self.held, data);
+        self.held.extend_from_slice(data);
         self.finish(chip)
     }
 }

@@ -148,7 +148,7 @@ impl Cipher for Ccm {
         if data.len() > self.input().saturating_sub(self.held.len()) {
             return Err(self.other_length());
         }
-        aes::append(&mut self.held, data);
+        self.held.extend_from_slice(data);
         Ok(Zeroizing::default())
     }
 
@@ -176,7 +176,7 @@ impl Cipher for Ccm {
             let mut mac = self.mac(&*cipher, &given)?;
             xor(&mut mac, &mask);
             xor(&mut given, &stream);
-            aes::append(&mut given, &mac);
+            given.extend_from_slice(&mac);
             return Ok(given);
         }
         xor(&mut given, &stream);

@@ -68,7 +68,7 @@ pub(super) fn cmac(
     if length == 0 || length % BLOCK != 0 {
         subkey = doubled(&*subkey);
         let padding = [&[0x80][..], &[0; BLOCK - 1]].concat();
-        aes::append(&mut message, &padding[..BLOCK - length % BLOCK]);
+        message.extend_from_slice(&padding[..BLOCK - length % BLOCK]);
     }
     let last = message.len() - BLOCK;
     if let Some(block) = message.get_mut(last..) {

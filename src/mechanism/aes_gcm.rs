@@ -169,7 +169,7 @@ impl Cipher for Encrypting {
                 stream
             }
         };
-        aes::append(&mut self.left, &stream);
+        self.left.extend_from_slice(&stream);
         let used = aes::split(&mut self.left, data.len());
         let mut output = Zeroizing::new(data.to_vec());
         xor(&mut output, &used);

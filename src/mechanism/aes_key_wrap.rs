@@ -259,7 +259,7 @@ impl Cipher for Wrapping {
         if self.held.len().saturating_add(data.len()) > LIMIT + 2 * SEMIBLOCK {
             return Err(aes::bad_length(self.direction, "at most 8,192 bytes"));
         }
-        aes::append(&mut self.held, data);
+        self.held.extend_from_slice(data);
         Ok(Zeroizing::default())
     }
 
@@ -275,7 +275,7 @@ impl Cipher for Wrapping {
         let cipher = aes::block_cipher(chip, &self.key)?;
         let part = self.held.len() % SEMIBLOCK;
         if self.fills && part > 0 {
-            aes::append(&mut self.held, &[0; SEMIBLOCK][part..]);
+            self.held.extend_from_slice(&[0; SEMIBLOCK][part..]);
         }
         match self.direction {
             Direction::Encrypt => Ok(self.way.wrap(&*cipher, &self.held)?.into()),

@@ -93,7 +93,6 @@ fn expand(
     length: usize,
     chip: &Chip<'_>,
 ) -> Result<Zeroizing<Vec<u8>>> {
-    // Both allocated whole, so that no growing leaves copies behind.
     let mut key = Zeroizing::new(Vec::with_capacity(length));
     let mut message = Zeroizing::new(Vec::with_capacity(hash.len() + info.len() + 1));
     for counter in 1..=u8::MAX {

@@ -4,7 +4,7 @@
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify, aes};
+use super::{Chip, Does, Mechanism, NOTHING, Params, Sign, Verify};
 use crate::error::{Error, Result};
 use crate::object::Object;
 
@@ -48,7 +48,7 @@ fn verify<M: Mac>(
 
 impl<M: Mac> Sign for Collecting<M> {
     fn update(&mut self, data: &[u8]) -> Result<()> {
-        aes::append(&mut self.message, data);
+        self.message.extend_from_slice(data);
         Ok(())
     }
 
@@ -63,7 +63,7 @@ impl<M: Mac> Sign for Collecting<M> {
 
 impl<M: Mac> Verify for Collecting<M> {
     fn update(&mut self, data: &[u8]) -> Result<()> {
-        aes::append(&mut self.message, data);
+        self.message.extend_from_slice(data);
         Ok(())
     }
 

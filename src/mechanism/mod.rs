@@ -138,14 +138,11 @@ pub trait Cipher: Send {
     fn whole(mut self: Box<Self>, data: &[u8], chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let mut output = self.update(data, chip)?;
         let mut rest = self.finish(chip)?;
-        if output.is_empty() || rest.is_empty() {
-            return Ok(if output.is_empty() { rest } else { output });
+        if output.is_empty() {
+            return Ok(rest);
         }
-        // Joined in a buffer of its own: one that grows would leave copies behind.
-        let mut whole = Zeroizing::new(Vec::with_capacity(output.len() + rest.len()));
-        whole.append(&mut output);
-        whole.append(&mut rest);
-        Ok(whole)
+        output.append(&mut rest);
+        Ok(output)
     }
 }
 

@@ -68,13 +68,13 @@ fn derive(
         }
         (CKM_CONCATENATE_BASE_AND_KEY, _, Params::Key(_)) => {
             let [other] = others else { return Err(Error::Bug("a second key without its object")) };
-            beginning(joined(&chip.value(key)?, &chip.value(other)?), length)
+            beginning([&chip.value(key)?[..], &chip.value(other)?].concat().into(), length)
         }
         (CKM_CONCATENATE_BASE_AND_DATA, _, Params::Data(data)) => {
-            beginning(joined(&chip.value(key)?, data), length)
+            beginning([&chip.value(key)?[..], data].concat().into(), length)
         }
         (CKM_CONCATENATE_DATA_AND_BASE, _, Params::Data(data)) => {
-            beginning(joined(data, &chip.value(key)?), length)
+            beginning([data, &chip.value(key)?[..]].concat().into(), length)
         }
         (CKM_XOR_BASE_AND_DATA, _, Params::Data(data)) => {
             let value = chip.value(key)?;
@@ -87,14 +87,6 @@ fn derive(
         }
         _ => Err(params.refused("the mechanism's parameter is missing")),
     }
-}
-
-/// Both, without copies that nobody wipes.
-fn joined(first: &[u8], second: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut all = Zeroizing::new(Vec::with_capacity(first.len() + second.len()));
-    all.extend_from_slice(first);
-    all.extend_from_slice(second);
-    all
 }
 
 /// As many of the first bytes as are asked.

@@ -81,7 +81,7 @@ impl Cipher for Wrapping {
     }
 
     fn update(&mut self, data: &[u8], _chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        super::aes::append(&mut self.held, data);
+        self.held.extend_from_slice(data);
         Ok(Zeroizing::default())
     }
 

@@ -146,12 +146,8 @@ fn keys(
 ) -> Result<Vec<Zeroizing<Vec<u8>>>> {
     // What the counter and the iteration variable are in; without them it is the pipeline's beginning.
     let input = |round: Option<(usize, &[u8])>| {
-        let size = given.parts.iter().map(Part::room).sum::<usize>()
-            + values.iter().map(|value| value.len()).sum::<usize>()
-            + round.map_or(0, |(_, iteration)| iteration.len());
         let mut values = values.iter();
-        // Allocated whole, so that no growing leaves copies behind.
-        let mut message = Zeroizing::new(Vec::with_capacity(size));
+        let mut message = Zeroizing::new(Vec::new());
         for part in &given.parts {
             match (part, round) {
                 (Part::Bytes(bytes), _) => message.extend_from_slice(bytes),

@@ -75,14 +75,10 @@ const fn mac(id: u64, name: &'static str) -> Mechanism {
 
 /// P_hash of RFC 5246 §5: `length` bytes of label and seed.
 fn expand(prf: &Prf, message: &[u8], length: usize, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-    // Allocated whole, so that no growing leaves copies behind.
     let mut output = Zeroizing::new(Vec::with_capacity(length));
     let mut chain = prf.mac(message, chip)?;
     loop {
-        let mut input = Zeroizing::new(Vec::with_capacity(chain.len() + message.len()));
-        input.extend_from_slice(&chain);
-        input.extend_from_slice(message);
-        let block = prf.mac(&input, chip)?;
+        let block = prf.mac(&Zeroizing::new([&chain[..], message].concat()), chip)?;
         let missing = length - output.len();
         output.extend(block.iter().take(missing));
         if output.len() == length {
