@@ -287,19 +287,6 @@ pub enum Part {
     Key(u64),
 }
 
-impl Part {
-    /// How many bytes it has at the most, where it says so itself.
-    pub fn room(&self) -> usize {
-        match self {
-            Part::Iteration(Some(number)) | Part::Counter(number) | Part::Length { number, .. } => {
-                number.bytes
-            }
-            Part::Bytes(bytes) => bytes.len(),
-            Part::Iteration(None) | Part::Key(_) => 0,
-        }
-    }
-}
-
 /// How a number is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Number {
@@ -329,6 +316,33 @@ impl Params {
         match self {
             Params::Sp800(given) => &given.additional,
             _ => &[],
+        }
+    }
+
+    /// Whether an IV, a nonce or a counter is in it: for one message, because what two messages under it have in
+    /// common, or their difference, would show (of GCM's MAC, even what makes it).
+    pub fn serves_once(&self) -> bool {
+        match self {
+            Params::Bytes(_) | Params::Counter { .. } | Params::Gcm { .. } | Params::Ccm { .. } => {
+                true
+            }
+            Params::None
+            | Params::Pss { .. }
+            | Params::Oaep { .. }
+            | Params::RsaAes { .. }
+            | Params::Ecdh { .. }
+            | Params::Hkdf { .. }
+            | Params::Sp800(_)
+            | Params::Key(_)
+            | Params::Data(_)
+            | Params::Chained { .. }
+            | Params::TlsMaster { .. }
+            | Params::TlsBlock { .. }
+            | Params::TlsExport { .. }
+            | Params::TlsMac(_)
+            | Params::Pbkdf2 { .. }
+            | Params::Invalid(_)
+            | Params::Length(_) => false,
         }
     }
 

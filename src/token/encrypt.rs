@@ -7,7 +7,7 @@ use crate::tpm::Call;
 use cryptoki_sys::{CKF_DECRYPT, CKF_ENCRYPT};
 
 use super::operation::{Answer, Kind, Need, Progress, Room};
-use super::session::{Operation, Right, Session};
+use super::session::{Operation, Session};
 
 impl Session {
     /// C_EncryptInit
@@ -19,8 +19,7 @@ impl Session {
         let mut operations = self.operations.lock();
         operations.encrypt.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_ENCRYPT)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.encrypt(params, &object)?, right })
+            Ok(Operation::new(row.encrypt(params, &object)?, params, &object, &self.token))
         })?;
         operations.last_init = Some(Kind::Encrypt);
         Ok(())
@@ -65,8 +64,7 @@ impl Session {
         let mut operations = self.operations.lock();
         operations.decrypt.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_DECRYPT)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.decrypt(params, &object)?, right })
+            Ok(Operation::new(row.decrypt(params, &object)?, params, &object, &self.token))
         })?;
         operations.last_init = Some(Kind::Decrypt);
         Ok(())
@@ -115,7 +113,7 @@ impl Session {
                 work.update_length(data.len()).saturating_add(work.finish_length(data.len())),
             )
         };
-        progress.whole_into(data, room, most, |Operation { work, right }| {
+        progress.whole_into(data, room, most, |Operation { work, right, .. }| {
             right.permits(&self.token)?;
             self.with_chip(call, right.grant.as_ref(), |chip| work.whole(data, chip))
         })
@@ -132,7 +130,7 @@ impl Session {
             |operation: &Operation<Box<dyn Cipher>>| operation.work.update_length(data.len());
         progress.update_into(room, most, |operation| {
             operation.right.holds(&self.token)?;
-            let Operation { work, right } = operation;
+            let Operation { work, right, .. } = operation;
             self.with_chip(call, right.grant.as_ref(), |chip| work.update(data, chip))
         })
     }
@@ -145,7 +143,7 @@ impl Session {
     ) -> Result<Answer> {
         let most =
             |operation: &Operation<Box<dyn Cipher>>| Need::AtMost(operation.work.finish_length(0));
-        progress.last_into(room, most, |Operation { work, right }| {
+        progress.last_into(room, most, |Operation { work, right, .. }| {
             right.permits(&self.token)?;
             self.with_chip(call, right.grant.as_ref(), |chip| work.finish(chip))
         })

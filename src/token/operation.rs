@@ -116,6 +116,13 @@ impl<T> Progress<T> {
         self.0 = State::Idle;
     }
 
+    /// Ends it if it goes on and this is true of it. A finished answer stays: it is the same bytes again.
+    pub fn end_if(&mut self, unwanted: impl FnOnce(&T) -> bool) {
+        if matches!(&self.0, State::Going { work, .. } if unwanted(work)) {
+            self.end();
+        }
+    }
+
     /// The operation, to look at.
     pub fn peek(&mut self) -> Option<&mut T> {
         match &mut self.0 {

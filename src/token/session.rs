@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::mechanism::{
-    self, Chip, Cipher, Digest, Mechanism, Recover, Sealing, Sign, Terms, Verify,
+    self, Chip, Cipher, Digest, Mechanism, Params, Recover, Sealing, Sign, Terms, Verify,
 };
 use crate::object::policy::{Dates, Policy};
 use crate::object::{Material, Object, rule};
@@ -73,10 +73,31 @@ pub(super) struct Operations {
     pub(super) last_init: Option<Kind>,
 }
 
+impl Operations {
+    /// Those that a forked child goes on with. What encrypts or makes a MAC with an IV, a nonce or a counter, or
+    /// makes the nonces itself, is the parent's alone: both would go on with the same ones. What decrypts or
+    /// verifies may go on twice.
+    fn for_child(&mut self) -> Self {
+        let mut all = Self { message_encrypt: None, ..std::mem::take(self) };
+        all.encrypt.end_if(|operation| operation.once);
+        all.sign.end_if(|operation| operation.once);
+        all
+    }
+}
+
 /// Work with a key, and by what right.
 pub(super) struct Operation<T> {
     pub(super) work: T,
     pub(super) right: Right,
+    /// Its parameter is for one message: [`Params::serves_once`].
+    pub(super) once: bool,
+}
+
+impl<T> Operation<T> {
+    /// Work that begins now, with a mechanism's parameter and a key.
+    pub(super) fn new(work: T, params: &Params, key: &Object, token: &Token) -> Self {
+        Self { work, right: Right::to(key, token), once: params.serves_once() }
+    }
 }
 
 /// Verification, in either form.
@@ -166,14 +187,10 @@ impl Session {
         })
     }
 
-    /// The session of a forked child, made of its parent's, with the operations in progress: unless
-    /// another thread was just working on one. Encryption message by message is not taken over: both would
-    /// make the same nonces.
+    /// The session of a forked child, made of its parent's, with its operations in progress (but see
+    /// [`Operations::for_child`]): unless another thread was just working on one.
     pub(super) fn in_child(&self, slot: Arc<Slot>, token: Arc<Token>) -> Arc<Self> {
-        let operations = self
-            .operations
-            .try_lock()
-            .map(|mut of| Operations { message_encrypt: None, ..std::mem::take(&mut *of) });
+        let operations = self.operations.try_lock().map(|mut of| of.for_child());
         Arc::new(Self {
             handle: self.handle,
             slot,

@@ -9,7 +9,7 @@ use crate::object::keyspec;
 use crate::tpm::Call;
 
 use super::operation::{Answer, Kind, Need, Progress, Room};
-use super::session::{Operation, Right, Session};
+use super::session::{Operation, Session};
 
 impl Session {
     /// C_SignInit. No TPM command.
@@ -21,12 +21,11 @@ impl Session {
         let mut operations = self.operations.lock();
         operations.sign.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_SIGN)?;
-            let right = Right::to(&object, &self.token);
             let work = row.sign(params, &object)?;
             if row.does.tells {
                 keyspec::may_sign(&object.attributes, mechanism, self.token.home.policy)?;
             }
-            Ok(Operation { work, right })
+            Ok(Operation::new(work, params, &object, &self.token))
         })?;
         operations.last_init = Some(Kind::Sign);
         Ok(())
@@ -66,7 +65,7 @@ impl Session {
         self.operations.lock().sign.last_into(
             room,
             |operation| Need::Exactly(operation.work.length()),
-            |Operation { work, right }| {
+            |Operation { work, right, .. }| {
                 right.permits(&self.token)?;
                 self.with_chip(&call, right.grant.as_ref(), |chip| {
                     mechanism::signature(work, chip).map(Zeroizing::new)
@@ -84,8 +83,7 @@ impl Session {
         let mut operations = self.operations.lock();
         operations.sign_recover.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_SIGN_RECOVER)?;
-            let right = Right::to(&object, &self.token);
-            Ok(Operation { work: row.sign_recover(params, &object)?, right })
+            Ok(Operation::new(row.sign_recover(params, &object)?, params, &object, &self.token))
         })?;
         operations.last_init = Some(Kind::SignRecover);
         Ok(())
@@ -115,7 +113,7 @@ impl Session {
             data,
             room,
             |operation| Need::Exactly(operation.work.length()),
-            |Operation { mut work, right }| {
+            |Operation { mut work, right, .. }| {
                 right.permits(&self.token)?;
                 work.update(data)?;
                 self.with_chip(call, right.grant.as_ref(), |chip| {

@@ -1189,6 +1189,11 @@ impl Ck {
         self.parts(session, "C_EncryptUpdate", "C_EncryptFinal", parts)
     }
 
+    /// C_EncryptUpdate
+    pub fn encrypt_update(&self, session: u64, part: &[u8]) -> Answer<Vec<u8>> {
+        self.one_shot("C_EncryptUpdate", session, part)
+    }
+
     /// As [`Ck::encrypt_parts`].
     pub fn decrypt_parts<'a>(
         &self,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use swtpm_tests::app::{Birth, End};
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{Ck, Message, P256, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Ck, Mechanism, Message, P256, Rv, bytes, flag, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Attribute, Bench, Setup};
 
@@ -425,6 +425,68 @@ fn messages_are_decrypted_on_in_a_resumed_child_and_encrypted_by_its_parent_alon
     app.message(session, true, &mut next, b"", b"again").expect("a message");
     assert_ne!(of_child.nonce, next.nonce);
     assert_ne!(message.nonce, next.nonce);
+    child.exit();
+    parent.end();
+}
+
+/// One rule for whatever an IV, a nonce or a counter belongs to: two processes that went on with it would
+/// encrypt different data with the same key stream (and GCM's, GMAC's authenticator would be anybody's).
+#[test]
+fn what_an_iv_or_a_counter_is_for_is_encrypted_on_by_the_parent_alone() {
+    let parent = Parent::new(Resume, false);
+    let (app, session) = (&parent.app, parent.session);
+    let roles = [CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY].map(|role| flag(role, true));
+    let value = [number(CKA_VALUE_LEN, 16), flag(CKA_TOKEN, false)];
+    let key = app.generate_key(session, CKM_AES_KEY_GEN, &[&value[..], &roles].concat());
+    let key = key.expect("C_GenerateKey");
+    let iv = [0x77; 16];
+    let gone = Rv(CKR_OPERATION_NOT_INITIALIZED);
+    let (before, after): (&[u8], &[u8]) = (&[1; 20], &[2; 28]);
+    let plain = [before, after].concat();
+    let parts = |ck: &Ck| ck.encrypt_parts(session, [after]);
+    for mechanism in [
+        Mechanism::counter(128, iv),
+        Mechanism::bytes(CKM_AES_OFB, &iv),
+        Mechanism::bytes(CKM_AES_CFB8, &iv),
+        Mechanism::bytes(CKM_AES_CFB128, &iv),
+        Mechanism::bytes(CKM_AES_CBC, &iv),
+        Mechanism::bytes(CKM_AES_CBC_PAD, &iv),
+        Mechanism::gcm(CKM_AES_GCM, &iv[..12], b"", 128),
+        Mechanism::ccm(48, &iv[..12], b"", 16),
+    ] {
+        app.encrypt_init(session, mechanism.clone(), key).expect("C_EncryptInit");
+        let mut sealed = app.encrypt_update(session, before).expect("C_EncryptUpdate");
+        let child = app.fork();
+        assert_eq!(parts(&child), Err(gone), "{mechanism:?}");
+        // It begins anew; what decrypts is of the child's own.
+        child.encrypt(session, mechanism.clone(), key, &plain).expect("C_Encrypt");
+        sealed.extend(parts(app).expect("the parent's goes on"));
+
+        app.decrypt_init(session, mechanism.clone(), key).expect("C_DecryptInit");
+        let grandchild = app.fork();
+        for ck in [&grandchild as &Ck, app] {
+            let opened = ck.decrypt_parts(session, [&sealed[..]]);
+            assert_eq!(opened, Ok(plain.clone()), "{mechanism:?}");
+        }
+        child.exit();
+        grandchild.exit();
+    }
+    // Two MACs under one nonce of GCM give its authenticator away; two of CMAC tell nothing.
+    for (mechanism, goes_on) in
+        [(Mechanism::gcm(CKM_AES_GMAC, &iv[..12], b"", 128), false), (CKM_AES_CMAC.into(), true)]
+    {
+        app.sign_init(session, mechanism.clone(), key).expect("C_SignInit");
+        app.sign_update(session, before).expect("C_SignUpdate");
+        let child = app.fork();
+        assert_eq!(child.sign_final(session).err(), (!goes_on).then_some(gone), "{mechanism:?}");
+        let mac = app.sign_final(session).expect("the parent's goes on");
+        app.verify(session, mechanism, key, before, &mac).expect("C_Verify");
+        child.exit();
+    }
+    // Nothing of ECB depends on what came before.
+    app.encrypt_init(session, CKM_AES_ECB, key).expect("C_EncryptInit");
+    let child = app.fork();
+    assert_eq!(child.encrypt_parts(session, [&iv[..]]), app.encrypt_parts(session, [&iv[..]]));
     child.exit();
     parent.end();
 }
