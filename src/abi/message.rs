@@ -3,10 +3,10 @@
 //! is what C_SignInit and C_Sign do in one command a signature, so those functions are not built.
 
 use cryptoki_sys::*;
-use zeroize::Zeroizing;
 
 use super::ptr::{Input, Output, wide};
 use super::{both, enter, params, session, unsupported};
+use crate::crypto::secret::Wiped;
 use crate::error::{Error, Result};
 use crate::token::{Kind, Module};
 
@@ -44,8 +44,8 @@ unsafe fn whole(
     handle: CK_SESSION_HANDLE,
     kind: Kind,
     parameter: Parameter,
-    associated: Result<Zeroizing<Vec<u8>>>,
-    input: Result<Zeroizing<Vec<u8>>>,
+    associated: Result<Wiped>,
+    input: Result<Wiped>,
     output: Output,
 ) -> Result<()> {
     let arguments = both(both(associated, input), output.room());
@@ -67,7 +67,7 @@ unsafe fn begin(
     handle: CK_SESSION_HANDLE,
     kind: Kind,
     parameter: Parameter,
-    associated: Result<Zeroizing<Vec<u8>>>,
+    associated: Result<Wiped>,
 ) -> Result<()> {
     let (session, associated) = session(module, handle, associated)?;
     let mechanism = session.message_mechanism(kind)?;
@@ -86,7 +86,7 @@ unsafe fn next(
     handle: CK_SESSION_HANDLE,
     kind: Kind,
     parameter: Parameter,
-    input: Result<Zeroizing<Vec<u8>>>,
+    input: Result<Wiped>,
     output: Output,
     flags: CK_FLAGS,
 ) -> Result<()> {

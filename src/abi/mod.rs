@@ -43,9 +43,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cryptoki_sys::{CK_MECHANISM, CK_RV, CK_SESSION_HANDLE};
-use zeroize::Zeroizing;
 
 use crate::config::{Config, ForkMode};
+use crate::crypto::secret::Wiped;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::mechanism::Params;
@@ -417,7 +417,7 @@ fn exchange(
     module: &Module,
     handle: CK_SESSION_HANDLE,
     kinds: &[Kind],
-    input: Result<Zeroizing<Vec<u8>>>,
+    input: Result<Wiped>,
     output: Output,
     step: impl FnOnce(&Session, &[u8], Room) -> Result<Answer>,
 ) -> Result<()> {

@@ -7,6 +7,7 @@ use cryptoki_sys::*;
 
 use super::ptr::{self, Fill, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
+use crate::crypto::secret::Wiped;
 use crate::error::{Error, Result};
 use crate::mechanism::Params;
 use crate::mechanism::params::{
@@ -178,7 +179,7 @@ fn there(given: &CK_MECHANISM) -> Result<()> {
 ///
 /// # Safety
 /// `at` is NULL or readable for `length` bytes.
-unsafe fn present(at: CK_VOID_PTR, length: CK_ULONG) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+unsafe fn present(at: CK_VOID_PTR, length: CK_ULONG) -> Result<Wiped> {
     // SAFETY: this function's own contract.
     let bytes = unsafe { Input::new("pParameter", at.cast(), length) };
     let wrong = || Error::MechanismParamInvalid("not the structure of this mechanism's messages");

@@ -16,6 +16,7 @@ use std::ptr;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
+use crate::crypto::secret::Wiped;
 use crate::error::{Error, Result};
 use crate::object::value::Kind;
 use crate::object::{self, rules};
@@ -51,8 +52,8 @@ impl Input {
     /// # Errors
     /// [`Error::ArgumentsBad`] for NULL with a length, [`Error::HostMemory`] if there is no room
     /// for a copy.
-    pub(super) fn at_most(&self, limit: usize, too_long: Error) -> Result<Zeroizing<Vec<u8>>> {
-        let mut copy = Zeroizing::new(Vec::new());
+    pub(super) fn at_most(&self, limit: usize, too_long: Error) -> Result<Wiped> {
+        let mut copy = Wiped::default();
         if self.length == 0 {
             return Ok(copy);
         }
@@ -74,37 +75,37 @@ impl Input {
     }
 
     /// Bytes for a function that has no word for too many but "bad arguments", up to 1 GiB.
-    pub(super) fn bytes(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn bytes(&self) -> Result<Wiped> {
         self.at_most(DATA_LIMIT, Error::ArgumentsBad("more than 1 GiB in one call"))
     }
 
     /// Data of an operation, up to 1 GiB.
-    pub(super) fn data(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn data(&self) -> Result<Wiped> {
         self.at_most(DATA_LIMIT, Error::DataLenRange("more than 1 GiB in one call"))
     }
 
     /// A signature to verify. Longer than any key makes it is a wrong length, not bad data.
-    pub(super) fn signature(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn signature(&self) -> Result<Wiped> {
         self.at_most(64 << 10, Error::SignatureLenRange)
     }
 
     /// Ciphertext, up to 1 GiB.
-    pub(super) fn ciphertext(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn ciphertext(&self) -> Result<Wiped> {
         self.at_most(DATA_LIMIT, Error::EncryptedDataLenRange)
     }
 
     /// A wrapped key.
-    pub(super) fn wrapped(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn wrapped(&self) -> Result<Wiped> {
         self.at_most(64 << 10, Error::WrappedKeyLength)
     }
 
     /// The saved state of an operation.
-    pub(super) fn state(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn state(&self) -> Result<Wiped> {
         self.at_most(DATA_LIMIT, Error::SavedStateInvalid)
     }
 
     /// A PIN, byte-exact, at most 255 bytes. The token decides on the shortest.
-    pub(super) fn pin(&self) -> Result<Zeroizing<Vec<u8>>> {
+    pub(super) fn pin(&self) -> Result<Wiped> {
         self.at_most(255, Error::PinLength)
     }
 }
@@ -217,7 +218,9 @@ impl Output {
     pub(super) fn put(self, answer: Answer) -> Result<()> {
         let room = self.room()?;
         let (length, outcome) = match answer {
-            Answer::Done(bytes) => {
+            Answer::Done(mut bytes) => {
+                // It may be long: wiped as that is.
+                let bytes = Wiped::new(std::mem::take(&mut *bytes));
                 if !matches!(room, Room::Bytes(room) if room >= bytes.len()) {
                     return Err(Error::Bug("an answer is longer than the room it was made for"));
                 }

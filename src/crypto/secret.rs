@@ -5,6 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_void;
 use std::hint::black_box;
+use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,6 +38,44 @@ unsafe impl GlobalAlloc for Forgetful {
     }
 
     // What grows is copied: the default of `realloc`, which ends in `dealloc`.
+}
+
+/// Overwrites with zeros, as `zeroize` does, but not byte by byte: for what is long and on the hot path.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.fill(0);
+    // Else the compiler would know that nobody reads the zeros.
+    black_box(bytes);
+}
+
+/// Bytes that are wiped when dropped, as those of `Zeroizing` are, by [`wipe`].
+#[derive(Default)]
+pub struct Wiped(Vec<u8>);
+
+impl Wiped {
+    /// Takes the bytes over: what of the memory is not theirs is not wiped.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+impl Deref for Wiped {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Wiped {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
 }
 
 /// Whether forked children get the secrets that are made from now on.

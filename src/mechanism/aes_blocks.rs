@@ -134,13 +134,20 @@ impl Cipher for Blocks {
     }
 
     fn update(&mut self, data: &[u8], chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
-        self.held.extend_from_slice(data);
-        let ready = self.ready(self.held.len());
+        let ready = self.update_length(data.len());
         if ready == 0 {
+            self.held.extend_from_slice(data);
             return Ok(Zeroizing::default());
         }
+        let cipher = aes::block_cipher(chip, &self.key)?;
+        if self.held.is_empty() {
+            let (now, later) = data.split_at(ready);
+            self.held.extend_from_slice(later);
+            return self.run(&*cipher, now);
+        }
+        self.held.extend_from_slice(data);
         let input = aes::split(&mut self.held, ready);
-        self.run(&*aes::block_cipher(chip, &self.key)?, &input)
+        self.run(&*cipher, &input)
     }
 
     fn finish_length(&self, input: usize) -> usize {

@@ -4,16 +4,14 @@
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use super::command::Command;
 use super::fault::{Fault, Remedy, Trouble};
-use super::session::{
-    HmacSession, NONCE_BYTES, PolicySession, Session, hmac_sha256, sha256, trimmed,
-};
+use super::session::{HmacSession, Keyed, NONCE_BYTES, PolicySession, Session, sha256, trimmed};
 use super::transport::{Transport, pause};
 use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
+use crate::crypto::secret::Wiped;
 use crate::recorder::Clock;
 use crate::sync::plain::Instant;
 
@@ -128,25 +126,25 @@ impl<'a> Auth<'a> {
     }
 
     /// The key of the HMAC; none for passwords and for policies that have none.
-    fn key(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    fn key(&self, value: &[u8]) -> Option<Keyed> {
         match &self.how {
             How::Password => None,
             How::Hmac(session) => Some(session.0.keyed(value)),
             How::Policy { session, proves: true } => Some(session.0.keyed(value)),
             How::Policy { session, .. } if session.0.key.is_empty() => None,
-            How::Policy { session, .. } => Some(session.0.key.clone()),
+            How::Policy { session, .. } => Some(session.0.keyed(&[])),
         }
     }
 
-    /// The key of the parameter encryption; none if this session cannot encrypt here.
-    fn encryption_key(&self, value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    /// Whether it can encrypt parameters, with the key of its HMAC.
+    fn encrypts(&self) -> bool {
         match &self.how {
             // The TPM takes the entity's value into this key even if the policy does not ask for it
             // (Part 1 §21.2), and we may not know it.
-            How::Password | How::Policy { proves: false, .. } => None,
+            How::Password | How::Policy { proves: false, .. } => false,
             How::Hmac(HmacSession(session))
             | How::Policy { session: PolicySession(session), .. } => {
-                Some(session.keyed(value)).filter(|key| session.encrypts && !key.is_empty())
+                session.encrypts && !(session.key.is_empty() && self.value.is_empty())
             }
         }
     }
@@ -155,9 +153,7 @@ impl<'a> Auth<'a> {
 /// The session that encrypts: one that is there for it alone if there is one, else the first that can.
 fn encryptor(auths: &[Auth<'_>], handles: usize) -> Option<usize> {
     let able = |mut range: std::ops::Range<usize>| {
-        range.find(|index| {
-            auths.get(*index).is_some_and(|auth| auth.encryption_key(auth.value).is_some())
-        })
+        range.find(|index| auths.get(*index).is_some_and(Auth::encrypts))
     };
     able(handles..auths.len()).or_else(|| able(0..handles.min(auths.len())))
 }
@@ -206,8 +202,15 @@ fn attempt<C: Command>(
     let encryptor = encryptor(auths, C::AUTH_HANDLES);
     let encrypts = if C::SECRET_IN { encryptor } else { None };
     let decrypts = if C::SECRET_OUT { encryptor } else { None };
-    if let Some(auth) = encrypts.and_then(|index| auths.get(index)) {
-        encrypt_first(auth, &mut parameters)?;
+    let keys = keys_of(auths);
+    if let Some(index) = encrypts {
+        let (session, key) = opened(auths, &keys, index)?;
+        let length: usize = Reader::new(parameters.as_slice()).u16()?.into();
+        let content = parameters
+            .as_mut_slice()
+            .get_mut(2..2 + length)
+            .ok_or(Fault::bug("a first parameter that is no TPM2B"))?;
+        session.encrypt(key, content);
     }
 
     // The command. Part 1 §18.5.
@@ -222,7 +225,7 @@ fn attempt<C: Command>(
         hashed.extend(handles.iter().map(|entity| entity.name.as_slice()));
         hashed.push(parameters.as_slice());
         let cp_hash = sha256(&hashed);
-        let area = authorization_area(auths, &cp_hash, encrypts, decrypts, C::AUTH_HANDLES);
+        let area = authorization_area(auths, &keys, &cp_hash, encrypts, decrypts, C::AUTH_HANDLES);
         out.u32(area.as_slice().len() as u32).bytes(area.as_slice());
     }
     out.bytes(parameters.as_slice());
@@ -233,27 +236,31 @@ fn attempt<C: Command>(
     }
 
     // The response. Part 1 §18.6.
-    let response = transmit(link, C::NAME, out.as_slice(), call, call.limits.of(C::CLASS), pin)?;
-    read::<C>(command, &response, auths, decrypts).map_err(Fault::after_sending)
+    let mut response =
+        transmit(link, C::NAME, out.as_slice(), call, call.limits.of(C::CLASS), pin)?;
+    read::<C>(command, &mut response, auths, keys, decrypts).map_err(Fault::after_sending)
 }
 
-/// Encrypts the content of the TPM2B that the parameters begin with.
-fn encrypt_first(auth: &Auth<'_>, parameters: &mut Writer) -> Result<(), Fault> {
-    let (Some(session), Some(key)) = (auth.open(), auth.encryption_key(auth.value)) else {
-        return Err(Fault::bug("a session that cannot encrypt"));
-    };
-    let length: usize = Reader::new(parameters.as_slice()).u16()?.into();
-    let content = parameters
-        .as_mut_slice()
-        .get_mut(2..2 + length)
-        .ok_or(Fault::bug("a first parameter that is no TPM2B"))?;
-    session.encrypt(&key, content);
-    Ok(())
+/// The key of each one's HMAC, where it has one.
+fn keys_of(auths: &[Auth<'_>]) -> Vec<Option<Keyed>> {
+    auths.iter().map(|auth| auth.key(auth.value)).collect()
+}
+
+/// A session that encrypts, and its key.
+fn opened<'a>(
+    auths: &'a [Auth<'_>],
+    keys: &'a [Option<Keyed>],
+    index: usize,
+) -> Result<(&'a Session, &'a Keyed), Fault> {
+    let session = auths.get(index).and_then(Auth::open);
+    let key = keys.get(index).and_then(Option::as_ref);
+    session.zip(key).ok_or(Fault::bug("a session that cannot encrypt"))
 }
 
 /// TPMS_AUTH_COMMAND for each session. Part 2 §10.13.2.
 fn authorization_area(
     auths: &[Auth<'_>],
+    keys: &[Option<Keyed>],
     cp_hash: &[u8],
     encrypts: Option<usize>,
     decrypts: Option<usize>,
@@ -272,7 +279,7 @@ fn authorization_area(
     let decrypt_nonce = nonce_of(encrypts);
     let encrypt_nonce = if encrypts == decrypts { &[][..] } else { nonce_of(decrypts) };
 
-    for (index, auth) in auths.iter().enumerate() {
+    for (index, (auth, key)) in auths.iter().zip(keys).enumerate() {
         let Some(session) = auth.open() else {
             area.u32(PASSWORD).u16(0).u8(CONTINUE).sized(auth.value);
             continue;
@@ -285,22 +292,19 @@ fn authorization_area(
             attributes |= ENCRYPT;
         }
         area.u32(session.handle).sized(&session.nonce_caller).u8(attributes);
-        match auth.key(auth.value) {
+        match key {
             None => area.sized(&[]),
             Some(key) => {
                 let (decrypt_nonce, encrypt_nonce) =
                     if index == 0 { (decrypt_nonce, encrypt_nonce) } else { (&[][..], &[][..]) };
-                area.sized(&*hmac_sha256(
-                    &key,
-                    &[
-                        cp_hash,
-                        &session.nonce_caller,
-                        &session.nonce_tpm,
-                        decrypt_nonce,
-                        encrypt_nonce,
-                        &[attributes],
-                    ],
-                ))
+                area.sized(&*key.mac(&[
+                    cp_hash,
+                    &session.nonce_caller,
+                    &session.nonce_tpm,
+                    decrypt_nonce,
+                    encrypt_nonce,
+                    &[attributes],
+                ]))
             }
         };
     }
@@ -315,7 +319,7 @@ fn transmit(
     call: &Call,
     limit: Duration,
     pin: bool,
-) -> Result<Zeroizing<Vec<u8>>, Fault> {
+) -> Result<Wiped, Fault> {
     let begun = Instant::now();
     let mut step = Duration::from_millis(1);
     let mut repeated = false;
@@ -325,7 +329,7 @@ fn transmit(
         let received = answer.as_ref().map_or(&[][..], Vec::as_slice);
         let code = received.get(6..10).and_then(|code| code.try_into().ok());
         clock.command(name, code.map(u32::from_be_bytes), command.len(), received.len());
-        let response = Zeroizing::new(answer?);
+        let response = Wiped::new(answer?);
         let mut reader = Reader::new(&response);
         let (_, _) = (reader.u16()?, reader.u32()?);
         let code = reader.u32()?;
@@ -366,13 +370,22 @@ fn tampered(what: &'static str) -> Fault {
     Fault::new(Trouble::Tampered(what))
 }
 
-/// Takes a successful response apart, checks it, decrypts its first parameter.
+/// tag, size, response code. Part 1 §18.6.
+const HEADER: usize = 10;
+
+/// Takes a successful response apart, checks it, decrypts its first parameter in place.
 fn read<C: Command>(
     command: &C,
-    response: &[u8],
+    response: &mut [u8],
     auths: &mut [Auth<'_>],
+    mut keys: Vec<Option<Keyed>>,
     decrypts: Option<usize>,
 ) -> Result<C::Response, Fault> {
+    for (auth, key) in auths.iter().zip(&mut keys) {
+        if let Some(new_value) = auth.new_value {
+            *key = auth.key(new_value);
+        }
+    }
     let mut reader = Reader::new(response);
     let tag = reader.u16()?;
     let size = reader.u32()?;
@@ -384,43 +397,48 @@ fn read<C: Command>(
         return Err(tampered("a response without the command's sessions"));
     }
     let handle = if C::ANSWERS_HANDLE { Some(reader.u32()?) } else { None };
-    let encrypted = if auths.is_empty() {
+    let parameters = if auths.is_empty() {
         reader.rest()
     } else {
         let length = reader.u32()?;
         reader.take(usize::try_from(length).map_err(|_| tampered("a huge response"))?)?
     };
     if !auths.is_empty() {
-        let rp_hash = sha256(&[code, &C::CODE.to_be_bytes(), encrypted]);
-        for auth in auths.iter_mut() {
-            check(auth, &mut reader, &rp_hash)?;
+        let rp_hash = sha256(&[code, &C::CODE.to_be_bytes(), parameters]);
+        for (auth, key) in auths.iter_mut().zip(&keys) {
+            check(auth, key.as_ref(), &mut reader, &rp_hash)?;
         }
     }
     reader.end()?;
 
-    let mut parameters = Zeroizing::new(encrypted.to_vec());
-    if let Some(auth) = decrypts.and_then(|index| auths.get(index)) {
-        let value = auth.new_value.unwrap_or(auth.value);
-        if let (Some(session), Some(key)) = (auth.open(), auth.encryption_key(value)) {
-            let length: usize = Reader::new(&parameters).u16()?.into();
-            let content = parameters
-                .get_mut(2..2 + length)
-                .ok_or_else(|| tampered("a first parameter that is longer than the response"))?;
-            session.decrypt(&key, content);
-        }
+    let begin =
+        HEADER + if handle.is_some() { 4 } else { 0 } + if auths.is_empty() { 0 } else { 4 };
+    let end = begin + parameters.len();
+    let parameters = response.get_mut(begin..end).unwrap_or_default();
+    if let Some(index) = decrypts {
+        let (session, key) = opened(auths, &keys, index)?;
+        let length: usize = Reader::new(parameters).u16()?.into();
+        let content = parameters
+            .get_mut(2..2 + length)
+            .ok_or_else(|| tampered("a first parameter that is longer than the response"))?;
+        session.decrypt(key, content);
     }
-    let mut parameters = Reader::new(&parameters);
+    let mut parameters = Reader::new(parameters);
     let answer = command.read(handle, &mut parameters)?;
     parameters.end()?;
     Ok(answer)
 }
 
 /// TPMS_AUTH_RESPONSE of one session: takes its nonce over and compares its HMAC. Part 2 §10.13.3.
-fn check(auth: &mut Auth<'_>, reader: &mut Reader<'_>, rp_hash: &[u8]) -> Result<(), Fault> {
+fn check(
+    auth: &mut Auth<'_>,
+    key: Option<&Keyed>,
+    reader: &mut Reader<'_>,
+    rp_hash: &[u8],
+) -> Result<(), Fault> {
     let nonce = reader.sized()?;
     let attributes = reader.u8()?;
     let theirs = reader.sized()?;
-    let key = auth.key(auth.new_value.unwrap_or(auth.value));
     let Some(session) = auth.open() else {
         // A password has no nonce and no HMAC.
         return if nonce.is_empty() && theirs.is_empty() {
@@ -439,7 +457,7 @@ fn check(auth: &mut Auth<'_>, reader: &mut Reader<'_>, rp_hash: &[u8]) -> Result
         None if !theirs.is_empty() => return Err(tampered("an HMAC where none can be")),
         None => {}
         Some(key) => {
-            let ours = hmac_sha256(&key, &[rp_hash, nonce, &session.nonce_caller, &[attributes]]);
+            let ours = key.mac(&[rp_hash, nonce, &session.nonce_caller, &[attributes]]);
             if !bool::from(ours.as_slice().ct_eq(theirs)) {
                 return Err(tampered("an HMAC that is wrong"));
             }
@@ -570,7 +588,7 @@ mod tests {
         let session = || {
             HmacSession(Session {
                 handle: 0x0200_0000,
-                key: Zeroizing::default(),
+                key: Default::default(),
                 nonce_tpm: bytes("f4b0b064ceab3294943ff532c7c9bebd"),
                 nonce_caller: bytes("475007fa38fe38db753a1bf19e74f1a6")
                     .try_into()
@@ -584,24 +602,28 @@ mod tests {
         let mut first = session();
         let cp_hash = sha256(&[&0x15Eu32.to_be_bytes(), &item.name]);
         let auths = [Auth::hmac(&mut first, &[7; 32])];
-        let area = authorization_area(&auths, &cp_hash, None, Some(0), 1);
+        let area = authorization_area(&auths, &keys_of(&auths), &cp_hash, None, Some(0), 1);
         assert_eq!(area.as_slice(), &command[18..]);
 
+        let read = |response: &[u8], auths: &mut [Auth<'_>]| {
+            let keys = keys_of(auths);
+            read(&unseal, &mut response.to_vec(), auths, keys, Some(0))
+        };
         let mut auths = auths;
-        let opened = read(&unseal, &response, &mut auths, Some(0)).expect("accepted");
+        let opened = read(&response, &mut auths).expect("accepted");
         assert_eq!(&opened[..], b"a recorded secret");
         for bit in 0..8 * response.len() {
             let mut changed = response.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let mut other = session();
             let auths = &mut [Auth::hmac(&mut other, &[7; 32])];
-            let outcome = read(&unseal, &changed, auths, Some(0));
+            let outcome = read(&changed, auths);
             assert!(outcome.is_err(), "bit {bit}");
         }
         for length in 0..response.len() {
             let mut other = session();
             let auths = &mut [Auth::hmac(&mut other, &[7; 32])];
-            assert!(read(&unseal, &response[..length], auths, Some(0)).is_err());
+            assert!(read(&response[..length], auths).is_err());
         }
     }
 

@@ -17,6 +17,7 @@ use super::key::{PublicKey, SHA256_BLOCK, public_key};
 use super::lease::{Key, KeyLease, Tpm};
 use super::{Call, HashAlgorithm, KeyBlob, KeySpec, KeyUse, Name, NewKey, PlainKey};
 use crate::crypto::drbg::os_bytes;
+use crate::crypto::secret::Wiped;
 
 /// After so many buffers of one long input other threads get their turn.
 const TURN: usize = 16;
@@ -223,7 +224,7 @@ impl Tpm {
         iv: &mut [u8; BLOCK],
         input: &[u8],
         buffer: usize,
-        mut one: impl FnMut(&mut KeyLease, &mut [u8; BLOCK], &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault>,
+        mut one: impl FnMut(&mut KeyLease, &mut [u8; BLOCK], &[u8]) -> Result<Wiped, Fault>,
     ) -> Result<Zeroizing<Vec<u8>>, Fault> {
         let mut output = Zeroizing::new(Vec::with_capacity(input.len()));
         for turn in input.chunks(buffer * TURN) {

@@ -42,20 +42,30 @@ pub(super) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// HMAC-SHA256 of the parts.
-pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    let mut block = Zeroizing::new([0; 64]);
-    if key.len() > 64 {
-        block[..32].copy_from_slice(&sha256(&[key]));
-    } else {
-        block[..key.len()].copy_from_slice(key);
+/// The key of an HMAC with SHA-256, as far as it can be worked out before there is a message.
+pub(super) struct Keyed(Hmac<Sha256>);
+
+impl Keyed {
+    /// With a key of any length.
+    pub(super) fn new(key: &[u8]) -> Self {
+        let mut block = Zeroizing::new([0; 64]);
+        if key.len() > 64 {
+            block[..32].copy_from_slice(&sha256(&[key]));
+        } else {
+            block[..key.len()].copy_from_slice(key);
+        }
+        // A key of exactly one block is what HMAC pads any shorter key to, so this cannot differ from it.
+        Self(Hmac::new((&*block).into()))
     }
-    // A key of exactly one block is what HMAC pads any shorter key to, so this cannot differ from it.
-    let mut mac = Hmac::<Sha256>::new((&*block).into());
-    for part in parts {
-        Mac::update(&mut mac, part);
+
+    /// HMAC-SHA256 of the parts.
+    pub(super) fn mac(&self, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+        let mut mac = self.0.clone();
+        for part in parts {
+            Mac::update(&mut mac, part);
+        }
+        Zeroizing::new(mac.finalize().into_bytes().into())
     }
-    Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
 fn hmac_with<D: Digest + BlockSizeUser>(key: &[u8], parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
@@ -95,8 +105,7 @@ pub(super) fn kdfa(
         counter += 1;
         let parts: [&[u8]; 6] = [&counter.to_be_bytes(), label.as_bytes(), &[0], u, v, &bits];
         match hash {
-            // The session hash: in the hot path.
-            HashAlgorithm::Sha256 => out.extend_from_slice(&*hmac_sha256(key, &parts)),
+            HashAlgorithm::Sha256 => out.extend_from_slice(&*Keyed::new(key).mac(&parts)),
             _ => out.extend_from_slice(&hmac(hash, key, &parts)),
         }
     }
@@ -290,35 +299,37 @@ impl Session {
         Ok(())
     }
 
-    /// The key of this session's HMAC when it authorizes with `value`. Part 1 §19.6.5.
-    pub(super) fn keyed(&self, value: &[u8]) -> Zeroizing<Vec<u8>> {
+    /// The key of this session's HMAC when it authorizes with `value`, and of its parameter encryption.
+    /// Part 1 §19.6.5, §21.2.
+    pub(super) fn keyed(&self, value: &[u8]) -> Keyed {
         let value = trimmed(value);
         let mut key = Zeroizing::new(Vec::with_capacity(self.key.len() + value.len()));
         key.extend_from_slice(&self.key);
         key.extend_from_slice(value);
-        key
-    }
-
-    fn cfb(key: &[u8], newer: &[u8], older: &[u8]) -> Zeroizing<Vec<u8>> {
-        kdfa(SHA256, key, "CFB", newer, older, 32)
+        Keyed::new(&key)
     }
 
     /// Encrypts the first parameter of a command in place. Part 1 §21.3.
-    pub(super) fn encrypt(&self, key: &[u8], data: &mut [u8]) {
-        let mut material = Self::cfb(key, &self.nonce_caller, &self.nonce_tpm);
-        let (key, iv) = material.split_at_mut(16);
+    pub(super) fn encrypt(&self, key: &Keyed, data: &mut [u8]) {
+        let material = Self::cfb(key, &self.nonce_caller, &self.nonce_tpm);
+        let (key, iv) = material.split_at(16);
         if let Ok(cfb) = cfb_mode::Encryptor::<Aes128>::new_from_slices(key, iv) {
             cfb.encrypt(data);
         }
     }
 
     /// Decrypts the first parameter of a response in place; `nonce_tpm` is that of the response.
-    pub(super) fn decrypt(&self, key: &[u8], data: &mut [u8]) {
-        let mut material = Self::cfb(key, &self.nonce_tpm, &self.nonce_caller);
-        let (key, iv) = material.split_at_mut(16);
+    pub(super) fn decrypt(&self, key: &Keyed, data: &mut [u8]) {
+        let material = Self::cfb(key, &self.nonce_tpm, &self.nonce_caller);
+        let (key, iv) = material.split_at(16);
         if let Ok(cfb) = cfb_mode::Decryptor::<Aes128>::new_from_slices(key, iv) {
             cfb.decrypt(data);
         }
+    }
+
+    /// KDFa for the key (16 bytes) and the IV (16 bytes) of one parameter: one step of it. Part 1 §21.3.
+    fn cfb(key: &Keyed, newer: &[u8], older: &[u8]) -> Zeroizing<[u8; 32]> {
+        key.mac(&[&1u32.to_be_bytes(), b"CFB", &[0], newer, older, &256u32.to_be_bytes()])
     }
 }
 
@@ -488,18 +499,16 @@ mod tests {
     #[test]
     fn hmac_is_hmac() {
         assert_eq!(
-            hex(&*hmac_sha256(&[0x0b; 20], &[b"Hi ", b"There"])),
+            hex(&*Keyed::new(&[0x0b; 20]).mac(&[b"Hi ", b"There"])),
             "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"
         );
         assert_eq!(
-            hex(&*hmac_sha256(b"Jefe", &[b"what do ya want ", b"for nothing?"])),
+            hex(&*Keyed::new(b"Jefe").mac(&[b"what do ya want ", b"for nothing?"])),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
         assert_eq!(
-            hex(&*hmac_sha256(
-                &[0xaa; 131],
-                &[b"Test Using Larger Than Block-Size Key - Hash Key First"]
-            )),
+            hex(&*Keyed::new(&[0xaa; 131])
+                .mac(&[b"Test Using Larger Than Block-Size Key - Hash Key First"])),
             "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54"
         );
     }

@@ -126,20 +126,25 @@ impl Line {
         Ok(())
     }
 
+    /// Waits for an answer: how many of its bytes have come and fit `room`, which is not empty.
+    fn receive_some(&self, room: &mut [u8], call: &Call, until: Instant) -> Result<usize, Broken> {
+        loop {
+            wait(&self.socket, PollFlags::IN, call, until, &self.name)
+                .map_err(|broken| Broken { sent: true, ..broken })?;
+            match rustix::net::recv(&self.socket, &mut *room, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(self.closed("the other side closed the connection")),
+                Ok((length, _)) => return Ok(length),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(self.closed(error)),
+            }
+        }
+    }
+
     /// Reads exactly as much as `buffer` holds.
     fn receive(&self, buffer: &mut [u8], call: &Call, until: Instant) -> Result<(), Broken> {
         let mut have = 0;
         while let Some(room) = buffer.get_mut(have..).filter(|room| !room.is_empty()) {
-            match rustix::net::recv(&self.socket, room, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(self.closed("the other side closed the connection")),
-                Ok((length, _)) => have += length,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    wait(&self.socket, PollFlags::IN, call, until, &self.name)
-                        .map_err(|broken| Broken { sent: true, ..broken })?;
-                }
-                Err(error) => return Err(self.closed(error)),
-            }
+            have += self.receive_some(room, call, until)?;
         }
         Ok(())
     }
@@ -185,21 +190,28 @@ pub(super) struct Plain(pub(super) Line);
 /// tag, size, code. TPM 2.0 Part 1 §18.
 const HEADER: usize = 10;
 
+/// Room for the response of any command with one TPM_PT_INPUT_BUFFER (1,024 bytes) of data.
+const MOSTLY: usize = 1280;
+
 impl Transport for Plain {
     fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
         let until = (Instant::now() + limit).min(call.deadline);
         self.0.send(command, call, until)?;
-        let mut response = vec![0; HEADER];
-        self.0.receive(&mut response, call, until)?;
+        let mut response = vec![0; MOSTLY];
+        let mut have = self.0.receive_some(&mut response, call, until)?;
+        if let Some(rest) = response.get_mut(have..HEADER) {
+            self.0.receive(rest, call, until)?;
+            have = HEADER;
+        }
         let size = match response.get(2..6).map(<[u8; 4]>::try_from) {
             Some(Ok(size)) => u32::from_be_bytes(size) as usize,
             _ => 0,
         };
-        if !(HEADER..=LARGEST).contains(&size) {
+        if !(HEADER.max(have)..=LARGEST).contains(&size) {
             return Err(self.0.closed(format_args!("a response of {size} bytes")).into());
         }
         response.resize(size, 0);
-        if let Some(rest) = response.get_mut(HEADER..) {
+        if let Some(rest) = response.get_mut(have..) {
             self.0.receive(rest, call, until)?;
         }
         Ok(response)

@@ -4,7 +4,7 @@
 //! TPM 2.0 Part 1 §18 (command and response structure).
 
 use super::fault::{Fault, Trouble};
-use zeroize::Zeroize;
+use crate::crypto::secret::Wiped;
 
 /// TPM_ST_NO_SESSIONS
 pub const NO_SESSIONS: u16 = 0x8001;
@@ -14,20 +14,17 @@ pub const SESSIONS: u16 = 0x8002;
 /// Bytes on their way to the TPM. Wiped when dropped: parameters may be secret until encrypted.
 #[derive(Default)]
 pub struct Writer {
-    bytes: Vec<u8>,
+    bytes: Wiped,
     too_long: bool,
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
-    }
-}
+/// Room for any command with one TPM_PT_INPUT_BUFFER (1,024 bytes) of data.
+const ROOM: usize = 1280;
 
 impl Writer {
     /// An empty writer with room for most commands, so that secrets are not left in memory by growing.
     pub fn new() -> Self {
-        Self { bytes: Vec::with_capacity(1024), too_long: false }
+        Self { bytes: Wiped::new(Vec::with_capacity(ROOM)), too_long: false }
     }
 
     /// UINT8
@@ -56,8 +53,7 @@ impl Writer {
             // Grows by hand: the old memory may hold a secret.
             let mut larger = Vec::with_capacity(2 * (self.bytes.len() + value.len()));
             larger.extend_from_slice(&self.bytes);
-            self.bytes.zeroize();
-            self.bytes = larger;
+            self.bytes = Wiped::new(larger);
         }
         self.bytes.extend_from_slice(value);
         self

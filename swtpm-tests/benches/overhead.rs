@@ -7,10 +7,10 @@
 //! the time from the first byte sent to the last byte received counts, not the making of the command.
 //! Both in turns within one run, so that whatever else the machine does falls on both.
 //!
-//! A TPM2_EncryptDecrypt2 takes swtpm 17 us on an idle machine, less than any chip by far, and about as
-//! long as a client needs for HMACs and parameter encryption of its 2 KiB. So AES is measured against a
-//! client that sends the same commands in the same session and does nothing else, its work included;
-//! what the commands take without it is printed, too.
+//! A TPM2_EncryptDecrypt2 of 1,024 bytes takes swtpm 14 us on an idle machine, a thousandth of what a chip
+//! takes, and only three times as long as HMACs and parameter encryption of its 2 KiB take any client. So
+//! AES is measured against a client that sends the same commands in the same session and does nothing
+//! else, its work included; what the commands take without it is printed, too.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,7 +38,7 @@ const PER_ROUND: usize = 50;
 const MOST: f64 = 1.15;
 /// AES-CBC through the C door in units of what the bare client gives.
 const LEAST_AES: f64 = 0.9;
-const ROUNDS_AES: usize = 12;
+const ROUNDS_AES: usize = 24;
 /// TPM_PT_INPUT_BUFFER of swtpm.
 const BUFFER: usize = 1024;
 const MIB: usize = 1 << 20;
@@ -78,6 +78,7 @@ fn encryption(module: &mut Module) -> bool {
     println!("  bare client               {:7.1} ms", micros(client) / 1e3);
     println!("  its commands alone        {:7.1} ms", micros(command) / 1e3);
     println!("  of what the client gives  {ratio:7.3}     (at least {LEAST_AES})");
+    println!("  of what they give         {:7.3}", command.as_secs_f64() / whole.as_secs_f64());
     ratio >= LEAST_AES
 }
 
@@ -166,7 +167,8 @@ impl Module {
     fn encrypt(&mut self) -> Duration {
         let mechanism = Mechanism::bytes(CKM_AES_CBC, &[7; 16]);
         self.ck.encrypt_init(self.session, mechanism, self.aes).expect("C_EncryptInit");
-        let (mut data, mut sealed, mut length) = (vec![0x5A; MIB], vec![0; MIB], MIB as CK_ULONG);
+        let (mut data, mut sealed, mut length) =
+            (vec![0x5A; MIB], vec![0xA5; MIB], MIB as CK_ULONG);
         let start = Instant::now();
         let rv = c_encrypt(&self.library, self.session, &mut data, &mut sealed, &mut length);
         let took = start.elapsed();

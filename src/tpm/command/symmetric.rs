@@ -4,6 +4,7 @@ use tss_esapi::constants::tss::{TPM2_ALG_CBC, TPM2_ALG_CFB, TPM2_ALG_ECB, TPM2_S
 use zeroize::Zeroizing;
 
 use super::{Class, Command, NULL};
+use crate::crypto::secret::Wiped;
 use crate::tpm::execute::Entity;
 use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::key::HashAlgorithm;
@@ -64,7 +65,7 @@ impl Command for EncryptDecrypt2<'_> {
     const SECRET_IN: bool = true;
     const SECRET_OUT: bool = true;
     const CLASS: Class = Class::Normal;
-    type Response = Zeroizing<Vec<u8>>;
+    type Response = Wiped;
 
     fn handles(&self) -> Vec<&Entity> {
         vec![self.key]
@@ -77,7 +78,7 @@ impl Command for EncryptDecrypt2<'_> {
     }
 
     fn read(&self, _: Option<u32>, input: &mut Reader<'_>) -> Result<Self::Response, Fault> {
-        let output = Zeroizing::new(input.sized()?.to_vec());
+        let output = Wiped::new(input.sized()?.to_vec());
         input.sized()?;
         if output.len() != self.input.len() {
             return Err(Fault::new(Trouble::Tampered("as many bytes as were not asked for")));

@@ -19,7 +19,7 @@ use crate::tpm::fault::{Fault, Trouble};
 use crate::tpm::key::{
     Seal, ZERO, parse, policy_auth_value, policy_command_code, policy_or, sealed, use_branches,
 };
-use crate::tpm::session::{HmacSession, PolicySession, hmac_sha256};
+use crate::tpm::session::{HmacSession, Keyed, PolicySession};
 use crate::tpm::srk::Pinned;
 use crate::tpm::transport::Transport;
 use crate::tpm::{Call, NewKey};
@@ -885,7 +885,7 @@ fn authority_of(so: &Opened) -> Result<&[u8; 32], Failure> {
 
 /// The authorization value of the recovery seal. The code is random, so it needs no stretching.
 fn recovery_value(gate: &Gate, code: &[u8; 16]) -> Zeroizing<[u8; 32]> {
-    hmac_sha256(code, &[b"tpm11 recovery seal", &gate.serial])
+    Keyed::new(code).mac(&[b"tpm11 recovery seal", &gate.serial])
 }
 
 fn gone() -> Failure {
