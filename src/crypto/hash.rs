@@ -1,8 +1,9 @@
-//! The hashes that the host computes: SHA-1, SHA-2, SHA-3.
+//! The hashes that the host computes: SHA-1, SHA-2, SHA-3; and SHAKE.
 
 use const_oid::ObjectIdentifier;
 use sha2::Digest as _;
-use zeroize::Zeroize;
+use sha3::digest::ExtendableOutput;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,6 +116,25 @@ impl Hash {
     }
 }
 
+/// So many bytes of SHAKE128, FIPS 202 §6.2.
+pub fn shake_128(data: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
+    shake(sha3::Shake128::default(), data, length)
+}
+
+/// So many bytes of SHAKE256, FIPS 202 §6.2.
+pub fn shake_256(data: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
+    shake(sha3::Shake256::default(), data, length)
+}
+
+fn shake(
+    mut shake: impl sha3::digest::Update + ExtendableOutput,
+    data: &[u8],
+    length: usize,
+) -> Zeroizing<Vec<u8>> {
+    shake.update(data);
+    Zeroizing::new(shake.finalize_boxed(length).into_vec())
+}
+
 /// A digest: up to 64 bytes without an allocation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
@@ -220,6 +240,16 @@ mod tests {
 
     use super::*;
     use crate::crypto::vectors::hex;
+
+    #[test]
+    fn shake_gives_what_openssl_gives() {
+        // "abc", by `openssl dgst -shake128 -xoflen 32` and its like.
+        let answer = "5881092dd818bf5cf8a3ddb793fbcba74097d5c526a6d35f97b83351940f2cc8";
+        assert_eq!(hex(&shake_128(b"abc", 32)), answer);
+        let answer = "483366601360a8771c6863080cc4114d8db44530f8f1e1ee4f94ea37e78b5739";
+        assert_eq!(hex(&shake_256(b"abc", 32)), answer);
+        assert_eq!(hex(&shake_256(b"abc", 64)[..32]), answer);
+    }
 
     #[test]
     fn known_answers() {

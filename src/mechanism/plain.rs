@@ -6,7 +6,7 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::{Chip, Derive, Does, Keys, Mechanism, NOTHING, Params, hmac};
-use crate::crypto::hash::Hash;
+use crate::crypto::hash::{Hash, shake_128, shake_256};
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::object::keyspec::Derives;
@@ -17,6 +17,8 @@ pub(super) static ROWS: &[Mechanism] = &[
     row(CKM_CONCATENATE_DATA_AND_BASE, "CKM_CONCATENATE_DATA_AND_BASE", None),
     row(CKM_XOR_BASE_AND_DATA, "CKM_XOR_BASE_AND_DATA", None),
     row(CKM_EXTRACT_KEY_FROM_KEY, "CKM_EXTRACT_KEY_FROM_KEY", None),
+    row(CKM_SHAKE_128_KEY_DERIVATION, "CKM_SHAKE_128_KEY_DERIVATION", None),
+    row(CKM_SHAKE_256_KEY_DERIVATION, "CKM_SHAKE_256_KEY_DERIVATION", None),
 ];
 
 /// The rows of the hashes.
@@ -65,6 +67,15 @@ fn derive(
             params.none()?;
             let digest = Zeroizing::new(hash.digest(&chip.value(key)?).to_vec());
             beginning(digest, length)
+        }
+        // As many bytes as the table of "Hash-based key derivation" says.
+        (CKM_SHAKE_128_KEY_DERIVATION, ..) => {
+            params.none()?;
+            beginning(shake_128(&chip.value(key)?, 32), length)
+        }
+        (CKM_SHAKE_256_KEY_DERIVATION, ..) => {
+            params.none()?;
+            beginning(shake_256(&chip.value(key)?, 64), length)
         }
         (CKM_CONCATENATE_BASE_AND_KEY, _, Params::Key(_)) => {
             let [other] = others else { return Err(Error::Bug("a second key without its object")) };

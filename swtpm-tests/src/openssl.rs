@@ -70,6 +70,11 @@ functions! {
     HMAC: fn(*const c_void, *const c_void, c_int, *const u8, usize, *mut u8, *mut u32) -> *mut u8;
     PKCS5_PBKDF2_HMAC: fn(*const u8, c_int, *const u8, c_int, c_int, *const c_void, c_int, *mut u8) -> c_int;
     EVP_Digest: fn(*const u8, usize, *mut u8, *mut u32, *const c_void, Pointer) -> c_int;
+    EVP_MD_CTX_new: fn() -> Pointer;
+    EVP_MD_CTX_free: fn(Pointer);
+    EVP_DigestInit_ex: fn(Pointer, *const c_void, Pointer) -> c_int;
+    EVP_DigestUpdate: fn(Pointer, *const u8, usize) -> c_int;
+    EVP_DigestFinalXOF: fn(Pointer, *mut u8, usize) -> c_int;
     EVP_CIPHER_fetch: fn(Pointer, *const c_char, *const c_char) -> Pointer;
     EVP_CIPHER_free: fn(Pointer);
     EVP_CIPHER_CTX_new: fn() -> Pointer;
@@ -325,6 +330,24 @@ pub fn digest(name: &str, data: &[u8]) -> Vec<u8> {
         assert_eq!(done, 1, "{name}");
     }
     out.truncate(length as usize);
+    out
+}
+
+/// So many bytes of the extensible output of this name.
+pub fn xof(name: &str, data: &[u8], length: usize) -> Vec<u8> {
+    let called = CString::new(name).expect("no zero");
+    let mut out = vec![0; length];
+    // SAFETY: readable for its length, writable for its length; the context is freed once.
+    unsafe {
+        let kind = (crypto().EVP_get_digestbyname)(called.as_ptr());
+        assert!(!kind.is_null(), "OpenSSL knows {name}");
+        let context = (crypto().EVP_MD_CTX_new)();
+        let done = (crypto().EVP_DigestInit_ex)(context, kind, null_mut()) == 1
+            && (crypto().EVP_DigestUpdate)(context, data.as_ptr(), data.len()) == 1
+            && (crypto().EVP_DigestFinalXOF)(context, out.as_mut_ptr(), length) == 1;
+        (crypto().EVP_MD_CTX_free)(context);
+        assert!(done, "{name}");
+    }
     out
 }
 

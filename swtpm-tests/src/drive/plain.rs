@@ -14,6 +14,8 @@ pub(super) static ROWS: &[Row] = &[
     (CKM_CONCATENATE_DATA_AND_BASE, &Plain(None)),
     (CKM_XOR_BASE_AND_DATA, &Plain(None)),
     (CKM_EXTRACT_KEY_FROM_KEY, &Plain(None)),
+    (CKM_SHAKE_128_KEY_DERIVATION, &Plain(None)),
+    (CKM_SHAKE_256_KEY_DERIVATION, &Plain(None)),
     (CKM_SHA1_KEY_DERIVATION, &Plain(Some(SHA1))),
     (CKM_SHA224_KEY_DERIVATION, &Plain(Some(SHA224))),
     (CKM_SHA256_KEY_DERIVATION, &Plain(Some(SHA256))),
@@ -67,6 +69,8 @@ impl Plain {
         let string = || Mechanism::string(kind, &[], &data);
         match (kind, self.0) {
             (_, Some(hash)) => (kind.into(), openssl::digest(hash.2, value)),
+            (CKM_SHAKE_128_KEY_DERIVATION, _) => (kind.into(), openssl::xof("shake128", value, 32)),
+            (CKM_SHAKE_256_KEY_DERIVATION, _) => (kind.into(), openssl::xof("shake256", value, 64)),
             (CKM_CONCATENATE_BASE_AND_KEY, _) => {
                 (Mechanism::with(kind, Memory::word(key)), [value, value].concat())
             }
