@@ -1,4 +1,21 @@
 #![doc = include_str!("../docs/ARCHITECTURE.md")]
+// An application's process is not ours to end, nor its output ours to write to. What cannot panic says why
+// where it stands.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::indexing_slicing,
+        clippy::print_stdout,
+        clippy::print_stderr,
+        clippy::dbg_macro
+    )
+)]
 
 pub mod config;
 pub mod error;

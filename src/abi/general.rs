@@ -179,12 +179,11 @@ const LIBRARY_VERSION: CK_VERSION = CK_VERSION {
 
 /// A decimal number, at compile time: one that does not fit stops the build.
 const fn number(text: &str) -> u8 {
-    let digits = text.as_bytes();
+    let mut rest = text.as_bytes();
     let mut value = 0;
-    let mut i = 0;
-    while i < digits.len() {
-        value = value * 10 + (digits[i] - b'0');
-        i += 1;
+    while let [digit, others @ ..] = rest {
+        value = value * 10 + (*digit - b'0');
+        rest = others;
     }
     value
 }

@@ -126,11 +126,7 @@ pub fn shake_256(data: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     shake(sha3::Shake256::default(), data, length)
 }
 
-fn shake(
-    mut shake: impl sha3::digest::Update + ExtendableOutput,
-    data: &[u8],
-    length: usize,
-) -> Zeroizing<Vec<u8>> {
+fn shake(mut shake: impl ExtendableOutput, data: &[u8], length: usize) -> Zeroizing<Vec<u8>> {
     shake.update(data);
     Zeroizing::new(shake.finalize_boxed(length).into_vec())
 }

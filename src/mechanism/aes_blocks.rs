@@ -107,7 +107,7 @@ impl Blocks {
         // The place where the last whole block but one begins, of both sides.
         let last = length - part - BLOCK;
         if self.direction == Direction::Encrypt {
-            input.extend_from_slice(&[0; BLOCK][part..]);
+            input.resize(length - part + BLOCK, 0);
             let mut output = self.run(cipher, &input)?;
             // What is stolen is what the zeros gave.
             output.copy_within(last + BLOCK.., last + part);
@@ -169,7 +169,8 @@ impl Cipher for Blocks {
         let mut input = std::mem::take(&mut self.held);
         if (self.mode, self.direction) == (Mode::Padded, Direction::Encrypt) {
             let count = BLOCK - input.len() % BLOCK;
-            input.extend_from_slice(&[count as u8; BLOCK][..count]);
+            let whole = input.len() + count;
+            input.resize(whole, count as u8);
         }
         if input.len() % BLOCK != 0 {
             return Err(aes::bad_length(self.direction, "whole blocks of 16 bytes"));

@@ -67,8 +67,8 @@ pub(super) fn cmac(
     let length = message.len();
     if length == 0 || length % BLOCK != 0 {
         subkey = doubled(&*subkey);
-        let padding = [&[0x80][..], &[0; BLOCK - 1]].concat();
-        message.extend_from_slice(&padding[..BLOCK - length % BLOCK]);
+        message.push(0x80);
+        message.resize(length - length % BLOCK + BLOCK, 0);
     }
     let last = message.len() - BLOCK;
     if let Some(block) = message.get_mut(last..) {

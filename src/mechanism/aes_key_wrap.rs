@@ -201,8 +201,8 @@ fn steps(cipher: &dyn BlockCipher, direction: Direction, semiblocks: &mut [u8]) 
         let number_of = if count == 1 { [0; 8] } else { (number as u64).to_be_bytes() };
         let at = (number - 1) % count * SEMIBLOCK;
         let Some(place) = r.get_mut(at..at + SEMIBLOCK) else { continue };
-        block[..SEMIBLOCK].copy_from_slice(a);
-        block[SEMIBLOCK..].copy_from_slice(place);
+        let both = a.iter().chain(&*place);
+        block.iter_mut().zip(both).for_each(|(to, byte)| *to = *byte);
         if direction == Direction::Decrypt {
             xor(&mut *block, &number_of);
         }
@@ -273,9 +273,9 @@ impl Cipher for Wrapping {
 
     fn finish(mut self: Box<Self>, chip: &Chip<'_>) -> Result<Zeroizing<Vec<u8>>> {
         let cipher = aes::block_cipher(chip, &self.key)?;
-        let part = self.held.len() % SEMIBLOCK;
-        if self.fills && part > 0 {
-            self.held.extend_from_slice(&[0; SEMIBLOCK][part..]);
+        if self.fills {
+            let whole = self.held.len().next_multiple_of(SEMIBLOCK);
+            self.held.resize(whole, 0);
         }
         match self.direction {
             Direction::Encrypt => Ok(self.way.wrap(&*cipher, &self.held)?.into()),

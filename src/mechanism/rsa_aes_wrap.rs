@@ -133,7 +133,7 @@ impl Cipher for Unwrapping {
         let kek = pad::oaep_open(setup.hash, setup.mgf, &setup.label, &block)
             .ok()
             .filter(|kek| kek.len() == setup.bytes)
-            .unwrap_or_else(|| Zeroizing::new(random[..setup.bytes].to_vec()));
+            .unwrap_or_else(|| Zeroizing::new(random.iter().take(setup.bytes).copied().collect()));
         setup.inner.unwrap(&Aes::new(&kek)?, second)
     }
 }

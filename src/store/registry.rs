@@ -42,6 +42,7 @@ impl Descriptors {
         }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it was found there, or put there")]
     pub(super) fn ours(&mut self, key: Key) -> &mut usize {
         let at = match self.count.iter().position(|(other, _)| *other == key) {
             Some(at) => at,

@@ -69,6 +69,7 @@ pub struct Sealer {
 
 impl Sealer {
     /// Derives all keys from the token secret.
+    #[expect(clippy::unreachable, reason = "HKDF refuses more than 255 blocks, RFC 5869 §2.3")]
     pub fn new(token_secret: &[u8; 32], serial: &[u8; 16]) -> Sealer {
         let hkdf = Hkdf::<Sha256>::new(Some(serial), token_secret);
         let keys = Secret::fill(32 * LABELS.len(), |keys| {
@@ -100,11 +101,13 @@ impl Sealer {
         &self.serial
     }
 
+    #[expect(clippy::indexing_slicing, reason = "32 bytes were derived for each use")]
     fn key(&self, which: Use) -> &[u8] {
         let at = which as usize * 32;
         &self.keys.expose()[at..at + 32]
     }
 
+    #[expect(clippy::unreachable, reason = "HMAC takes keys of any length, RFC 2104 §2")]
     fn mac(&self, which: Use) -> HmacSha256 {
         match <HmacSha256 as Mac>::new_from_slice(self.key(which)) {
             Ok(mac) => mac,
@@ -180,7 +183,7 @@ impl Sealer {
         let mut mac = self.mac(Use::Search);
         mac.update(&kind.to_be_bytes());
         mac.update(value);
-        mac.finalize().into_bytes()[..HIDDEN].to_vec()
+        mac.finalize().into_bytes().into_iter().take(HIDDEN).collect()
     }
 
     /// Says which rows belong to a set.
@@ -305,13 +308,18 @@ impl Set {
 
     /// Whether the sums that this object has a part in differ.
     pub(super) fn differs_at(&self, other: &Set, uuid: &[u8; 16]) -> bool {
-        let at = sum_of(uuid);
-        self.sums[at] != other.sums[at]
+        self.sum(uuid) != other.sum(uuid)
     }
-}
 
-fn sum_of(uuid: &[u8; 16]) -> usize {
-    usize::from(uuid[0] >> 2)
+    #[expect(clippy::indexing_slicing, reason = "six bits, and as many sums as they count")]
+    fn sum(&self, uuid: &[u8; 16]) -> &[u8; 32] {
+        &self.sums[usize::from(uuid[0] >> 2)]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "six bits, and as many sums as they count")]
+    fn sum_mut(&mut self, uuid: &[u8; 16]) -> &mut [u8; 32] {
+        &mut self.sums[usize::from(uuid[0] >> 2)]
+    }
 }
 
 /// Adds rows to sets and takes them out.
@@ -333,7 +341,7 @@ impl SetKeeper {
     pub(super) fn add(&self, set: &mut Set, uuid: &[u8; 16], version: u32, tag: &[u8; 32]) {
         let term = self.term(uuid, version, tag);
         let mut carry = 0;
-        for (sum, term) in set.sums[sum_of(uuid)].iter_mut().rev().zip(term.iter().rev()) {
+        for (sum, term) in set.sum_mut(uuid).iter_mut().rev().zip(term.iter().rev()) {
             let total = u16::from(*sum) + u16::from(*term) + carry;
             *sum = total as u8;
             carry = total >> 8;
@@ -344,7 +352,7 @@ impl SetKeeper {
     pub(super) fn remove(&self, set: &mut Set, uuid: &[u8; 16], version: u32, tag: &[u8; 32]) {
         let term = self.term(uuid, version, tag);
         let mut borrow = 0;
-        for (sum, term) in set.sums[sum_of(uuid)].iter_mut().rev().zip(term.iter().rev()) {
+        for (sum, term) in set.sum_mut(uuid).iter_mut().rev().zip(term.iter().rev()) {
             let total = 0x100 + u16::from(*sum) - u16::from(*term) - borrow;
             *sum = total as u8;
             borrow = 1 - (total >> 8);

@@ -18,6 +18,7 @@ mod leftovers;
 pub mod pin;
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) mod schedules;
+#[allow(clippy::indexing_slicing, reason = "ends of buffers whose lengths stand beside them")]
 pub mod session;
 mod sharing;
 mod socket;

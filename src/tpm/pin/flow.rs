@@ -635,8 +635,8 @@ impl Line<'_> {
         let mut gate = gate.clone();
         let [so_data, user_data] = authorities.map(|authority| {
             let mut data = Zeroizing::new([0; 64]);
-            data[..32].copy_from_slice(token_secret);
-            data[32..].copy_from_slice(authority);
+            let both = token_secret.iter().chain(authority);
+            data.iter_mut().zip(both).for_each(|(place, byte)| *place = *byte);
             data
         });
         let policies = [Role::So, Role::User].map(|role| gate.seal_policy(role).map(Seal::Policy));
