@@ -349,7 +349,7 @@ fn change(
             continue;
         }
         may_change(rule, &value, object, setting, way)?;
-        if rule.change == Change::Role && !can(class, key_type, id) {
+        if rule.change == Change::Role && is_idle(object, class, key_type, id) {
             continue;
         }
         if object.is(CKA_TRUSTED) && !setting.so && rule.change == Change::Free {
@@ -397,15 +397,18 @@ fn may_change(
         }
         Change::InCopyOnlyToFalse => way == Way::Copy,
         // P3. What the key cannot be is no change; and no EC key of the chip learns what it was not made for.
-        Change::Role if !can(class, key_type, rule.id) => true,
+        Change::Role if is_idle(object, class, key_type, rule.id) => true,
         Change::Role if policy.has(Guard::RolesAreFixed) => false,
         Change::Role => !up || class != rules::PRIVATE || key_type != Some(CKK_EC),
     };
     if allowed { Ok(()) } else { Err(Error::AttributeReadOnly(rule.id)) }
 }
 
-fn can(class: Classes, key_type: Option<u64>, role: u64) -> bool {
-    key_type.and_then(|key_type| rules::roles(class, key_type)).is_some_and(|roles| roles.can(role))
+/// Whether it is a role that the key neither has nor can have.
+fn is_idle(object: &Attributes, class: Classes, key_type: Option<u64>, role: u64) -> bool {
+    let roles = key_type.and_then(|key_type| rules::roles(class, key_type));
+    // A storage key wraps, which no other EC key does.
+    !object.is(role) && !roles.is_some_and(|roles| roles.can(role))
 }
 
 /// The class of a finished object, as a set of one.

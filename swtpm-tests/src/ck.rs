@@ -552,6 +552,11 @@ impl Ck {
         Ck { door }
     }
 
+    /// What its calls go through.
+    pub fn door(&self) -> Arc<dyn Door> {
+        self.door.clone()
+    }
+
     /// Any call: the CK_RV, and the arguments as the function left them.
     pub fn raw(&self, function: &str, arguments: Vec<Argument>) -> (u64, Vec<Argument>) {
         let mut call = Call { function: function.to_owned(), arguments };

@@ -11,6 +11,7 @@ pub mod app;
 pub mod bench;
 pub mod ck;
 pub mod door;
+pub mod doubt;
 pub mod drive;
 pub mod front;
 pub mod life;
