@@ -136,7 +136,7 @@ impl Object {
     }
 
     /// Whether CKA_ALLOWED_MECHANISMS permits this mechanism. Without the attribute every one is
-    /// allowed; an empty list allows none.
+    /// allowed; an empty list, which only a derivation leaves, allows none.
     pub fn allows(&self, mechanism: u64) -> bool {
         self.attributes
             .ulongs(CKA_ALLOWED_MECHANISMS)

@@ -217,7 +217,9 @@ impl Making<'_> {
             if rule.so_only && boolean(&value) == Some(true) && !trusted(self.class, self.setting) {
                 return Err(Error::AttributeReadOnly(*id));
             }
-            attributes.set(*id, value.into_owned());
+            if rule.silent != Silent::Unlimited || !value.is_empty() {
+                attributes.set(*id, value.into_owned());
+            }
         }
         for rule in rules::rules(self.class, self.key_type) {
             if attributes.has(rule.id) {
@@ -227,7 +229,7 @@ impl Making<'_> {
                 return Err(Error::TemplateIncomplete(rule.id));
             }
             match rule.silent {
-                Silent::Absent | Silent::Ours => {}
+                Silent::Absent | Silent::Unlimited | Silent::Ours => {}
                 Silent::Empty => attributes.set(rule.id, []),
                 Silent::Bool(default) => attributes.set_bool(rule.id, default),
                 Silent::Ulong(default) => attributes.set_ulong(rule.id, default),
@@ -312,7 +314,11 @@ pub fn get(object: &Object, id: u64, policy: Policy) -> Result<Cow<'_, [u8]>> {
     if id == CKA_UNIQUE_ID {
         return Ok(Cow::Owned(object.unique_id().into_bytes()));
     }
-    attributes.get(id).map(Cow::Borrowed).ok_or(Error::AttributeTypeInvalid(id))
+    match attributes.get(id) {
+        Some(value) => Ok(Cow::Borrowed(value)),
+        None if rule.silent == Silent::Unlimited => Ok(Cow::Borrowed(&[])),
+        None => Err(Error::AttributeTypeInvalid(id)),
+    }
 }
 
 /// P1: whether the value of a secret key is shown, and so kept by the host.
@@ -343,7 +349,10 @@ fn change(
         let nothing_new = match object.get(id) {
             Some(current) => current == value.as_ref(),
             // Taking away what is not there.
-            None => value.is_empty() && rule.silent == Silent::Absent && !rule.guarded,
+            None => {
+                let absent = matches!(rule.silent, Silent::Absent | Silent::Unlimited);
+                value.is_empty() && absent && !rule.guarded
+            }
         };
         if nothing_new {
             continue;

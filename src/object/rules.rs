@@ -68,6 +68,9 @@ const EC: Types = Types::Only(&[CKK_EC]);
 pub enum Silent {
     /// Nothing: the object does not have the attribute.
     Absent,
+    /// Nothing: the object does not have the limit, and reads as a list without entries, which in a template
+    /// says nothing either.
+    Unlimited,
     /// A value of length 0.
     Empty,
     /// A truth value.
@@ -191,7 +194,7 @@ macro_rules! rule {
 }
 
 use Change::*;
-use Silent::{Absent, Empty};
+use Silent::{Absent, Empty, Unlimited};
 
 /// All rules. No two apply to the same attribute of the same object.
 pub static RULES: &[Rule] = &[
@@ -256,7 +259,7 @@ pub static RULES: &[Rule] = &[
     rule!(CKA_DERIVE, Bool, KEYS).given(NEW).change(Role),
     rule!(CKA_LOCAL, Bool, KEYS),
     rule!(CKA_KEY_GEN_MECHANISM, Ulong, KEYS),
-    rule!(CKA_ALLOWED_MECHANISMS, UlongArray, KEYS).given(NEW).silent(Absent),
+    rule!(CKA_ALLOWED_MECHANISMS, UlongArray, KEYS).given(NEW).silent(Unlimited),
     rule!(CKA_OBJECT_VALIDATION_FLAGS, Ulong, KEYS).silent(Silent::Ulong(0)),
     // ---- §4.10, §4.11, §4.12 public, private and secret keys -----------------------------------
     rule!(CKA_SUBJECT, Bytes, PUBLIC | PRIVATE).given(NEW).silent(Empty).change(Free),

@@ -63,6 +63,33 @@ fn a_search_outlives_a_call_with_bad_arguments() {
 }
 
 #[test]
+fn a_key_without_limits_has_a_list_of_mechanisms_without_entries() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let secret = |more: Vec<Attribute>| {
+        let key = [number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, CKK_GENERIC_SECRET)];
+        let template = [&key[..], &[bytes(CKA_VALUE, [7; 32])], &more].concat();
+        app.create_object(session, &template).expect("C_CreateObject")
+    };
+    // Clients that meet CKR_ATTRIBUTE_TYPE_INVALID at one key conclude that the token knows no limits.
+    let (public, private) = app.generate_ec(session, P256, "key").expect("C_GenerateKeyPair");
+    let empty = bytes(CKA_ALLOWED_MECHANISMS, []);
+    for key in [public, private, secret(vec![]), secret(vec![empty.clone()])] {
+        assert_eq!(app.attribute(session, key, CKA_ALLOWED_MECHANISMS), Ok(Vec::new()));
+        app.set_attributes(session, key, &[empty.clone()]).expect("nothing new");
+    }
+    app.sign(session, CKM_SHA256_HMAC, secret(vec![empty.clone()]), b"data").expect("C_Sign");
+    let limited = secret(vec![number(CKA_ALLOWED_MECHANISMS, CKM_SHA384_HMAC)]);
+    let list = app.attribute(session, limited, CKA_ALLOWED_MECHANISMS);
+    assert_eq!(list, Ok(CKM_SHA384_HMAC.to_ne_bytes().to_vec()));
+    let refused = app.sign(session, CKM_SHA256_HMAC, limited, b"data");
+    assert_eq!(refused.map(drop), Err(Rv(CKR_MECHANISM_INVALID)));
+    let wider = app.set_attributes(session, limited, &[empty]);
+    assert_eq!(wider, Err(Rv(CKR_ATTRIBUTE_READ_ONLY)));
+}
+
+#[test]
 fn private_objects_are_not_there_for_who_is_not_logged_in() {
     let bench = Bench::start();
     bench.token();

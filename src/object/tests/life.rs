@@ -257,6 +257,9 @@ fn a_key_allows_what_its_list_says() {
     assert!(key.allows(CKM_ECDSA) && key.allows(CKM_ECDSA_SHA256) && !key.allows(CKM_ECDSA_SHA384));
     assert!(object(plain_ec().1, Material::None).allows(CKM_ECDSA_SHA384));
     let wider = Template::new().with(CKA_ALLOWED_MECHANISMS, []);
+    let (_, silent) = pair(EC, &ec_public(), &wider).unwrap();
+    let silent = object(silent, Material::None);
+    assert!(silent.allows(CKM_ECDSA_SHA384), "an empty list is no limit");
     for change in [set, copy] {
         assert_eq!(
             change(&key.attributes, &wider, &USER),
