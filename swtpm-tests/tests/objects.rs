@@ -77,7 +77,7 @@ fn a_key_without_limits_has_a_list_of_mechanisms_without_entries() {
     let empty = bytes(CKA_ALLOWED_MECHANISMS, []);
     for key in [public, private, secret(vec![]), secret(vec![empty.clone()])] {
         assert_eq!(app.attribute(session, key, CKA_ALLOWED_MECHANISMS), Ok(Vec::new()));
-        app.set_attributes(session, key, &[empty.clone()]).expect("nothing new");
+        app.set_attributes(session, key, std::slice::from_ref(&empty)).expect("nothing new");
     }
     app.sign(session, CKM_SHA256_HMAC, secret(vec![empty.clone()]), b"data").expect("C_Sign");
     let limited = secret(vec![number(CKA_ALLOWED_MECHANISMS, CKM_SHA384_HMAC)]);
