@@ -9,10 +9,10 @@ use super::ptr::{self, Fill, Input, Place, Template, wide};
 use crate::crypto::hash::Hash;
 use crate::crypto::secret::Wiped;
 use crate::error::{Error, Result};
-use crate::mechanism::Params;
 use crate::mechanism::params::{
     self, KeyBlock, Number, Part, Password, PrfType, Salt, Sp800, TlsMac,
 };
+use crate::mechanism::{self, Mechanism as Row, Params};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -311,17 +311,13 @@ unsafe fn placed(
 /// # Safety
 /// The pointers in it are readable for the lengths beside them, and writable where handles go, until the
 /// C_ function returns.
-unsafe fn parameter(
-    mechanism: CK_MECHANISM_TYPE,
-    bytes: &[u8],
-    gives: &mut Gives,
-) -> Result<Params> {
+unsafe fn parameter(id: CK_MECHANISM_TYPE, bytes: &[u8], gives: &mut Gives) -> Result<Params> {
     // §6.40.8: whatever becomes of the parameter.
-    gives.alone = matches!(mechanism, CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE);
+    gives.alone = matches!(id, CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE);
     if bytes.is_empty() {
         return Ok(Params::None);
     }
-    match mechanism {
+    match id {
         CKM_RSA_PKCS_PSS
         | CKM_SHA1_RSA_PKCS_PSS
         | CKM_SHA224_RSA_PKCS_PSS
@@ -385,24 +381,13 @@ unsafe fn parameter(
         | CKM_SP800_108_FEEDBACK_KDF
         | CKM_SP800_108_DOUBLE_PIPELINE_KDF => {
             // SAFETY: the structure's pointers are readable and writable by this function's own contract.
-            unsafe { sp800(mechanism, bytes, &mut gives.places) }
+            unsafe { sp800(id, bytes, &mut gives.places) }
         }
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_AES_GCM | CKM_AES_GMAC => unsafe { gcm(bytes) },
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_AES_CCM => unsafe { ccm(bytes) },
-        CKM_AES_CMAC_GENERAL => length(bytes),
-        CKM_SHA_1_HMAC_GENERAL
-        | CKM_SHA224_HMAC_GENERAL
-        | CKM_SHA256_HMAC_GENERAL
-        | CKM_SHA384_HMAC_GENERAL
-        | CKM_SHA512_HMAC_GENERAL
-        | CKM_SHA512_224_HMAC_GENERAL
-        | CKM_SHA512_256_HMAC_GENERAL
-        | CKM_SHA3_224_HMAC_GENERAL
-        | CKM_SHA3_256_HMAC_GENERAL
-        | CKM_SHA3_384_HMAC_GENERAL
-        | CKM_SHA3_512_HMAC_GENERAL => length(bytes),
+        _ if mechanism::lookup(wide(id)).is_ok_and(Row::is_general) => length(bytes),
         _ => Ok(Params::Bytes(bytes.to_vec())),
     }
 }
@@ -917,20 +902,8 @@ unsafe fn nested(at: *const CK_BYTE, length: CK_ULONG) -> Result<Vec<u8>> {
 
 /// The hash of a digest mechanism's number.
 fn hash(id: CK_MECHANISM_TYPE) -> Result<Hash> {
-    Ok(match id {
-        CKM_SHA_1 => Hash::Sha1,
-        CKM_SHA224 => Hash::Sha224,
-        CKM_SHA256 => Hash::Sha256,
-        CKM_SHA384 => Hash::Sha384,
-        CKM_SHA512 => Hash::Sha512,
-        CKM_SHA512_224 => Hash::Sha512_224,
-        CKM_SHA512_256 => Hash::Sha512_256,
-        CKM_SHA3_224 => Hash::Sha3_224,
-        CKM_SHA3_256 => Hash::Sha3_256,
-        CKM_SHA3_384 => Hash::Sha3_384,
-        CKM_SHA3_512 => Hash::Sha3_512,
-        _ => return Err(Error::MechanismParamInvalid("hashAlg is no hash of ours")),
-    })
+    let row = mechanism::lookup(wide(id)).ok().filter(|row| row.does.digest.is_some());
+    row.and_then(|row| row.hash).ok_or(Error::MechanismParamInvalid("hashAlg is no hash of ours"))
 }
 
 /// The hash inside a mask generation function. PKCS#11 3.2 §6.1.7.

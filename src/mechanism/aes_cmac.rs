@@ -7,7 +7,7 @@ use super::aes::{self, BlockCipher};
 use super::mac::{self, Mac};
 use super::{Chip, Does, Mechanism, Params};
 use crate::crypto::aes::{BLOCK, xor};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::object::Object;
 use crate::tpm::command::Direction;
 
@@ -25,17 +25,7 @@ struct Cmac {
 
 impl Mac for Cmac {
     fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
-        let length = match (row.id, params) {
-            (CKM_AES_CMAC, _) => {
-                params.none()?;
-                BLOCK
-            }
-            (_, Params::Length(length @ 1..=16)) => *length as usize,
-            (_, Params::Length(_)) => {
-                return Err(Error::MechanismParamInvalid("a CMAC has 1 to 16 bytes"));
-            }
-            _ => return Err(params.refused("CK_MAC_GENERAL_PARAMS is missing")),
-        };
+        let length = mac::length(row, params, BLOCK)?;
         Ok(Self { key: key.clone(), length })
     }
 

@@ -92,6 +92,11 @@ pub(super) static SECRETS: &[Mechanism] = &[
     ),
 ];
 
+/// Whether no TPM works with keys of this CKK_.
+pub(super) fn are_sealed(key_type: u64) -> bool {
+    SECRETS.iter().any(|row| matches!(row.keys, Keys::Sealed(types) if types.contains(&key_type)))
+}
+
 /// What makes keys that the TPM works with needs the command of their work, too.
 const fn secret(
     id: u64,

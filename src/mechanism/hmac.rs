@@ -84,19 +84,7 @@ struct HashMac {
 impl Mac for HashMac {
     fn new(row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {
         let hash = row.hash.ok_or(Error::Bug("an HMAC without a hash"))?;
-        let whole = hash.len();
-        let general = row.name.ends_with("_GENERAL");
-        let length = match params {
-            Params::None if !general => whole,
-            Params::Length(length) if general => usize::try_from(*length)
-                .ok()
-                .filter(|length| (1..=whole).contains(length))
-                .ok_or(Error::MechanismParamInvalid("no MAC of this hash is so long"))?,
-            _ if general => {
-                return Err(Error::MechanismParamInvalid("CK_MAC_GENERAL_PARAMS is missing"));
-            }
-            _ => return Err(Error::MechanismParamInvalid("this mechanism has no parameter")),
-        };
+        let length = mac::length(row, params, hash.len())?;
         if of_the_chip(hash).is_none() {
             super::secret::in_the_host(key)?;
         }

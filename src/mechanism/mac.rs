@@ -23,6 +23,23 @@ pub(super) const fn does<M: Mac>() -> Does {
     Does { sign: Some(sign::<M>), verify: Some(verify::<M>), ..NOTHING }
 }
 
+/// How many bytes are asked of a MAC that has `whole`: all of them, or what the parameter says.
+///
+/// # Errors
+/// [`Error::MechanismParamInvalid`]
+pub(super) fn length(row: &Mechanism, params: &Params, whole: usize) -> Result<usize> {
+    if !row.is_general() {
+        return params.none().map(|()| whole);
+    }
+    let Params::Length(length) = params else {
+        return Err(params.refused("CK_MAC_GENERAL_PARAMS is missing"));
+    };
+    usize::try_from(*length)
+        .ok()
+        .filter(|length| (1..=whole).contains(length))
+        .ok_or(Error::MechanismParamInvalid("no such MAC is so long"))
+}
+
 struct Collecting<M> {
     mac: M,
     message: Zeroizing<Vec<u8>>,

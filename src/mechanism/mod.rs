@@ -487,6 +487,11 @@ pub fn info(id: u64, facts: Option<&Facts>, terms: Terms) -> Result<Info> {
 }
 
 impl Mechanism {
+    /// Whether its parameter says how many bytes of a MAC are wanted.
+    pub fn is_general(&self) -> bool {
+        self.name.ends_with("_GENERAL")
+    }
+
     /// What it can do with the TPM of these facts, and where each of it is done; without facts, all that
     /// there are constructors for. By P9 what is not sound unwraps nothing.
     pub fn operations(&self, facts: Option<&Facts>, terms: Terms) -> Vec<(u64, Place)> {

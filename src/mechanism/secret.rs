@@ -2,13 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cryptoki_sys::{
-    CKK_AES, CKK_SHA3_224_HMAC, CKK_SHA3_256_HMAC, CKK_SHA3_384_HMAC, CKK_SHA3_512_HMAC,
-    CKK_SHA224_HMAC, CKK_SHA512_224_HMAC, CKK_SHA512_256_HMAC,
-};
+use cryptoki_sys::CKK_AES;
 use zeroize::Zeroizing;
 
-use super::{Chip, random};
+use super::{Chip, generate, random};
 use crate::error::{Error, Refusal, Result};
 use crate::object::keyspec::{Private, PrivateValue, Secret, secret_spec};
 use crate::object::{Attributes, Material, Object, Residence, SecretKey};
@@ -233,11 +230,7 @@ impl Chip<'_> {
         let (needed, allowed) = match key_type {
             CKK_AES if self.sealing.ciphers && !has(8 * length) => (true, true),
             CKK_AES => (lacks(EncryptDecrypt2::CODE), self.sealing.ciphers),
-            CKK_SHA224_HMAC | CKK_SHA512_224_HMAC | CKK_SHA512_256_HMAC | CKK_SHA3_224_HMAC
-            | CKK_SHA3_256_HMAC | CKK_SHA3_384_HMAC | CKK_SHA3_512_HMAC => {
-                (true, self.sealing.keys)
-            }
-            _ => (false, false),
+            _ => (generate::are_sealed(key_type), self.sealing.keys),
         };
         if needed && !allowed {
             return Err(Error::KeySizeRange(

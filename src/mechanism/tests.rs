@@ -10,7 +10,8 @@ use cryptoki_sys::*;
 use super::*;
 use crate::crypto::ec::Curve;
 use crate::object::Attributes;
-use crate::object::rules::key_type_name;
+
+use crate::object::rules::{ROLES, SECRET, key_type_name};
 use crate::tpm::{HashAlgorithm, KeyBlob, Settings};
 
 // ---- keys and a TPM that is never reached -------------------------------------------------------
@@ -132,6 +133,12 @@ fn every_row_has_its_own_number_and_name_and_starts_something() {
         let hash = row.name.contains("SHA") && !row.name.contains("SHAKE");
         assert_eq!(row.hash.is_some(), hash, "{}", row.name);
     }
+}
+
+#[test]
+fn a_password_makes_keys_of_every_type_that_the_token_keeps() {
+    let secret = ROLES.iter().filter(|roles| roles.of == SECRET).map(|roles| roles.key_type);
+    assert_eq!(row(CKM_PKCS5_PBKD2).keys.types(), secret.collect::<Vec<_>>());
 }
 
 #[test]

@@ -340,6 +340,8 @@ pub struct Roles {
     pub of: Classes,
     /// The key type.
     pub key_type: u64,
+    /// Its name in the specification.
+    pub name: &'static str,
     /// What a key gets whose template names no role.
     pub usual: &'static [u64],
     /// What the token can do with it besides, when asked.
@@ -366,6 +368,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: PUBLIC,
         key_type: CKK_RSA,
+        name: "CKK_RSA",
         usual: &[CKA_VERIFY, CKA_ENCRYPT],
         able: &[CKA_VERIFY_RECOVER, CKA_WRAP],
         unable: &[CKA_ENCAPSULATE],
@@ -373,6 +376,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: PRIVATE,
         key_type: CKK_RSA,
+        name: "CKK_RSA",
         usual: &[CKA_SIGN, CKA_DECRYPT],
         able: &[CKA_SIGN_RECOVER, CKA_UNWRAP],
         unable: &[CKA_DECAPSULATE],
@@ -381,6 +385,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: PUBLIC,
         key_type: CKK_EC,
+        name: "CKK_EC",
         usual: &[CKA_VERIFY, CKA_DERIVE],
         able: &[],
         unable: &[CKA_ENCAPSULATE],
@@ -388,6 +393,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: PRIVATE,
         key_type: CKK_EC,
+        name: "CKK_EC",
         usual: &[CKA_SIGN, CKA_DERIVE],
         able: &[],
         unable: &[CKA_DECAPSULATE],
@@ -395,6 +401,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: SECRET,
         key_type: CKK_GENERIC_SECRET,
+        name: "CKK_GENERIC_SECRET",
         usual: &[CKA_SIGN, CKA_VERIFY],
         able: &[CKA_DERIVE],
         unable: &[CKA_WRAP, CKA_UNWRAP],
@@ -402,6 +409,7 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: SECRET,
         key_type: CKK_AES,
+        name: "CKK_AES",
         usual: &[CKA_ENCRYPT, CKA_DECRYPT, CKA_SIGN, CKA_VERIFY],
         able: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
         unable: &[],
@@ -409,28 +417,30 @@ pub static ROLES: &[Roles] = &[
     Roles {
         of: SECRET,
         key_type: CKK_HKDF,
+        name: "CKK_HKDF",
         usual: &[CKA_DERIVE],
         able: &[],
         unable: &[CKA_WRAP, CKA_UNWRAP],
     },
-    hmac(CKK_SHA_1_HMAC),
-    hmac(CKK_SHA224_HMAC),
-    hmac(CKK_SHA256_HMAC),
-    hmac(CKK_SHA384_HMAC),
-    hmac(CKK_SHA512_HMAC),
-    hmac(CKK_SHA512_224_HMAC),
-    hmac(CKK_SHA512_256_HMAC),
-    hmac(CKK_SHA3_224_HMAC),
-    hmac(CKK_SHA3_256_HMAC),
-    hmac(CKK_SHA3_384_HMAC),
-    hmac(CKK_SHA3_512_HMAC),
+    hmac(CKK_SHA_1_HMAC, "CKK_SHA_1_HMAC"),
+    hmac(CKK_SHA224_HMAC, "CKK_SHA224_HMAC"),
+    hmac(CKK_SHA256_HMAC, "CKK_SHA256_HMAC"),
+    hmac(CKK_SHA384_HMAC, "CKK_SHA384_HMAC"),
+    hmac(CKK_SHA512_HMAC, "CKK_SHA512_HMAC"),
+    hmac(CKK_SHA512_224_HMAC, "CKK_SHA512_224_HMAC"),
+    hmac(CKK_SHA512_256_HMAC, "CKK_SHA512_256_HMAC"),
+    hmac(CKK_SHA3_224_HMAC, "CKK_SHA3_224_HMAC"),
+    hmac(CKK_SHA3_256_HMAC, "CKK_SHA3_256_HMAC"),
+    hmac(CKK_SHA3_384_HMAC, "CKK_SHA3_384_HMAC"),
+    hmac(CKK_SHA3_512_HMAC, "CKK_SHA3_512_HMAC"),
 ];
 
 /// A key of one hash's HMAC.
-const fn hmac(key_type: u64) -> Roles {
+const fn hmac(key_type: u64, name: &'static str) -> Roles {
     Roles {
         of: SECRET,
         key_type,
+        name,
         usual: &[CKA_SIGN, CKA_VERIFY],
         able: &[],
         unable: &[CKA_DERIVE, CKA_WRAP, CKA_UNWRAP],
@@ -479,32 +489,7 @@ pub fn name(id: u64) -> Option<&'static str> {
     RULES.iter().find(|rule| rule.id == id).map(|rule| rule.name)
 }
 
-/// Names of key types.
-macro_rules! key_types {
-    ($($id:ident),* $(,)?) => { &[$(($id, stringify!($id)),)*] };
-}
-
-/// The key types of [`ROLES`] by name.
-static KEY_TYPES: &[(u64, &str)] = key_types![
-    CKK_RSA,
-    CKK_EC,
-    CKK_GENERIC_SECRET,
-    CKK_AES,
-    CKK_HKDF,
-    CKK_SHA_1_HMAC,
-    CKK_SHA224_HMAC,
-    CKK_SHA256_HMAC,
-    CKK_SHA384_HMAC,
-    CKK_SHA512_HMAC,
-    CKK_SHA512_224_HMAC,
-    CKK_SHA512_256_HMAC,
-    CKK_SHA3_224_HMAC,
-    CKK_SHA3_256_HMAC,
-    CKK_SHA3_384_HMAC,
-    CKK_SHA3_512_HMAC,
-];
-
 /// The name of a key type for log and tool; `None` for types that the token lacks.
 pub fn key_type_name(key_type: u64) -> Option<&'static str> {
-    KEY_TYPES.iter().find(|(id, _)| *id == key_type).map(|(_, name)| *name)
+    ROLES.iter().find(|roles| roles.key_type == key_type).map(|roles| roles.name)
 }
