@@ -5,7 +5,7 @@ use cryptoki_sys::*;
 use super::params::{Mechanism, Wrapping};
 use super::ptr::{Input, Output, Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
-use crate::token::keys::Derived;
+use crate::token::derive::Derived;
 
 /// Makes a secret key, or domain parameters.
 ///

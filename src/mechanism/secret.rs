@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use cryptoki_sys::CKK_AES;
+use cryptoki_sys::{CKA_TOKEN, CKK_AES};
 use zeroize::Zeroizing;
 
 use super::{Chip, generate, random};
@@ -78,7 +78,7 @@ impl Chip<'_> {
             (false, Some(_)) => Residence::Imported,
             (false, None) => Residence::Tpm,
         };
-        let session = !plan.attributes.is(cryptoki_sys::CKA_TOKEN);
+        let session = !plan.attributes.is(CKA_TOKEN);
         let attributes = plan.finish(length, residence, value.as_ref().map(|value| &value[..]))?;
         let spec = secret_spec(&attributes);
         let key = SecretKey { id, authorization, spec, blob: OnceLock::new(), value };

@@ -1,18 +1,16 @@
-//! Making keys: pairs in the TPM, and secrets derived with its help. PKCS#11 3.2 §5.18.
+//! Making keys: what C_GenerateKey and C_GenerateKeyPair do, and how any key gets into the TPM.
+//! PKCS#11 3.2 §5.18.1, §5.18.2.
 
 use std::sync::Arc;
 
-use cryptoki_sys::{
-    CKA_PRIVATE, CKA_TOKEN, CKA_VALUE, CKA_VALUE_LEN, CKF_DERIVE, CKF_GENERATE,
-    CKF_GENERATE_KEY_PAIR,
-};
+use cryptoki_sys::{CKA_PRIVATE, CKA_VALUE_LEN, CKF_GENERATE, CKF_GENERATE_KEY_PAIR};
 use zeroize::Zeroizing;
 
 use crate::crypto::drbg;
 use crate::error::{Error, Refusal, Result};
 use crate::mechanism::{Chip, Params, Value};
-use crate::object::keyspec::{Derivation, Derives, Pair, Private, Secret};
-use crate::object::{Attributes, Material, Object, Template, rule};
+use crate::object::keyspec::{Pair, Private, Secret};
+use crate::object::{Attributes, Material, Object, Template};
 use crate::tpm::{Call, KeyBlob};
 
 use super::objects::new_uuid;
@@ -34,9 +32,7 @@ impl Session {
         let row = self.row(mechanism, CKF_GENERATE)?;
         let key_types = row.generates_secrets()?;
         let setting = self.token.setting()?;
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
+        self.may_make(template)?;
         let plan = Secret::generate(mechanism, key_types, template, &setting)?;
         let length = plan.length;
         let call = self.call(CKF_GENERATE);
@@ -66,7 +62,7 @@ impl Session {
     }
 
     /// The same, as an object that is nowhere yet.
-    fn secret_object(&self, call: &Call, plan: Secret, value: Value) -> Result<Object> {
+    pub(super) fn secret_object(&self, call: &Call, plan: Secret, value: Value) -> Result<Object> {
         let private = plan.attributes.is(CKA_PRIVATE);
         self.make(call, private, |chip, uuid, authorization| {
             chip.make(plan, value, uuid, authorization)
@@ -143,9 +139,8 @@ impl Session {
                 state.gate.user_index_name().filter(|_| !state.row.pinless),
             )
         };
-        if [public, private].iter().any(|template| template.bool(CKA_TOKEN) == Some(true)) {
-            self.may_write()?;
-        }
+        self.may_make(public)?;
+        self.may_make(private)?;
         let plan = Pair::plan(mechanism, key_type, public, private, &setting, pin.as_ref())?;
         let call = self.call(CKF_GENERATE_KEY_PAIR);
         let opened = self.token.open(&call)?;
@@ -164,98 +159,5 @@ impl Session {
             [public, private] => Ok((*public, *private)),
             _ => Err(Error::Bug("two objects, two handles")),
         }
-    }
-
-    /// C_DeriveKey: the handle of the key, and of those that the parameter asks for besides. All of them
-    /// are made or none; `offending` becomes the number of the additional key whose template is at fault.
-    ///
-    /// # Errors
-    /// `KeyInvalid`, `MechanismInvalid`, those of the rules; `NotLoggedIn` if the base key asks for a
-    /// login of its own, for which C_DeriveKey leaves no moment; the TPM's and the store's.
-    pub fn derive_key(
-        &self,
-        mechanism: u64,
-        params: &Params,
-        base: u64,
-        template: &Template,
-        offending: &mut Option<usize>,
-    ) -> Result<Derived> {
-        self.alive()?;
-        let (row, base) = self.key(mechanism, base, CKF_DERIVE)?;
-        row.derives_from([&base])?;
-        let others = params
-            .keys()
-            .into_iter()
-            .map(|key| self.key(mechanism, key, CKF_DERIVE).map(|(_, key)| key))
-            .collect::<Result<Vec<_>>>()?;
-        row.derives_from(&others)?;
-        let setting = self.token.setting()?;
-        if row.derives()? == Derives::Public {
-            params.none()?;
-            if template.bool(CKA_TOKEN) == Some(true) {
-                self.may_write()?;
-            }
-            let attributes = rule::public_of(&base.attributes, template, &setting)?;
-            return Ok(vec![self.place(attributes, Material::None)?].into());
-        }
-        let inputs: Vec<&Attributes> =
-            std::iter::once(&base).chain(&others).map(|key| &*key.attributes).collect();
-        let derivation =
-            Derivation { mechanism, how: row.derives()?, inputs: &inputs, allows: row.does.allows };
-        let call = self.call(CKF_DERIVE);
-        let derive = |lengths: &[Option<usize>]| {
-            if base.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE) {
-                return Err(Error::NotLoggedIn);
-            }
-            self.with_chip(&call, None, |chip| row.derive(params, &base, &others, lengths, chip))
-        };
-        let plan = |template: &Template| {
-            if template.bool(CKA_TOKEN) == Some(true) {
-                self.may_write()?;
-            }
-            Secret::derive(template, &setting, &derivation)
-        };
-        if derivation.how == Derives::Data {
-            if template.bool(CKA_TOKEN) == Some(true) {
-                self.may_write()?;
-            }
-            let (mut attributes, length) = derivation.of_data(template, &setting)?;
-            for value in derive(&[length])? {
-                attributes.set(CKA_VALUE, value.as_slice());
-            }
-            return Ok(vec![self.place(attributes, Material::None)?].into());
-        }
-        // Whose template it was is told of those that the parameter has: they follow the caller's.
-        let several = !params.additional().is_empty();
-        let mut plans = Vec::new();
-        for (number, template) in row.templates(params, &base, template)?.iter().enumerate() {
-            *offending = number.checked_sub(1).filter(|_| several);
-            plans.push(plan(template)?);
-        }
-        *offending = None;
-        let lengths: Vec<Option<usize>> = plans.iter().map(|plan| plan.length).collect();
-        let mut values = derive(&lengths)?;
-        let told = values.split_off(plans.len().min(values.len()));
-        let mut keys = Vec::with_capacity(plans.len());
-        for (number, (plan, value)) in plans.into_iter().zip(values).enumerate() {
-            *offending = number.checked_sub(1).filter(|_| several);
-            keys.push(self.secret_object(&call, plan, Value::Known(value))?);
-        }
-        *offending = None;
-        Ok(Derived { keys: self.place_all(keys)?, told })
-    }
-}
-
-/// What C_DeriveKey gives.
-pub struct Derived {
-    /// The handles of the keys: the caller's, then those that the parameter asks for.
-    pub keys: Vec<u64>,
-    /// What the parameter asks for besides: a version, IVs.
-    pub told: Vec<Zeroizing<Vec<u8>>>,
-}
-
-impl From<Vec<u64>> for Derived {
-    fn from(keys: Vec<u64>) -> Self {
-        Self { keys, told: Vec::new() }
     }
 }

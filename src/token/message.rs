@@ -101,15 +101,6 @@ impl Current {
     }
 }
 
-/// What a buffer that is asked about or too small is told.
-fn room_for(need: usize, room: Room) -> Option<Answer> {
-    match room {
-        Room::Query => Some(Answer::Length(need)),
-        Room::Bytes(room) if room < need => Some(Answer::TooSmall(need)),
-        Room::Bytes(_) => None,
-    }
-}
-
 /// What C_SessionCancel calls calls of this kind.
 fn flag(kind: Kind) -> u64 {
     if kind == Kind::MessageDecrypt { CKF_MESSAGE_DECRYPT } else { CKF_MESSAGE_ENCRYPT }
@@ -180,7 +171,7 @@ impl Session {
         let mut operations = self.operations.lock();
         let messages = self.between(operations.messages(kind)?)?;
         let (current, nonce, generator) = messages.cipher(kind, message, additional)?;
-        if let Some(answer) = room_for(current.need(kind, data.len(), true), room) {
+        if let Some(answer) = room.lacks(current.need(kind, data.len(), true)) {
             return Ok(answer.into());
         }
         // From here on the nonce counts as used.
@@ -230,7 +221,7 @@ impl Session {
         if message.tag_bytes() != current.tag {
             return Err(Error::MechanismParamInvalid("another tag than the message began with"));
         }
-        if let Some(answer) = room_for(current.need(kind, data.len(), last), room) {
+        if let Some(answer) = room.lacks(current.need(kind, data.len(), last)) {
             messages.current = Some(current);
             return Ok(answer.into());
         }

@@ -10,6 +10,7 @@
 //! another thread waits for the TPM.
 
 mod create;
+pub mod derive;
 mod digest;
 mod dual;
 mod encrypt;

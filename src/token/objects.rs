@@ -131,9 +131,7 @@ impl Session {
     pub fn create_object(&self, template: &Template) -> Result<u64> {
         self.alive()?;
         let setting = self.token.setting()?;
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
+        self.may_make(template)?;
         let mut attributes = match rule::create(template, &setting)? {
             Creation::Object(attributes) => attributes,
             Creation::Secret(plan, value) => return self.bring_in(plan, value),

@@ -17,6 +17,22 @@ pub enum Room {
     Bytes(usize),
 }
 
+impl Room {
+    /// What the caller is told who only asks for the length, or has too little room for so many bytes.
+    pub fn lacks(self, need: usize) -> Option<Answer> {
+        match self {
+            Room::Query => Some(Answer::Length(need)),
+            Room::Bytes(room) if room < need => Some(Answer::TooSmall(need)),
+            Room::Bytes(_) => None,
+        }
+    }
+
+    /// Bytes that are there, if they fit.
+    pub fn give(self, bytes: Zeroizing<Vec<u8>>) -> Answer {
+        self.lacks(bytes.len()).unwrap_or(Answer::Done(bytes))
+    }
+}
+
 /// What a function with output gives back to the door.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -153,11 +169,8 @@ impl<T> Progress<T> {
         update: impl FnOnce(&mut T) -> Result<Zeroizing<Vec<u8>>>,
     ) -> Result<Answer> {
         if let Some(work) = self.peek() {
-            let need = need(work);
-            match room {
-                Room::Query => return Ok(Answer::Length(need)),
-                Room::Bytes(room) if room < need => return Ok(Answer::TooSmall(need)),
-                Room::Bytes(_) => {}
+            if let Some(answer) = room.lacks(need(work)) {
+                return Ok(answer);
             }
         }
         self.update(update).map(Answer::Done)
@@ -224,19 +237,11 @@ impl<T> Progress<T> {
                 if finished != part() {
                     return Err(Error::OperationNotInitialized);
                 }
-                match room {
-                    Room::Bytes(room) if room >= output.len() => Ok(Answer::Done(output)),
-                    Room::Bytes(_) => {
-                        let length = output.len();
-                        self.0 = State::Waiting { output, part: finished };
-                        Ok(Answer::TooSmall(length))
-                    }
-                    Room::Query => {
-                        let length = output.len();
-                        self.0 = State::Waiting { output, part: finished };
-                        Ok(Answer::Length(length))
-                    }
-                }
+                let Some(answer) = room.lacks(output.len()) else {
+                    return Ok(Answer::Done(output));
+                };
+                self.0 = State::Waiting { output, part: finished };
+                Ok(answer)
             }
             State::Going { work, parts } => match (need(&work), room) {
                 (Need::Exactly(need) | Need::AtMost(need), Room::Query) => {
@@ -250,15 +255,14 @@ impl<T> Progress<T> {
                     self.0 = State::Going { work, parts };
                     Ok(Answer::TooSmall(need))
                 }
-                (Need::AtMost(_), Room::Bytes(room)) => {
+                (Need::AtMost(_), Room::Bytes(_)) => {
                     let part = part();
                     let output = end(work)?;
-                    if output.len() <= room {
+                    let Some(answer) = room.lacks(output.len()) else {
                         return Ok(Answer::Done(output));
-                    }
-                    let length = output.len();
+                    };
                     self.0 = State::Waiting { output, part };
-                    Ok(Answer::TooSmall(length))
+                    Ok(answer)
                 }
             },
         }

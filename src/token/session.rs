@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cryptoki_sys::{
-    CKA_ALWAYS_AUTHENTICATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
+    CKA_ALWAYS_AUTHENTICATE, CKA_TOKEN, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT, CKF_FIND_OBJECTS,
     CKF_GENERATE_KEY_PAIR, CKF_MESSAGE_DECRYPT, CKF_MESSAGE_ENCRYPT, CKF_RW_SESSION,
     CKF_SERIAL_SESSION, CKF_SIGN, CKF_SIGN_RECOVER, CKF_VERIFY, CKF_VERIFY_RECOVER,
     CKS_RO_PUBLIC_SESSION, CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_SO_FUNCTIONS,
@@ -25,7 +25,7 @@ use crate::mechanism::{
     self, Chip, Cipher, Digest, Mechanism, Params, Recover, Sealing, Sign, Terms, Verify,
 };
 use crate::object::policy::{Dates, Policy};
-use crate::object::{Material, Object, rule};
+use crate::object::{Material, Object, Template, rule};
 use crate::store::Abandon;
 use crate::sync::plain::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, Rank};
@@ -211,6 +211,14 @@ impl Session {
     pub(super) fn may_write(&self) -> Result<()> {
         self.token.writable()?;
         if self.read_write { Ok(()) } else { Err(Error::SessionReadOnly) }
+    }
+
+    /// What a template describes may be made in this session: on the token only if that may be written.
+    pub(super) fn may_make(&self, template: &Template) -> Result<()> {
+        match template.bool(CKA_TOKEN) {
+            Some(true) => self.may_write(),
+            _ => Ok(()),
+        }
     }
 
     /// A call begins; `flags` (CKF_) say what C_SessionCancel calls it.

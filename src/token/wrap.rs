@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use cryptoki_sys::{
-    CK_INVALID_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_TOKEN, CKA_TRUSTED, CKF_UNWRAP, CKF_WRAP,
-};
+use cryptoki_sys::{CK_INVALID_HANDLE, CKA_ALWAYS_AUTHENTICATE, CKA_TRUSTED, CKF_UNWRAP, CKF_WRAP};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -28,6 +26,12 @@ fn sensitive(key: &Object) -> bool {
 /// The most that a TPM's duplicate of a key has with its public area and the credential beside it, for who
 /// asks for a length: a key of RSA 4096 under a storage key of RSA 4096.
 const PARCEL: usize = 4096;
+
+/// What the caller is told without any work: `need` is the length, or with `exact` false a bound of it, below
+/// which the room may still do.
+fn beforehand(room: Room, need: usize, exact: bool) -> Option<Answer> {
+    room.lacks(need).filter(|_| exact || room == Room::Query)
+}
 
 impl Session {
     /// C_WrapKey
@@ -54,20 +58,15 @@ impl Session {
         self.vouched(&wrapping, &key)?;
         let (length, exact) = wrap::length(&key)?;
         let need = cipher.update_length(length) + cipher.finish_length(length);
-        match room {
-            Room::Query => return Ok(Answer::Length(need)),
-            Room::Bytes(room) if exact && room < need => return Ok(Answer::TooSmall(need)),
-            Room::Bytes(_) => {}
+        if let Some(answer) = beforehand(room, need, exact) {
+            return Ok(answer);
         }
         let pin = self.token.state()?.gate.user_index_name();
         let call = self.call(CKF_WRAP);
         let wrapped = self.with_chip(&call, None, |chip| {
             wrap::seal(cipher, &chip.extract(&key, pin.as_ref())?, chip)
         })?;
-        Ok(match room {
-            Room::Bytes(room) if room < wrapped.len() => Answer::TooSmall(wrapped.len()),
-            _ => Answer::Done(wrapped),
-        })
+        Ok(room.give(wrapped))
     }
 
     /// C_UnwrapKey
@@ -151,10 +150,8 @@ impl Session {
         }
         let tag = message.tag_bytes();
         let need = if apart { length } else { length + tag };
-        match room {
-            Room::Query => return Ok(Answer::Length(need).into()),
-            Room::Bytes(room) if exact && room < need => return Ok(Answer::TooSmall(need).into()),
-            Room::Bytes(_) => {}
+        if let Some(answer) = beforehand(room, need, exact) {
+            return Ok(answer.into());
         }
         let pin = self.token.state()?.gate.user_index_name();
         let call = self.call(CKF_WRAP);
@@ -166,8 +163,8 @@ impl Session {
             let length = wrapped.len().saturating_sub(tag);
             Zeroizing::new(wrapped.split_off(length))
         });
-        if matches!(room, Room::Bytes(room) if room < wrapped.len()) {
-            return Ok(Answer::TooSmall(wrapped.len()).into());
+        if let Some(answer) = room.lacks(wrapped.len()) {
+            return Ok(answer.into());
         }
         Ok(Sealed { answer: Answer::Done(wrapped), nonce: Some(nonce), tag })
     }
@@ -213,15 +210,23 @@ impl Session {
     }
 
     fn wrapping_key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
-        self.key(mechanism, key, CKF_WRAP).map_err(|error| match error {
-            Error::KeyInvalid => Error::WrappingKeyInvalid,
-            other => other,
-        })
+        self.tool(mechanism, key, CKF_WRAP, Error::WrappingKeyInvalid)
     }
 
     fn unwrapping_key(&self, mechanism: u64, key: u64) -> Result<(&'static Mechanism, Object)> {
-        self.key(mechanism, key, CKF_UNWRAP).map_err(|error| match error {
-            Error::KeyInvalid => Error::UnwrappingKeyInvalid,
+        self.tool(mechanism, key, CKF_UNWRAP, Error::UnwrappingKeyInvalid)
+    }
+
+    /// A key that works on another, for which its functions have their own error.
+    fn tool(
+        &self,
+        mechanism: u64,
+        key: u64,
+        flag: u64,
+        invalid: Error,
+    ) -> Result<(&'static Mechanism, Object)> {
+        self.key(mechanism, key, flag).map_err(|error| match error {
+            Error::KeyInvalid => invalid,
             other => other,
         })
     }
@@ -229,9 +234,7 @@ impl Session {
     /// The template of a key that is to be unwrapped.
     fn plan(&self, template: &Template, unwrapping: &Object) -> Result<Plan> {
         let setting = self.token.setting()?;
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
+        self.may_make(template)?;
         let plan = Plan::new(template, &setting, &unwrapping.attributes)?;
         if unwrapping.is(CKA_ALWAYS_AUTHENTICATE) {
             return Err(Error::NotLoggedIn);
@@ -259,16 +262,13 @@ impl Session {
         let target = row.target(params, wrapping)?;
         may_wrap(wrapping, key, row.wrapper(), self.token.home.policy)?;
         self.vouched(wrapping, key)?;
-        if room == Room::Query {
-            return Ok(Answer::Length(travel::length(PARCEL, &key.attributes)));
+        if let Some(answer) = beforehand(room, travel::length(PARCEL, &key.attributes), false) {
+            return Ok(answer);
         }
         let call = self.call(CKF_WRAP);
         let (parcel, secret) = self.with_chip(&call, None, |chip| chip.send(key, target))?;
         let blob = Zeroizing::new(travel::pack(&parcel, &secret, &key.attributes)?);
-        Ok(match room {
-            Room::Bytes(room) if room < blob.len() => Answer::TooSmall(blob.len()),
-            _ => Answer::Done(blob),
-        })
+        Ok(room.give(blob))
     }
 
     /// C_UnwrapKey of a key that another TPM sent to this one's storage key, which no object stands for.
@@ -287,9 +287,7 @@ impl Session {
         if !setting.user {
             return Err(Error::NotLoggedIn);
         }
-        if template.bool(CKA_TOKEN) == Some(true) {
-            self.may_write()?;
-        }
+        self.may_make(template)?;
         let arrived = Arrived::read(blob)?;
         let call = self.call(CKF_UNWRAP);
         let (uuid, authorization) = self.name(&call, true)?;

@@ -540,7 +540,7 @@ fn sp_800_108_refuses_what_it_cannot_or_may_not_do() {
 
 // ---- the bytes of keys --------------------------------------------------------------------------
 
-const HASHES: [(u64, &str); 11] = [
+const HASHES: [(u64, &str); 13] = [
     (CKM_SHA1_KEY_DERIVATION, "sha1"),
     (CKM_SHA224_KEY_DERIVATION, "sha224"),
     (CKM_SHA256_KEY_DERIVATION, "sha256"),
@@ -552,7 +552,18 @@ const HASHES: [(u64, &str); 11] = [
     (CKM_SHA3_256_KEY_DERIVATION, "sha3-256"),
     (CKM_SHA3_384_KEY_DERIVATION, "sha3-384"),
     (CKM_SHA3_512_KEY_DERIVATION, "sha3-512"),
+    (CKM_SHAKE_128_KEY_DERIVATION, "shake128"),
+    (CKM_SHAKE_256_KEY_DERIVATION, "shake256"),
 ];
+
+/// What one of [`HASHES`] makes of a key's value.
+fn hashed(name: &str, value: &[u8]) -> Vec<u8> {
+    match name {
+        "shake128" => openssl::xof(name, value, 32),
+        "shake256" => openssl::xof(name, value, 64),
+        _ => openssl::digest(name, value),
+    }
+}
 
 const TELLING: [u64; 5] = [
     CKM_CONCATENATE_BASE_AND_KEY,
@@ -609,7 +620,7 @@ fn keys_are_made_of_the_bytes_of_readable_keys_without_the_tpm() {
         }
         let base = open_base(&scene, CKK_GENERIC_SECRET, &VALUE);
         for (mechanism, name) in HASHES {
-            let digest = openssl::digest(name, &VALUE);
+            let digest = hashed(name, &VALUE);
             let whole = scene.derive(mechanism, base, &open()).expect("C_DeriveKey");
             assert_eq!(scene.value(whole), Ok(digest.clone()), "{name}");
             let part = scene.derive(mechanism, base, &readable(16)).expect("C_DeriveKey");
