@@ -98,7 +98,7 @@ pub static GUARDS: [Entry; 15] = [
     entry(Guard::Indigestible, "P12", "C_DigestKey").in_both(),
     entry(Guard::LoginNeeded, "P13", "object::rule::private_where_it_must_be, object::rule::copy"),
     entry(Guard::StateStays, "P14", "C_GetOperationState").inherent(),
-    entry(Guard::NoCheckValue, "P15", "object::keyspec::check_value").in_both(),
+    entry(Guard::NoCheckValue, "P15", "object::keyspec::secret::check_value").in_both(),
 ];
 
 impl Guard {

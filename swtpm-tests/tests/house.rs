@@ -354,6 +354,29 @@ fn every_exported_function_goes_through_the_guard() {
 }
 
 #[test]
+fn the_rules_of_the_policy_stand_where_their_table_says() {
+    let sources = sources();
+    let mut wrong = Vec::new();
+    for entry in &tpm11::object::policy::GUARDS {
+        for place in entry.at.split(", ") {
+            // `a::b::c`: the function c of a/b.rs or a/b/mod.rs, or of the type b; or one of the door's.
+            let mut path: Vec<&str> = place.split("::").collect();
+            let function = format!("fn {}", path.pop().expect("a name"));
+            path.retain(|part| part.starts_with(char::is_lowercase));
+            let room = path.join("/");
+            let is_there = |source: &Source| {
+                let mut rest = source.text.split(&function).skip(1);
+                source.path.starts_with(&room) && rest.any(|rest| rest.starts_with(['(', '<']))
+            };
+            if !sources.iter().any(is_there) {
+                wrong.push(format!("{}: {place}", entry.number));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
 fn the_tool_has_no_unsafe_code_and_does_not_use_the_c_door() {
     for source in sources().iter().filter(|source| source.room() == "bin") {
         assert!(!source.code.contains("tpm11::abi"), "{} uses the C door", source.path);
