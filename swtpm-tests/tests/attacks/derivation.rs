@@ -597,7 +597,7 @@ fn c15_open_by_any_other_derivation(at: &Attacker) -> Verdict {
 }
 
 /// CKM_x_KEY_DERIVATION
-fn hashes() -> [u64; 11] {
+fn hashes() -> [u64; 13] {
     [
         CKM_SHA1_KEY_DERIVATION,
         CKM_SHA224_KEY_DERIVATION,
@@ -610,6 +610,8 @@ fn hashes() -> [u64; 11] {
         CKM_SHA3_256_KEY_DERIVATION,
         CKM_SHA3_384_KEY_DERIVATION,
         CKM_SHA3_512_KEY_DERIVATION,
+        CKM_SHAKE_128_KEY_DERIVATION,
+        CKM_SHAKE_256_KEY_DERIVATION,
     ]
 }
 
