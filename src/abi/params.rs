@@ -2,6 +2,7 @@
 //! free or change them as soon as the call returns. PKCS#11 3.2 §6.
 
 use std::mem::{offset_of, size_of};
+use std::os::unix::fs::FileExt as _;
 
 use cryptoki_sys::*;
 
@@ -702,8 +703,17 @@ fn tls_mac(bytes: &[u8]) -> Result<Params> {
     Ok(Params::TlsMac(TlsMac { hash: hash(given.prfHashMechanism)?, length, label }))
 }
 
-/// CK_PKCS5_PBKD2_PARAMS2. PKCS#11 3.2 §6.37. (CK_PKCS5_PBKD2_PARAMS of older headers has a pointer where
-/// this has the password's length, and no other size: one cannot be told from the other.)
+/// The number at an address where there may be nothing: the kernel looks.
+fn number_at(address: u64) -> Option<CK_ULONG> {
+    let mut number = [0; size_of::<CK_ULONG>()];
+    let memory = std::fs::File::open("/proc/self/mem").ok()?;
+    memory.read_exact_at(&mut number, address).ok()?;
+    Some(CK_ULONG::from_ne_bytes(number))
+}
+
+/// CK_PKCS5_PBKD2_PARAMS2, PKCS#11 3.2 §6.37, or CK_PKCS5_PBKD2_PARAMS of older headers (NSS), which has as
+/// many bytes, and a pointer to the password's length where its successor has the length. What is no length
+/// for being too long is an address, if a length lies there.
 ///
 /// # Safety
 /// `pSaltSourceData` and `pPassword` are NULL or readable for the lengths beside them.
@@ -726,11 +736,15 @@ unsafe fn pbkdf2(bytes: &[u8]) -> Result<Params> {
         CKP_PKCS5_PBKD2_HMAC_SHA512_256 => Hash::Sha512_256,
         _ => return Err(Error::MechanismParamInvalid("prf is no HMAC of ours")),
     };
+    let length = match wide(given.ulPasswordLen) {
+        address if address > PARAMETER_LIMIT as u64 => number_at(address),
+        _ => Some(given.ulPasswordLen),
+    };
     // SAFETY: this function's own contract.
     let (salt, password) = unsafe {
         (
             nested(given.pSaltSourceData.cast(), given.ulSaltSourceDataLen)?,
-            nested(given.pPassword.cast(), given.ulPasswordLen)?,
+            nested(given.pPassword.cast(), length.unwrap_or(given.ulPasswordLen))?,
         )
     };
     let password = Password(password.into());

@@ -266,7 +266,7 @@ fn p11_kit_lists_the_module() {
 // ---- NSS
 
 #[test]
-fn certutil_makes_a_key_and_a_certificate() {
+fn nss_makes_a_key_and_a_certificate_and_imports_others() {
     let bench = with_keys();
     let directory = bench.directory();
     std::fs::write(directory.join("pin"), format!("{LABEL}:{}\n{}\n", pin(), pin()))
@@ -317,7 +317,26 @@ fn certutil_makes_a_key_and_a_certificate() {
 
     let list = tool("certutil", &["-L", "-d", "sql:nss", "-h", LABEL, "-f", "pin-alone"]);
     assert!(list.contains("made"), "{list}");
+
+    // NSS has the token make the key of a PKCS #12 file's password, and reads it.
+    for (name, kind) in [("rsa-in", &["rsa:2048"][..]), ("ec-in", &["ec", "-pkeyopt", EC_OPTION])] {
+        let (key, certificate) = (format!("{name}.key"), format!("{name}.crt"));
+        let file = format!("{name}.p12");
+        let subject = format!("/CN={name}");
+        let mut arguments = vec!["req", "-x509", "-nodes", "-subj", &subject, "-keyout", &key];
+        arguments.extend(["-out", &certificate, "-newkey"]);
+        arguments.extend(kind);
+        tool("openssl", &arguments);
+        let export = ["pkcs12", "-export", "-name", name, "-inkey", &key, "-in", &certificate];
+        tool("openssl", &[&export[..], &["-passout", "pass:secret", "-out", &file]].concat());
+        let import = ["-i", &file, "-d", "sql:nss", "-h", LABEL, "-k", "pin-alone", "-W", "secret"];
+        tool("pk12util", &import);
+        let keys = tool("certutil", &["-K", "-d", "sql:nss", "-h", LABEL, "-f", "pin-alone"]);
+        assert!(keys.lines().any(|line| line.ends_with(name)), "{keys}");
+    }
 }
+
+const EC_OPTION: &str = "ec_paramgen_curve:P-256";
 
 // ---- ssh
 

@@ -864,8 +864,24 @@ fn passwords_make_keys_that_are_openssls_and_known_to_be_known() {
         for kind in [CKA_ALWAYS_SENSITIVE, CKA_NEVER_EXTRACTABLE, CKA_WRAP] {
             assert!(!scene.is(key, kind), "{kind:#x}");
         }
-        assert!(scene.is(key, CKA_LOCAL) && scene.is(key, CKA_SENSITIVE));
+        assert!(scene.is(key, CKA_LOCAL));
     }
+    assert!(scene.is(aes, CKA_SENSITIVE));
+    // One of a session, as one that was brought in there: readable, where the template says nothing.
+    assert_eq!(scene.value(wraps), Ok(expected.clone()));
+    for more in [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)] {
+        let hidden = generate(mechanism(), &of_type(CKK_AES, &[length(32), more]));
+        let hidden = hidden.expect("C_GenerateKey");
+        assert_eq!(scene.value(hidden), Err(CKR_ATTRIBUTE_SENSITIVE));
+    }
+
+    // The structure of older headers: a pointer to the password's length.
+    let mut old = mechanism();
+    let parameter = old.parameter.as_mut().expect("a structure");
+    let at = parameter.bytes.len() - 8;
+    parameter.pointers.push((at, Memory::word(PASSWORD.len() as u64)));
+    let made = generate(old, &of_type(CKK_GENERIC_SECRET, &readable(32)));
+    assert_eq!(scene.value(made.expect("C_GenerateKey")), Ok(expected));
     let slot = scene.app.slot_of(swtpm_tests::bench::LABEL).expect("the token");
     let info = scene.app.mechanism_info(slot, CKM_PKCS5_PBKD2).expect("C_GetMechanismInfo");
     assert_eq!(info.flags, CKF_GENERATE, "no TPM does it");
@@ -899,6 +915,9 @@ fn passwords_make_no_keys_of_wrong_structures_or_templates() {
         words(&[1, 0, 4, 1, sha256, 0, 0, 0, 0]),
         words(&[1, 0, 0, 1, sha256, 0, 0, 0, 4]),
         words(&[1, 0, 0, 1, sha256, 0, 0, 0, u64::MAX]),
+        // Addresses where there is nothing.
+        words(&[1, 0, 0, 1, sha256, 0, 0, 0, 0x1_0000]),
+        words(&[1, 0, 0, 1, sha256, 0, 0, 0, 1 << 47]),
     ] {
         assert_eq!(generate(wrong.clone(), &good), Err(CKR_MECHANISM_PARAM_INVALID), "{wrong:?}");
     }

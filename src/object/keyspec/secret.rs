@@ -27,6 +27,8 @@ pub struct Secret {
     policy: Policy,
     /// The least bytes that it may have.
     least: usize,
+    /// The template of a session key to generate says nothing of CKA_SENSITIVE and CKA_EXTRACTABLE.
+    silent: bool,
 }
 
 /// The least bytes of what is derived from a key that is not readable (P11).
@@ -59,6 +61,7 @@ impl Secret {
         };
         let mut attributes = started(Origin::Generate, SECRET, key_type, template, setting)?;
         let (sensitive, extractable) = asked(&attributes);
+        let silent = sensitive.or(extractable).is_none() && !attributes.is(CKA_TOKEN);
         opened(&mut attributes, sensitive.unwrap_or(true), extractable.unwrap_or(false));
         let sensitive = attributes.is(CKA_SENSITIVE);
         let extractable = attributes.is(CKA_EXTRACTABLE);
@@ -67,13 +70,17 @@ impl Secret {
         rule::is_ours(&mut attributes, mechanism);
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
-        Self::planned(key_type, attributes, setting)
+        Ok(Self { silent, ..Self::planned(key_type, attributes, setting)? })
     }
 
     /// C_GenerateKey of a value that others can compute, too: of a password. It has no history, and P7 counts
-    /// it among the keys that are known.
+    /// it among the keys that are known; P11 as well, by which a session key is readable unless the template
+    /// says otherwise.
     #[must_use]
     pub fn known(mut self) -> Self {
+        if self.silent {
+            opened(&mut self.attributes, false, true);
+        }
         self.attributes.set_bool(CKA_ALWAYS_SENSITIVE, false);
         self.attributes.set_bool(CKA_NEVER_EXTRACTABLE, false);
         wraps_no_other(&mut self.attributes, self.policy);
@@ -237,7 +244,7 @@ impl Secret {
             }
             _ => {}
         }
-        Ok(Self { length, attributes, key_type, policy: setting.policy, least: 1 })
+        Ok(Self { length, attributes, key_type, policy: setting.policy, least: 1, silent: false })
     }
 
     /// CKK_ of the key.
