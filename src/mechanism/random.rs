@@ -19,15 +19,19 @@ const FROM_THE_CHIP: usize = 32;
 /// The TPM's; [`Error::FunctionFailed`](crate::error::Error::FunctionFailed) if the operating
 /// system has none.
 pub fn generate(chip: &Chip<'_>, length: usize) -> Result<Zeroizing<Vec<u8>>> {
-    let from_chip = chip.tpm.random(chip.call, Some(chip.srk), FROM_THE_CHIP)?;
-    if let Some(what) = defect(&from_chip) {
+    mixed(&chip.tpm.random(chip.call, Some(chip.srk), FROM_THE_CHIP)?, length)
+}
+
+/// The TPM's answer with the operating system's, whatever is wrong with the TPM's.
+fn mixed(from_chip: &[u8], length: usize) -> Result<Zeroizing<Vec<u8>>> {
+    if let Some(what) = defect(from_chip) {
         log::warn!(
             "the TPM's random generator looks broken ({what}); what is random here comes from the \
              operating system alone"
         );
     }
     let mut bytes = Zeroizing::new(vec![0; length]);
-    Drbg::new(&from_chip)?.fill(&mut bytes);
+    Drbg::new(from_chip)?.fill(&mut bytes);
     Ok(bytes)
 }
 
@@ -52,10 +56,36 @@ fn defect(answer: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// The last answer is one for the whole process.
+    static TURN: Mutex<()> = Mutex::new(());
+
+    /// All zeros, the same again, fewer bytes or none: what comes of it is never the same twice, nor zeros.
+    #[test]
+    fn what_a_broken_generator_gives_is_as_random_as_what_the_operating_system_gives() {
+        let _turn = TURN.lock().expect("no panic");
+        let mut drawn = Vec::new();
+        for answer in [&[0; 32][..], &[0; 32], &[7; 32], &[7; 32], &[1, 2, 3], &[]] {
+            for length in [16, 32, 1000] {
+                let bytes = mixed(answer, length).expect("random bytes");
+                assert_eq!(bytes.len(), length);
+                let zeros = bytes.iter().filter(|byte| **byte == 0).count();
+                assert!(zeros < length / 4, "{answer:?}: {zeros} zeros of {length}");
+                drawn.push(bytes[..16].to_vec());
+            }
+        }
+        let all = drawn.len();
+        drawn.sort();
+        drawn.dedup();
+        assert_eq!(drawn.len(), all, "something came twice");
+    }
 
     #[test]
     fn a_broken_generator_is_noticed() {
+        let _turn = TURN.lock().expect("no panic");
         let sound: Vec<u8> = (0..32).collect();
         assert_eq!(defect(&sound), None);
         assert!(defect(&sound).is_some(), "repeated");

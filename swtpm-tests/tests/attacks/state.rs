@@ -296,6 +296,14 @@ fn e11_sign_without_the_pin_of_each_use(at: &Attacker) -> Verdict {
         assert_eq!(app.raw("C_Sign", arguments).0, CKR_OK);
         said("C_Sign", app.sign_now(session, &digest))?;
         tries.push(("C_Sign", app.sign(session, CKM_ECDSA, key, &digest).map(drop)));
+        // In parts: until the end, and no longer.
+        said("C_SignInit", app.sign_init(session, CKM_ECDSA_SHA256, key))?;
+        said("C_Login", context(PIN))?;
+        said("C_SignUpdate", app.sign_update(session, b"one"))?;
+        said("C_SignUpdate", app.sign_update(session, b"two"))?;
+        said("C_SignFinal", app.sign_final(session))?;
+        said("C_SignInit", app.sign_init(session, CKM_ECDSA_SHA256, key))?;
+        tries.push(("C_SignFinal", app.sign_final(session).map(drop)));
         any(tries)
     })
 }
@@ -387,7 +395,8 @@ fn own() -> (Bench, App, u64, u64) {
 fn e14_initialising_a_token_needs_its_so_and_no_sessions() {
     let (bench, app, slot, session) = own();
     app.login(session, PIN).expect("C_Login");
-    let template = [number(CKA_VALUE_LEN, 16), flag(CKA_TOKEN, true)];
+    // One that nobody destroys, B24: a new token has it no more (below).
+    let template = [number(CKA_VALUE_LEN, 16), flag(CKA_TOKEN, true), flag(CKA_DESTROYABLE, false)];
     app.generate_key(session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey");
     assert_eq!(app.init_token(slot, SO_PIN, LABEL), Err(Rv(CKR_SESSION_EXISTS)));
     app.close_session(session).expect("C_CloseSession");
@@ -398,7 +407,18 @@ fn e14_initialising_a_token_needs_its_so_and_no_sessions() {
     app.login(session, PIN).expect("the token is what it was");
     assert_eq!(app.find(session, &[]).expect("C_FindObjects").len(), 1);
     app.close_session(session).expect("C_CloseSession");
-    for _ in 1..4 {
+    // The right PIN: a label of 31 bytes and one that is padded are labels.
+    let label = "a label of thirty-one bytes, ok";
+    assert_eq!(label.len(), 31);
+    app.init_token(slot, SO_PIN, label).expect("C_InitToken");
+    let session = app.open(slot).expect("C_OpenSession");
+    app.login_so(session, SO_PIN).expect("C_Login");
+    app.init_pin(session, PIN).expect("C_InitPIN");
+    app.logout(session).expect("C_Logout");
+    app.login(session, PIN).expect("C_Login");
+    assert!(app.find(session, &[]).expect("C_FindObjects").is_empty());
+    app.close_session(session).expect("C_CloseSession");
+    for _ in 0..4 {
         let wrong = app.init_token(slot, b"wrong-1234", LABEL).map_err(|rv| rv.0);
         assert!(matches!(wrong, Err(CKR_PIN_INCORRECT | CKR_PIN_LOCKED)), "{wrong:?}");
     }
