@@ -1123,6 +1123,66 @@ impl Ck {
         self.output("C_SignFinal", vec![session.into()])
     }
 
+    /// C_VerifyInit
+    pub fn verify_init(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+    ) -> Answer<()> {
+        self.init("C_VerifyInit", session, mechanism, key)
+    }
+
+    /// C_VerifyFinal
+    pub fn verify_final(&self, session: u64, signature: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(signature));
+        self.call("C_VerifyFinal", arguments).map(drop)
+    }
+
+    /// C_VerifyInit, C_VerifyUpdate with each part, C_VerifyFinal.
+    pub fn verify_parts<'a>(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        signature: &[u8],
+    ) -> Answer<()> {
+        self.verify_init(session, mechanism, key)?;
+        for part in parts {
+            let mut arguments = vec![session.into()];
+            arguments.extend(input(part));
+            self.call("C_VerifyUpdate", arguments)?;
+        }
+        self.verify_final(session, signature)
+    }
+
+    /// C_VerifySignatureInit, and C_VerifySignature, or with parts of this size C_VerifySignatureUpdate and
+    /// C_VerifySignatureFinal.
+    pub fn verify_signature(
+        &self,
+        session: u64,
+        mechanism: impl Into<Mechanism>,
+        key: u64,
+        (data, size): (&[u8], Option<usize>),
+        signature: &[u8],
+    ) -> Answer<()> {
+        let mut arguments = vec![session.into(), mechanism.into().memory().into(), key.into()];
+        arguments.extend(input(signature));
+        self.call("C_VerifySignatureInit", arguments)?;
+        let with = |function, part| {
+            let mut arguments = vec![session.into()];
+            arguments.extend(input(part));
+            self.call(function, arguments).map(drop)
+        };
+        let Some(size) = size else { return with("C_VerifySignature", data) };
+        for part in data.chunks(size) {
+            with("C_VerifySignatureUpdate", part)?;
+        }
+        self.call("C_VerifySignatureFinal", vec![session.into()]).map(drop)
+    }
+
     /// C_VerifyInit and C_Verify.
     pub fn verify(
         &self,
@@ -1221,6 +1281,11 @@ impl Ck {
         }
         whole.extend(self.output(last, vec![session.into()])?);
         Ok(whole)
+    }
+
+    /// One of the functions that do two operations at once, with one part.
+    pub fn both(&self, function: &str, session: u64, part: &[u8]) -> Answer<Vec<u8>> {
+        self.one_shot(function, session, part)
     }
 
     /// C_DecryptInit.
@@ -1358,6 +1423,13 @@ impl Ck {
     pub fn digest_init(&self, session: u64, mechanism: impl Into<Mechanism>) -> Answer<()> {
         let mechanism = mechanism.into().memory();
         self.call("C_DigestInit", vec![session.into(), mechanism.into()]).map(drop)
+    }
+
+    /// C_DigestUpdate
+    pub fn digest_update(&self, session: u64, part: &[u8]) -> Answer<()> {
+        let mut arguments = vec![session.into()];
+        arguments.extend(input(part));
+        self.call("C_DigestUpdate", arguments).map(drop)
     }
 
     /// C_DigestKey

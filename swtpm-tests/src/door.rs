@@ -4,6 +4,7 @@
 #![allow(unsafe_code)] // C functions are called here.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::path::Path;
 
@@ -422,4 +423,15 @@ unsafe fn invoke(function: *const c_void, words: &[u64]) -> u64 {
         12 => with!(0 1 2 3 4 5 6 7 8 9 10 11),
         count => panic!("no PKCS#11 function has {count} parameters"),
     }
+}
+
+/// The names of all functions, as the specification's headers have them in one structure.
+pub fn specified() -> BTreeSet<String> {
+    // cryptoki-sys prints every field of the structure by its name.
+    let table = format!("{:?}", cryptoki_sys::CK_FUNCTION_LIST_3_2::default());
+    table
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("C_"))
+        .map(str::to_owned)
+        .collect()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use swtpm_tests::bench::module;
+use swtpm_tests::door::specified;
 
 /// Everything that may be loaded with us. No libtss2-esys, no libcrypto: an application that uses
 /// OpenSSL with us as its provider must not meet OpenSSL again inside us.
@@ -33,17 +34,6 @@ fn exported() -> Vec<(String, String)> {
             let mut fields = line.split_whitespace().rev();
             Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
         })
-        .collect()
-}
-
-/// The 104 names in the specification's table, as its headers' structure has them.
-fn specified() -> BTreeSet<String> {
-    // cryptoki-sys prints every field of the structure by its name.
-    let table = format!("{:?}", cryptoki_sys::CK_FUNCTION_LIST_3_2::default());
-    table
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("C_"))
-        .map(str::to_owned)
         .collect()
 }
 

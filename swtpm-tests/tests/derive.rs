@@ -1,6 +1,5 @@
 //! Derivation of keys from secret keys through the C interface: against OpenSSL and published vectors, what
 //! the chip computes and what it costs, what is inherited and what is refused.
-//! (half a minute more), else one in four.
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::Setup;

@@ -28,9 +28,15 @@ impl Family for Aead {
             | CKF_UNWRAP
     }
 
+    fn keeps_tags_apart(&self) -> bool {
+        true
+    }
+
     fn drive(&self, drive: &Drive<'_>, random: &mut Random) -> Outcome {
         let wraps = |value, random: &mut Random| self.wraps(drive, value, random);
         match drive.driver.operation {
+            CKF_WRAP if drive.driver.apart => self.wrap_apart(drive, random),
+            CKF_UNWRAP if drive.driver.apart => self.unwrap_apart(drive, random),
             CKF_WRAP => wrap::with_aes(drive, random, wraps),
             CKF_UNWRAP => wrap::opened_with_aes(drive, random, wraps),
             CKF_ENCRYPT | CKF_DECRYPT => {
@@ -145,12 +151,52 @@ impl Aead {
         value: Vec<u8>,
         random: &mut Random,
     ) -> (Mechanism, Sealing<'a>) {
-        let nonce = random.bytes(if self.0 == "GCM" { 12 } else { 13 });
-        let additional = random.bytes(20);
+        let (nonce, additional) = (self.nonce(random), random.bytes(20));
         // The length that CCM's parameter says is not looked at.
         let message = Message::new(drive.kind(), &nonce, 16, 7);
         let mechanism = message.wrapping(&additional);
         let seal = move |key: &[u8]| self.seal(drive, key, &nonce, &additional, 16, &value);
         (mechanism, Box::new(seal))
+    }
+
+    /// As long as the mode likes it.
+    fn nonce(&self, random: &mut Random) -> Vec<u8> {
+        random.bytes(if self.0 == "GCM" { 12 } else { 13 })
+    }
+
+    fn wrap_apart(&self, drive: &Drive<'_>, random: &mut Random) -> Outcome {
+        wrap::with_wrapping(drive, random, |wrapping, key, value, random| {
+            let (additional, given) = (random.bytes(20), self.nonce(random));
+            let mut message = Message::new(drive.kind(), &given, 16, 7);
+            message.generator = CKG_GENERATE;
+            let (ck, session) = (drive.ck, drive.session);
+            let made = ck.wrap_authenticated(session, &mut message, &additional, wrapping, key);
+            let mut made = by("C_WrapKeyAuthenticated", made)?;
+            made.extend(&message.tag);
+            let under = drive.value(wrapping)?;
+            let sealed = self.seal(drive, &under, &message.nonce, &additional, 16, value)?;
+            let own = message.nonce != given;
+            right(own && made == sealed, || drive.named("another ciphertext"))
+        })
+    }
+
+    fn unwrap_apart(&self, drive: &Drive<'_>, random: &mut Random) -> Outcome {
+        wrap::with_unwrapping(drive, random, |unwrapping, key, random| {
+            let (value, additional) = (random.bytes(32), random.bytes(20));
+            let nonce = self.nonce(random);
+            let mut sealed = self.seal(drive, key, &nonce, &additional, 16, &value)?;
+            let mut message = Message::new(drive.kind(), &nonce, 16, 7);
+            message.tag = sealed.split_off(value.len());
+            let (ck, session, template) = (drive.ck, drive.session, wrap::unwrapped());
+            let made = ck.unwrap_authenticated(
+                session,
+                &message,
+                &additional,
+                unwrapping,
+                &sealed,
+                &template,
+            );
+            drive.spend(by("C_UnwrapKeyAuthenticated", made)?, |key| drive.is_hidden(key, &value))
+        })
     }
 }

@@ -93,7 +93,8 @@ pub(super) trait Asymmetric {
             // A bit of s, or of a number that is not much smaller than the modulus.
             let mut wrong = signature.clone();
             *wrong.last_mut().expect("a signature") ^= 1;
-            drive.tells_apart(mechanism, public, &shape.data, &signature, &wrong)
+            let data = (&shape.data[..], self.hashes());
+            drive.tells_apart((mechanism, public), data, &signature, &wrong, random)
         })
     }
 

@@ -80,6 +80,11 @@ trait Family: fmt::Debug + Sync {
         None
     }
 
+    /// Whether keys are wrapped and unwrapped by the functions that keep the tag apart, too.
+    fn keeps_tags_apart(&self) -> bool {
+        false
+    }
+
     /// Does the driver's operation once and checks it.
     fn drive(&self, drive: &Drive<'_>, random: &mut Random) -> Outcome;
 
@@ -125,6 +130,8 @@ pub struct Driver {
     pub mechanism: u64,
     /// CKF_x, one bit
     pub operation: u64,
+    /// By C_WrapKeyAuthenticated or C_UnwrapKeyAuthenticated.
+    pub apart: bool,
     family: &'static dyn Family,
 }
 
@@ -132,7 +139,8 @@ pub struct Driver {
 pub fn driver(mechanism: u64, operation: u64) -> Option<Driver> {
     let mut rows = FAMILIES.iter().copied().flatten();
     let (_, family) = *rows.find(|(id, _)| *id == mechanism)?;
-    (family.does() & operation != 0).then_some(Driver { mechanism, operation, family })
+    let driver = Driver { mechanism, operation, apart: false, family };
+    (family.does() & operation != 0).then_some(driver)
 }
 
 /// A driver for everything that the module advertises.
@@ -151,7 +159,13 @@ pub fn advertised(ck: &Ck, slot: u64) -> Result<Vec<Driver>, String> {
                 continue;
             }
             match driver(mechanism, *operation) {
-                Some(driver) => drivers.push(driver),
+                Some(driver) => {
+                    drivers.push(driver);
+                    let moves_keys = [CKF_WRAP, CKF_UNWRAP].contains(operation);
+                    if moves_keys && driver.family.keeps_tags_apart() {
+                        drivers.push(Driver { apart: true, ..driver });
+                    }
+                }
                 None => missing.push(format!(
                     "The module advertises {}, for which swtpm-tests/src/drive has no driver.",
                     name(mechanism, *operation)
@@ -202,7 +216,8 @@ impl Driver {
 
     /// What it is, for a person.
     pub fn name(&self) -> String {
-        name(self.mechanism, self.operation)
+        let apart = if self.apart { ", authenticated" } else { "" };
+        name(self.mechanism, self.operation) + apart
     }
 
     /// Does the operation once in `session`, in which the user is logged in where [`Driver::wants`]
@@ -342,22 +357,40 @@ impl Drive<'_> {
         }
     }
 
-    /// C_Verify takes the right signature, and refuses the wrong one.
+    /// The right signature is taken, and the wrong one refused: of data in one piece or, where the mechanism
+    /// takes them so, in parts, with the signature at the end or at the beginning.
     fn tells_apart(
         &self,
-        mechanism: Mechanism,
-        key: u64,
-        data: &[u8],
+        (mechanism, key): (Mechanism, u64),
+        (data, in_parts): (&[u8], bool),
         good: &[u8],
         wrong: &[u8],
+        random: &mut Random,
     ) -> Outcome {
-        let verify =
-            |signature| self.ck.verify(self.session, mechanism.clone(), key, data, signature);
-        by("C_Verify", verify(good))?;
+        let (ck, session) = (self.ck, self.session);
+        let parts = (in_parts && random.once_in(2)).then(|| 1 + random.below(700));
+        let before = random.once_in(3);
+        let function = match (before, parts) {
+            (false, None) => "C_Verify",
+            (false, Some(_)) => "C_VerifyFinal",
+            (true, None) => "C_VerifySignature",
+            (true, Some(_)) => "C_VerifySignatureFinal",
+        };
+        let verify = |signature: &[u8]| {
+            let mechanism = mechanism.clone();
+            match (before, parts) {
+                (false, None) => ck.verify(session, mechanism, key, data, signature),
+                (false, Some(size)) => {
+                    ck.verify_parts(session, mechanism, key, data.chunks(size), signature)
+                }
+                (true, _) => ck.verify_signature(session, mechanism, key, (data, parts), signature),
+            }
+        };
+        by(function, verify(good))?;
         match verify(wrong) {
             Ok(()) => Err(Failure::Wrong(self.named("a wrong signature is taken for good"))),
             Err(rv) if rv == CKR_SIGNATURE_INVALID => Ok(()),
-            Err(rv) => Err(Failure::Refused("C_Verify", rv)),
+            Err(rv) => Err(Failure::Refused(function, rv)),
         }
     }
 
@@ -377,7 +410,7 @@ impl Drive<'_> {
         }
         let mut wrong = expected.to_vec();
         wrong[random.below(expected.len())] ^= 1 << random.below(8);
-        self.tells_apart(mechanism, key, data, expected, &wrong)
+        self.tells_apart((mechanism, key), (data, true), expected, &wrong, random)
     }
 
     /// C_Sign, or with parts of this size C_SignUpdate and C_SignFinal.
@@ -409,6 +442,9 @@ impl Drive<'_> {
     ) -> Result<Vec<u8>, Failure> {
         let (ck, session) = (self.ck, self.session);
         let several = random.once_in(2).then(|| 1 + random.below(300));
+        if let Some(size) = several.filter(|_| random.once_in(3)) {
+            return self.cipher_beside(mechanism, key, data, size, random);
+        }
         match (self.driver.operation, several) {
             (CKF_ENCRYPT, None) => by("C_Encrypt", ck.encrypt(session, mechanism, key, data)),
             (CKF_ENCRYPT, Some(size)) => {
@@ -421,6 +457,95 @@ impl Drive<'_> {
                 by("C_DecryptUpdate", ck.decrypt_parts(session, data.chunks(size)))
             }
         }
+    }
+}
+
+/// Every operation that goes beside another.
+const BESIDE: u64 = CKF_ENCRYPT | CKF_DECRYPT | CKF_DIGEST | CKF_SIGN | CKF_VERIFY;
+
+impl Drive<'_> {
+    /// Encrypts or decrypts, as the driver does, in parts of this size, and at once digests the plaintext
+    /// or has a MAC made or verified of it: of what is decrypted as far as the parts gave it.
+    fn cipher_beside(
+        &self,
+        mechanism: Mechanism,
+        key: u64,
+        data: &[u8],
+        size: usize,
+        random: &mut Random,
+    ) -> Result<Vec<u8>, Failure> {
+        let secret = random.bytes(32);
+        let roles = [flag(CKA_SIGN, true), flag(CKA_VERIFY, true)];
+        let macs = random.once_in(2);
+        let outcome = if macs {
+            self.with_object(&secret_key(CKK_GENERIC_SECRET, &secret, &roles), |mac| {
+                self.two_at_once((mechanism, key), Some((mac, &secret)), data, size)
+            })
+        } else {
+            self.two_at_once((mechanism, key), None, data, size)
+        };
+        if outcome.is_err() {
+            // One of the two may go on; the process outlives an error.
+            self.ck.raw("C_SessionCancel", vec![self.session.into(), BESIDE.into()]);
+        }
+        outcome
+    }
+
+    fn two_at_once(
+        &self,
+        (mechanism, key): (Mechanism, u64),
+        mac: Option<(u64, &[u8])>,
+        data: &[u8],
+        size: usize,
+    ) -> Result<Vec<u8>, Failure> {
+        let (ck, session) = (self.ck, self.session);
+        let encrypts = self.driver.operation == CKF_ENCRYPT;
+        if encrypts {
+            by("C_EncryptInit", ck.encrypt_init(session, mechanism, key))?;
+        } else {
+            by("C_DecryptInit", ck.decrypt_init(session, mechanism, key))?;
+        }
+        let function = match (encrypts, mac) {
+            (true, None) => "C_DigestEncryptUpdate",
+            (true, Some(_)) => "C_SignEncryptUpdate",
+            (false, None) => "C_DecryptDigestUpdate",
+            (false, Some(_)) => "C_DecryptVerifyUpdate",
+        };
+        match mac {
+            None => by("C_DigestInit", ck.digest_init(session, CKM_SHA256))?,
+            Some((mac, _)) if encrypts => {
+                by("C_SignInit", ck.sign_init(session, CKM_SHA256_HMAC, mac))?;
+            }
+            Some((mac, _)) => {
+                by("C_VerifyInit", ck.verify_init(session, CKM_SHA256_HMAC, mac))?;
+            }
+        }
+        let mut made = Vec::new();
+        for part in data.chunks(size) {
+            made.extend(by(function, ck.both(function, session, part))?);
+        }
+        let plain = if encrypts { data.to_vec() } else { made.clone() };
+        made.extend(if encrypts {
+            by("C_EncryptFinal", ck.encrypt_parts(session, []))?
+        } else {
+            by("C_DecryptFinal", ck.decrypt_parts(session, []))?
+        });
+        let same = match mac {
+            None => {
+                let digest = by("C_DigestFinal", ck.digest_final(session))?;
+                digest == openssl::digest("sha256", &plain)
+            }
+            Some((_, secret)) => {
+                let expected = openssl::hmac("sha256", secret, &plain);
+                if encrypts {
+                    by("C_SignFinal", ck.sign_final(session))? == expected
+                } else {
+                    by("C_VerifyFinal", ck.verify_final(session, &expected)).map(|()| true)?
+                }
+            }
+        };
+        right(same, || self.named("what went beside it is of something else"))?;
+        Ok(made)
     }
 }
 

@@ -5,7 +5,7 @@ use cryptoki_sys::*;
 use super::asymmetric::Shape;
 use super::pair::{outsider, public_template};
 use super::{Drive, Failure, Kind, Outcome, Random, by, right, secret_key};
-use crate::ck::{Mechanism, bytes, flag, number, open};
+use crate::ck::{Attribute, Mechanism, bytes, flag, number, open};
 use crate::openssl::Key;
 
 /// What OpenSSL makes of a value under a key.
@@ -43,12 +43,11 @@ pub(super) fn with_rsa(
     })
 }
 
-/// A readable key wrapped with a readable AES key; `wraps` gives for the value the mechanism with its
-/// parameter, and what OpenSSL makes of it.
-pub(super) fn with_aes<'a>(
-    drive: &'a Drive<'_>,
+/// A readable AES key that wraps, and a readable key with its value.
+pub(super) fn with_wrapping(
+    drive: &Drive<'_>,
     random: &mut Random,
-    wraps: impl FnOnce(Vec<u8>, &mut Random) -> (Mechanism, Sealing<'a>),
+    job: impl FnOnce(u64, u64, &[u8], &mut Random) -> Outcome,
 ) -> Outcome {
     with_readable(drive, random, |key, value, random| {
         // What is brought in does not wrap; so it is made here, readable.
@@ -56,12 +55,24 @@ pub(super) fn with_aes<'a>(
         let own = [length, flag(CKA_TOKEN, false), flag(CKA_WRAP, true)];
         let template = [&own[..], &open()].concat();
         drive.with_generated(CKM_AES_KEY_GEN, &template, |wrapping| {
-            let (mechanism, seal) = wraps(value.to_vec(), random);
-            let wrapped = drive.ck.wrap(drive.session, mechanism, wrapping, key);
-            let wrapped = by("C_WrapKey", wrapped)?;
-            let expected = seal(&drive.value(wrapping)?)?;
-            right(wrapped == expected, || drive.named("another ciphertext"))
+            job(wrapping, key, value, random)
         })
+    })
+}
+
+/// A readable key wrapped with a readable AES key; `wraps` gives for the value the mechanism with its
+/// parameter, and what OpenSSL makes of it.
+pub(super) fn with_aes<'a>(
+    drive: &'a Drive<'_>,
+    random: &mut Random,
+    wraps: impl FnOnce(Vec<u8>, &mut Random) -> (Mechanism, Sealing<'a>),
+) -> Outcome {
+    with_wrapping(drive, random, |wrapping, key, value, random| {
+        let (mechanism, seal) = wraps(value.to_vec(), random);
+        let wrapped = drive.ck.wrap(drive.session, mechanism, wrapping, key);
+        let wrapped = by("C_WrapKey", wrapped)?;
+        let expected = seal(&drive.value(wrapping)?)?;
+        right(wrapped == expected, || drive.named("another ciphertext"))
     })
 }
 
@@ -97,11 +108,32 @@ pub(super) fn opened_with_aes<'a>(
     random: &mut Random,
     wraps: impl FnOnce(Vec<u8>, &mut Random) -> (Mechanism, Sealing<'a>),
 ) -> Outcome {
-    let (value, key) = (random.bytes(32), random.bytes(16));
-    let (mechanism, seal) = wraps(value.clone(), random);
-    let wrapped = seal(&key)?;
+    with_unwrapping(drive, random, |unwrapping, key, random| {
+        let value = random.bytes(32);
+        let (mechanism, seal) = wraps(value.clone(), random);
+        opens(drive, unwrapping, mechanism, &seal(key)?, &value)
+    })
+}
+
+/// An AES key that unwraps, with its value.
+pub(super) fn with_unwrapping(
+    drive: &Drive<'_>,
+    random: &mut Random,
+    job: impl FnOnce(u64, &[u8], &mut Random) -> Outcome,
+) -> Outcome {
+    let key = random.bytes(16);
     let template = secret_key(CKK_AES, &key, &[flag(CKA_UNWRAP, true)]);
-    drive.with_object(&template, |unwrapping| opens(drive, unwrapping, mechanism, &wrapped, &value))
+    drive.with_object(&template, |unwrapping| job(unwrapping, &key, random))
+}
+
+/// For a secret that comes out of a blob.
+pub(super) fn unwrapped() -> [Attribute; 4] {
+    [
+        number(CKA_CLASS, CKO_SECRET_KEY),
+        number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
+        flag(CKA_TOKEN, false),
+        flag(CKA_SIGN, true),
+    ]
 }
 
 fn opens(
@@ -111,12 +143,6 @@ fn opens(
     wrapped: &[u8],
     value: &[u8],
 ) -> Outcome {
-    let template = [
-        number(CKA_CLASS, CKO_SECRET_KEY),
-        number(CKA_KEY_TYPE, CKK_GENERIC_SECRET),
-        flag(CKA_TOKEN, false),
-        flag(CKA_SIGN, true),
-    ];
-    let made = drive.ck.unwrap(drive.session, mechanism, unwrapping, wrapped, &template);
+    let made = drive.ck.unwrap(drive.session, mechanism, unwrapping, wrapped, &unwrapped());
     drive.spend(by("C_UnwrapKey", made)?, |key| drive.is_hidden(key, value))
 }
