@@ -1,7 +1,9 @@
 //! Wrapping: what C_WrapKey and C_UnwrapKey share, whatever the mechanism. The key's bytes are encrypted as
 //! data are, by a key that has CKA_WRAP. PKCS#11 3.2 §5.18.3, §5.18.4, §6.7.
 
-use cryptoki_sys::{CKA_UNWRAP, CKA_VALUE_LEN, CKA_WRAP, CKM_AES_KEY_WRAP, CKO_PRIVATE_KEY};
+use cryptoki_sys::{
+    CKA_ALWAYS_AUTHENTICATE, CKA_UNWRAP, CKA_VALUE_LEN, CKA_WRAP, CKM_AES_KEY_WRAP, CKO_PRIVATE_KEY,
+};
 use zeroize::Zeroizing;
 
 use super::{Chip, Cipher, Mechanism, Params};
@@ -118,7 +120,7 @@ impl Chip<'_> {
                 }
             }
             Material::Key(blob) => {
-                let pin = pin.filter(|_| key.is(cryptoki_sys::CKA_ALWAYS_AUTHENTICATE));
+                let pin = pin.filter(|_| key.is(CKA_ALWAYS_AUTHENTICATE));
                 let plain = self.tpm.export(self.call, &self.key(blob), pin);
                 pkcs8::encode(&plain.map_err(|fault| kept(fault.into()))?, &key.attributes)
             }
