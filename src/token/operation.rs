@@ -158,7 +158,8 @@ impl<T> Progress<T> {
         Ok(outcome)
     }
 
-    /// C_XxxUpdate with output of at most `need` bytes.
+    /// C_XxxUpdate with output of at most `need` bytes. Who asks for the length is told one byte at least
+    /// (§5.2 lets the answer exceed): told none, clients come back without a buffer, which only asks again.
     ///
     /// # Errors
     /// As [`Progress::update`].
@@ -169,8 +170,11 @@ impl<T> Progress<T> {
         update: impl FnOnce(&mut T) -> Result<Zeroizing<Vec<u8>>>,
     ) -> Result<Answer> {
         if let Some(work) = self.peek() {
-            if let Some(answer) = room.lacks(need(work)) {
-                return Ok(answer);
+            let need = need(work);
+            match room.lacks(need) {
+                Some(Answer::Length(_)) => return Ok(Answer::Length(need.max(1))),
+                Some(answer) => return Ok(answer),
+                None => {}
             }
         }
         self.update(update).map(Answer::Done)

@@ -280,7 +280,9 @@ fn a_buffer_of_data_is_one_command_and_questions_of_length_are_none() {
     // What an update gives is known before: no byte of a block that is not whole.
     scene.app.encrypt_init(scene.session, mode.mechanism(), key).expect("C_EncryptInit");
     for (input, output) in [(15, 0), (1, 16), (40, 32), (8, 16)] {
-        assert_eq!(ask(&scene, "C_EncryptUpdate", &vec![1; input], None), (CKR_OK, output));
+        // One byte more than none is asked for, so that there is a buffer.
+        let asked = ask(&scene, "C_EncryptUpdate", &vec![1; input], None);
+        assert_eq!(asked, (CKR_OK, output.max(1)));
         if output > 0 {
             let small = ask(&scene, "C_EncryptUpdate", &vec![1; input], Some(output as usize - 1));
             assert_eq!(small, (CKR_BUFFER_TOO_SMALL, output));

@@ -63,6 +63,31 @@ fn a_search_outlives_a_call_with_bad_arguments() {
 }
 
 #[test]
+fn a_part_that_gives_nothing_yet_asks_for_a_buffer_all_the_same() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let template = [number(CKA_VALUE_LEN, 16)];
+    let key = app.generate_key(session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey");
+    let mut mechanism = Memory::word(CKM_AES_CBC_PAD);
+    mechanism.push_bytes(&[7; 16]);
+    let init = vec![session.into(), mechanism.into(), key.into()];
+    assert_eq!(app.raw("C_EncryptInit", init).0, CKR_OK);
+    // Two halves of a block. A buffer of 0 bytes is none to some clients, and then the part is lost.
+    let part = |out: Argument, room: u64| {
+        let input = [session.into(), Memory::of([1; 8]).into(), 8.into()];
+        let (rv, after) =
+            app.raw("C_EncryptUpdate", [&input[..], &[out, Memory::word(room).into()]].concat());
+        assert_eq!(rv, CKR_OK);
+        after[4].memory().word_at(0)
+    };
+    let room = part(0.into(), 0);
+    assert!((1..=16).contains(&room), "{room}");
+    assert_eq!(part(Memory::room(room as usize).into(), room), 0);
+    assert_eq!(part(Memory::room(16).into(), 16), 16);
+}
+
+#[test]
 fn a_key_without_limits_has_a_list_of_mechanisms_without_entries() {
     let bench = Bench::start();
     bench.token();
