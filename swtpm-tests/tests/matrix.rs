@@ -122,7 +122,7 @@ static ROWS: &[Row] = &[
     code("AUTH_UNAVAILABLE", 0x12F, ERROR, ERROR, &[CKR_PIN_LOCKED]),
     code("POLICY_FAIL", 0x99D, REFUSED, REFUSED, NONE),
     code("PCR_CHANGED", 0x128, REFUSED, REFUSED, NONE),
-    code("VALUE", 0x1C4, SIZE, SIZE, NONE),
+    code("VALUE", 0x1C4, PARAMETER, PARAMETER, NONE),
     code("CURVE", 0x2E6, PARAMETER, PARAMETER, NONE),
     code("COMMAND_CODE", 0x143, LACKING, LACKING, NONE),
     code("HIERARCHY", 0x185, ERROR, ERROR, NONE),
@@ -178,15 +178,6 @@ const PARAMETER: &[u64] = &[
     CKR_MECHANISM_PARAM_INVALID,
     CKR_CURVE_NOT_SUPPORTED,
     CKR_ATTRIBUTE_VALUE_INVALID,
-];
-/// So a TPM says, too, that it has no keys of a size: a readable key is then the host's to work with.
-const SIZE: &[u64] = &[
-    CKR_OK,
-    CKR_FUNCTION_FAILED,
-    CKR_MECHANISM_PARAM_INVALID,
-    CKR_CURVE_NOT_SUPPORTED,
-    CKR_ATTRIBUTE_VALUE_INVALID,
-    CKR_WRAPPED_KEY_LEN_RANGE,
 ];
 /// No session proves a response code: one that is altered is believed, as another one of the TPM's.
 const ALTERED: &[u64] = &[CKR_OK, CKR_DEVICE_ERROR, CKR_FUNCTION_REJECTED];
