@@ -2,8 +2,8 @@
 //! CKA_TRUSTED; a secret key he does not see, so the user shows it to him. For the tool.
 
 use cryptoki_sys::{
-    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_NEVER_EXTRACTABLE, CKA_TOKEN,
-    CKA_TRUSTED, CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_NEVER_EXTRACTABLE, CKA_SENSITIVE,
+    CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE, CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
 };
 
 use crate::error::{Error, Result};
@@ -138,6 +138,13 @@ impl Session {
         if !object.token() || trusted && !(hidden && wraps) {
             return Err(Error::KeyFunctionNotPermitted(
                 "trusted is a secret key of the token that was never outside and only wraps",
+            ));
+        }
+        let opens = object.attributes.get(CKA_UNWRAP_TEMPLATE).and_then(Template::from_bytes);
+        if trusted && opens.is_some_and(|opens| opens.bool(CKA_SENSITIVE) == Some(false)) {
+            // With the SO's trust it would read out whatever it may wrap.
+            return Err(Error::KeyFunctionNotPermitted(
+                "what this key unwraps is readable (CKA_UNWRAP_TEMPLATE)",
             ));
         }
         {

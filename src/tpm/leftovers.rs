@@ -61,12 +61,12 @@ pub(super) fn remove(
     queue.sort_by_key(|(strange, ..)| *strange);
     for (strange, handle, _) in queue {
         let what = match (is_session(handle), strange) {
-            (true, _) => "session",
-            (false, true) => "object of another program",
-            (false, false) => "key of ours",
+            (true, _) => "a session",
+            (false, true) => "an object of another program",
+            (false, false) => "a key of ours",
         };
         match execute(link, &FlushContext { handle }, &mut [], call) {
-            Ok(()) => log::warn!("tpm: flushed {handle:#010x}, a {what} that a dead process left"),
+            Ok(()) => log::warn!("tpm: flushed {handle:#010x}, {what} that a dead process left"),
             Err(fault) if fault.code().is_some() => {
                 log::warn!("tpm: cannot flush {handle:#010x}, left by a dead process: {fault}");
             }

@@ -71,17 +71,22 @@ fn from_outside(attributes: &mut Attributes) {
     rule::is_not_ours(attributes);
 }
 
-/// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE decides. It opens nothing where the key that
-/// unwraps was made here and nobody trusts it: whoever made it so could have it wrap a sensitive key, and take
-/// that out of the blob as a readable one. Without the rule the caller decides, and a silent one gets a key
-/// that is extractable (§5.18.4), and sensitive.
-fn unwrapped(attributes: &mut Attributes, unwrapping: &Attributes, policy: Policy) {
+/// What an unwrapping key's CKA_UNWRAP_TEMPLATE decides against P10. Nothing where that key was made here and
+/// nobody trusts it: whoever made it so could have it wrap a sensitive key, and take that out of the blob as a
+/// readable one, or as one of another role.
+fn decided(unwrapping: &Attributes) -> Template {
     let prescribed = unwrapping.get(CKA_UNWRAP_TEMPLATE).and_then(Template::from_bytes);
+    let may = unwrapping.is(CKA_TRUSTED) || !unwrapping.is(CKA_LOCAL);
+    prescribed.filter(|_| may).unwrap_or_default()
+}
+
+/// P10: sensitive and not extractable, unless CKA_UNWRAP_TEMPLATE [decides](decided). Without the rule the
+/// caller decides, and a silent one gets a key that is extractable (§5.18.4), and sensitive.
+fn unwrapped(attributes: &mut Attributes, unwrapping: &Attributes, policy: Policy) {
     let (sensitive, extractable) = asked(attributes);
     if policy.has(Guard::UnwrappedStay) {
-        let may_open = unwrapping.is(CKA_TRUSTED) || !unwrapping.is(CKA_LOCAL);
-        let decided =
-            |id| may_open && prescribed.as_ref().is_some_and(|template| template.get(id).is_some());
+        let decided = decided(unwrapping);
+        let decided = |id| decided.get(id).is_some();
         opened(
             attributes,
             sensitive.filter(|_| decided(CKA_SENSITIVE)).unwrap_or(true),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
-use super::{PRIVATE, from_outside, lives, started, unwrapped};
+use super::{PRIVATE, decided, from_outside, lives, started, unwrapped};
 use crate::crypto::ec::{Curve, Point};
 use crate::crypto::{Fault, private};
 use crate::error::{Error, Result};
@@ -129,8 +129,7 @@ impl Private {
         unwrapped(&mut attributes, unwrapping, setting.policy);
         rule::private_keys_are_sensitive(&mut attributes)?;
         if setting.policy.has(Guard::UnwrappedStay) {
-            let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();
-            if decided.bool(CKA_UNWRAP) != Some(true) {
+            if decided(unwrapping).bool(CKA_UNWRAP) != Some(true) {
                 roles::without(&mut attributes, &[CKA_UNWRAP], Guard::UnwrappedStay);
             }
         }

@@ -4,7 +4,9 @@ use cryptoki_sys::*;
 use sha1::{Digest as _, Sha1};
 use zeroize::Zeroizing;
 
-use super::{Derivation, Derives, SECRET, asked, from_outside, lives, opened, started, unwrapped};
+use super::{
+    Derivation, Derives, SECRET, asked, decided, from_outside, lives, opened, started, unwrapped,
+};
 use crate::crypto::aes::{Aes, BLOCK};
 use crate::error::{Error, Result};
 use crate::object::object::Residence;
@@ -212,7 +214,7 @@ impl Secret {
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
         if setting.policy.has(Guard::UnwrappedStay) {
-            let decided = prescribed.and_then(Template::from_bytes).unwrap_or_default();
+            let decided = decided(unwrapping);
             for role in [CKA_WRAP, CKA_UNWRAP, CKA_DERIVE] {
                 if decided.bool(role) != Some(true) {
                     roles::without(&mut attributes, &[role], Guard::UnwrappedStay);

@@ -28,6 +28,7 @@ pub static CASES: &[Case] = cases![
     c08_digest_what_was_derived_by_hashing
     c09_sign_what_hkdf_expands
     c09_sign_with_a_copy_that_went_out_and_in
+    c09_sign_with_the_original_of_a_key_that_came_in_to_derive
     c10_hkdf_data_beside_an_hkdf_key
     c10_hkdf_data_beside_an_hkdf_key_where_both_are_allowed
     c11_sign_what_sp_800_108_computes
@@ -267,6 +268,18 @@ fn c09_sign_with_a_copy_that_went_out_and_in(at: &Attacker) -> Verdict {
     let signs = [flag(CKA_SIGN, true)];
     let copy = at.unwrap_by(&by, &blob, secret, &signs)?;
     let value = at.sign(CKM_SHA256_HMAC, &copy, b"info\x01")?;
+    at.is_mac_key(&derived, &value)
+}
+
+fn c09_sign_with_the_original_of_a_key_that_came_in_to_derive(at: &Attacker) -> Verdict {
+    let by = at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, &[flag(CKA_DERIVE, true)]))?;
+    let key = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 16, "sxS", &[])?;
+    let blob = at.wrap_by(&by, &key)?;
+    let stays = [flag(CKA_EXTRACTABLE, false)];
+    let copy = at.unwrap_by(&by, &blob, (CKO_SECRET_KEY, CKK_GENERIC_SECRET), &stays)?;
+    let mechanism = expansion(CKM_HKDF_DERIVE, b"info");
+    let derived = at.derive(mechanism, &copy, CKK_GENERIC_SECRET, &wanted(32, "sS"))?;
+    let value = at.sign(CKM_SHA256_HMAC, &key, b"info\x01")?;
     at.is_mac_key(&derived, &value)
 }
 
