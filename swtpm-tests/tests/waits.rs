@@ -995,12 +995,15 @@ fn strangers_who_hold_all_sessions_behind_the_resource_manager_are_waited_for() 
             }
         }
     }
-    let answer = app.sign(session, CKM_ECDSA, key, &DIGEST);
-    assert_eq!(answer, Err(Rv(CKR_DEVICE_MEMORY)), "{}", bench.log());
+    // The deadline may come while the TPM is asked once more.
+    let in_vain = [CKR_DEVICE_MEMORY, CKR_DEVICE_ERROR];
+    let answer = app.sign(session, CKM_ECDSA, key, &DIGEST).expect_err("no session");
+    assert!(in_vain.contains(&answer.0), "{answer:?}: {}", bench.log());
     let mark = bench.shim.mark();
     let other = bench.ready();
     let elsewhere = other.open(other.slot_of(LABEL).expect("the token")).expect("C_OpenSession");
-    assert_eq!(other.login(elsewhere, PIN), Err(Rv(CKR_DEVICE_MEMORY)), "{}", bench.log());
+    let answer = other.login(elsewhere, PIN).expect_err("no session");
+    assert!(in_vain.contains(&answer.0), "{answer:?}: {}", bench.log());
     assert_eq!(bench.shim.pin_tries(mark), 0);
 
     // They go while the call waits: once it has asked for a session in vain, a few times over.

@@ -73,7 +73,7 @@ pub(crate) fn ask_once(text: &str) -> Result<Pin, Failure> {
 fn prompt(text: String) -> Result<Pin, Failure> {
     let typed = rpassword::prompt_password(text).map_err(|error| {
         Failure::new(Exit::Pin, format_args!("no PIN can be asked for: {error}"))
-            .hint("without a terminal give `--so-pin-fd N` and `--pin-fd N` (or `--no-pin`)")
+            .hint("without a terminal give PINs by `--so-pin-fd N` and `--pin-fd N`")
     })?;
     Ok(Zeroizing::new(typed.into_bytes()))
 }
