@@ -128,10 +128,9 @@ impl Private {
         let mut attributes = started(Origin::Unwrap, PRIVATE, key_type, &whole, setting)?;
         unwrapped(&mut attributes, unwrapping, setting.policy);
         rule::private_keys_are_sensitive(&mut attributes)?;
-        if setting.policy.has(Guard::UnwrappedStay) {
-            if decided(unwrapping).bool(CKA_UNWRAP) != Some(true) {
-                roles::without(&mut attributes, &[CKA_UNWRAP], Guard::UnwrappedStay);
-            }
+        let kept = decided(unwrapping).bool(CKA_UNWRAP) == Some(true);
+        if setting.policy.has(Guard::UnwrappedStay) && !kept {
+            roles::without(&mut attributes, &[CKA_UNWRAP], Guard::UnwrappedStay);
         }
         PrivatePlan::new(key_type, attributes, setting)
     }
