@@ -173,7 +173,11 @@ fn last(json: bool, out: &mut impl Write) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     if records.is_empty() {
-        writeln!(out, "nothing is on record: no process of this user has used the TPM or failed")?;
+        writeln!(
+            out,
+            "nothing is on record: no process of this user has used the TPM, none failed for more than a wrong \
+             call, or there was nowhere to write to ($XDG_RUNTIME_DIR, the store)"
+        )?;
     }
     for record in &records {
         writeln!(out, "# {}", record.path.display())?;

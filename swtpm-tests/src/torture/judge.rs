@@ -96,7 +96,7 @@ impl Judge {
         rv == CKR_OK
             // A driver shows it a wrong signature or ciphertext or a storage key that nobody trusts, or asks
             // for a secret, and says so if the answer was another.
-            || (function == "C_Verify" && rv == CKR_SIGNATURE_INVALID)
+            || (function.starts_with("C_Verify") && rv == CKR_SIGNATURE_INVALID)
             || (function == "C_Decrypt" && rv == CKR_ENCRYPTED_DATA_INVALID)
             || (function == "C_WrapKey" && rv == CKR_KEY_NOT_WRAPPABLE)
             || (function == "C_GetAttributeValue" && rv == CKR_ATTRIBUTE_SENSITIVE)
