@@ -432,27 +432,9 @@ fn parameters(id: u64, point: &[u8]) -> Parameters {
     Parameters { right: Some(right), wrong }
 }
 
-/// Whether a mechanism takes the keys of a CKK_ that pairs have.
-fn takes(id: u64, flags: u64, key_type: u64) -> bool {
-    let pkcs1 = [
-        CKM_RSA_PKCS,
-        CKM_RSA_X_509,
-        CKM_RSA_PKCS_OAEP,
-        CKM_SHA1_RSA_PKCS,
-        CKM_SHA224_RSA_PKCS,
-        CKM_SHA256_RSA_PKCS,
-        CKM_SHA384_RSA_PKCS,
-        CKM_SHA512_RSA_PKCS,
-        CKM_SHA3_224_RSA_PKCS,
-        CKM_SHA3_256_RSA_PKCS,
-        CKM_SHA3_384_RSA_PKCS,
-        CKM_SHA3_512_RSA_PKCS,
-    ];
-    match key_type {
-        _ if id == CKM_PUB_KEY_FROM_PRIV_KEY => true,
-        CKK_EC => flags & CKF_EC_F_P != 0,
-        _ => pkcs1.contains(&id) || PSS.iter().any(|(pss, ..)| *pss == id),
-    }
+/// Whether a mechanism takes keys of a CKK_.
+fn takes(id: u64, key_type: u64) -> bool {
+    tpm11::mechanism::lookup(id).is_ok_and(|row| row.keys.has(key_type))
 }
 
 #[test]
@@ -506,7 +488,7 @@ fn every_mechanism_with_every_key_and_parameter_has_one_answer_in_every_init() {
                         _ if parameter == CKR_ARGUMENTS_BAD => CKR_ARGUMENTS_BAD,
                         None => CKR_KEY_HANDLE_INVALID,
                         _ if flags & flag == 0 => CKR_MECHANISM_INVALID,
-                        Some((of, _)) if !takes(id, flags, of) => CKR_KEY_TYPE_INCONSISTENT,
+                        Some((of, _)) if !takes(id, of) => CKR_KEY_TYPE_INCONSISTENT,
                         Some((_, is_private)) if is_private != private => {
                             CKR_KEY_FUNCTION_NOT_PERMITTED
                         }
@@ -559,7 +541,7 @@ fn every_mechanism_with_every_key_and_parameter_has_one_answer_in_every_init() {
                     _ if parameter == CKR_ARGUMENTS_BAD => CKR_ARGUMENTS_BAD,
                     None => CKR_KEY_HANDLE_INVALID,
                     _ if flags & CKF_DERIVE == 0 => CKR_MECHANISM_INVALID,
-                    Some((of, _)) if !takes(id, flags, of) => CKR_KEY_TYPE_INCONSISTENT,
+                    Some((of, _)) if !takes(id, of) => CKR_KEY_TYPE_INCONSISTENT,
                     Some((_, false)) => CKR_KEY_FUNCTION_NOT_PERMITTED,
                     Some(_) if parameter == CKR_OK => continue,
                     Some(_) => parameter,
