@@ -59,9 +59,11 @@ fn watch_forks() {
     }
     unsafe extern "C" fn in_child() {
         for descriptor in fork::in_child() {
-            // SAFETY: it was open and ours at the fork, no code of the host has run in this process,
-            // and what owned it here is never used or dropped.
-            unsafe { rustix::io::close(descriptor) };
+            // Not rustix's: the kernel copies descriptors before memory, so that one that another thread
+            // opened in between is listed here, and not open, which rustix takes for a mistake.
+            // SAFETY: it is ours or not open, no code of the host has run in this process, and what
+            // owned it here is never used or dropped.
+            unsafe { libc::close(descriptor) };
         }
     }
     if !WATCHED.swap(true, Ordering::AcqRel) {

@@ -26,6 +26,14 @@ pub struct Gust {
 
 const ANY: &[&str] = &[];
 const LOGIN: &[&str] = &["C_Login"];
+const MAKES: &[&str] = &[
+    "C_GenerateKey",
+    "C_CreateObject",
+    "C_CopyObject",
+    "C_DeriveKey",
+    "C_UnwrapKey",
+    "C_UnwrapKeyAuthenticated",
+];
 const SIGN: &[&str] = &["C_Sign", "C_SignFinal", "C_SignRecover"];
 
 /// Response codes of Part 2 §6.6 and what the module makes of each if it lasts. The replay of a
@@ -91,6 +99,8 @@ const FORMAT: Permits = &[
     (ANY, CKR_MECHANISM_PARAM_INVALID),
     (ANY, CKR_CURVE_NOT_SUPPORTED),
     (ANY, CKR_KEY_SIZE_RANGE),
+    // Of CKA_VALUE_LEN or CKA_VALUE: a length that the chip does not take.
+    (MAKES, CKR_ATTRIBUTE_VALUE_INVALID),
 ];
 
 /// Commands that a fault may wait for.
