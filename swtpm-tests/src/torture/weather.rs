@@ -22,6 +22,8 @@ pub struct Gust {
     /// What the shim is to do.
     pub fault: Fault,
     permits: Permits,
+    /// It may keep something from being flushed: what stays fills a bare TPM's slots.
+    strands: bool,
 }
 
 const ANY: &[&str] = &[];
@@ -160,7 +162,8 @@ impl Gust {
                 (at(Action::Delay(pause)), &[])
             }
         };
-        Gust { fault: fault.times(1 + random.below(2)).after(random.below(3)), permits }
+        let strands = any || command == wire::FLUSH_CONTEXT;
+        Gust { fault: fault.times(1 + random.below(2)).after(random.below(3)), permits, strands }
     }
 }
 
@@ -170,6 +173,7 @@ struct Spell {
     from: Instant,
     until: Option<Instant>,
     permits: Permits,
+    strands: bool,
     what: String,
 }
 
@@ -224,7 +228,8 @@ impl Weather {
     /// Something begins, which permits CKR_DEVICE_ERROR and `permits`.
     pub fn begin(&self, what: String, gust: Option<&Gust>) {
         let permits = gust.map_or(&[][..], |gust| gust.permits);
-        let spell = Spell { from: Instant::now(), until: None, permits, what };
+        let strands = gust.is_some_and(|gust| gust.strands);
+        let spell = Spell { from: Instant::now(), until: None, permits, strands, what };
         self.0.lock().expect("nobody panics here").push(spell);
     }
 
@@ -246,6 +251,7 @@ impl Weather {
             && self.0.lock().expect("nobody panics here").iter().any(|spell| {
                 spell.until.is_none_or(|until| until + TAIL > began)
                     && (rv == CKR_DEVICE_ERROR
+                        || (rv == CKR_DEVICE_MEMORY && spell.strands)
                         || spell.permits.iter().any(|(functions, code)| {
                             *code == rv && (functions.is_empty() || functions.contains(&function))
                         }))
@@ -276,7 +282,8 @@ mod tests {
         let weather = Weather::default();
         let before = Instant::now();
         assert!(!weather.permits("C_Sign", CKR_DEVICE_ERROR, before));
-        let gust = Gust { fault: Fault::at_any(Action::DropAfter), permits: FORMAT };
+        let gust =
+            Gust { fault: Fault::at_any(Action::DropAfter), permits: FORMAT, strands: false };
         weather.begin("a fault".to_owned(), Some(&gust));
         assert!(weather.permits("C_Sign", CKR_DEVICE_ERROR, before));
         assert!(weather.permits("C_Sign", CKR_FUNCTION_FAILED, before));
