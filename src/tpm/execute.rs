@@ -9,7 +9,7 @@ use super::command::Command;
 use super::fault::{Fault, Remedy, Trouble};
 use super::session::{HmacSession, Keyed, NONCE_BYTES, PolicySession, Session, sha256, trimmed};
 use super::transport::{Transport, pause};
-use super::wire::{NO_SESSIONS, Reader, SESSIONS, Writer};
+use super::wire::{HEADER, NO_SESSIONS, Reader, SESSIONS, Writer};
 use super::{Call, Name};
 use crate::crypto::secret::Wiped;
 use crate::recorder::Clock;
@@ -205,10 +205,7 @@ fn attempt<C: Command>(
     let keys = keys_of(auths);
     if let Some(index) = encrypts {
         let (session, key) = opened(auths, &keys, index)?;
-        let length: usize = Reader::new(parameters.as_slice()).u16()?.into();
-        let content = parameters
-            .as_mut_slice()
-            .get_mut(2..2 + length)
+        let content = first_content(parameters.as_mut_slice())?
             .ok_or(Fault::bug("a first parameter that is no TPM2B"))?;
         session.encrypt(key, content);
     }
@@ -244,6 +241,13 @@ fn attempt<C: Command>(
 /// The key of each one's HMAC, where it has one.
 fn keys_of(auths: &[Auth<'_>]) -> Vec<Option<Keyed>> {
     auths.iter().map(|auth| auth.key(auth.value)).collect()
+}
+
+/// What is encrypted: the content of the TPM2B that the parameters begin with; `None` if it is longer than
+/// they are. Part 1 §21.1.
+fn first_content(parameters: &mut [u8]) -> Result<Option<&mut [u8]>, Fault> {
+    let length: usize = Reader::new(parameters).u16()?.into();
+    Ok(parameters.get_mut(2..2 + length))
 }
 
 /// A session that encrypts, and its key.
@@ -370,9 +374,6 @@ fn tampered(what: &'static str) -> Fault {
     Fault::new(Trouble::Tampered(what))
 }
 
-/// tag, size, response code. Part 1 §18.6.
-const HEADER: usize = 10;
-
 /// Takes a successful response apart, checks it, decrypts its first parameter in place.
 fn read<C: Command>(
     command: &C,
@@ -417,9 +418,7 @@ fn read<C: Command>(
     let parameters = response.get_mut(begin..end).unwrap_or_default();
     if let Some(index) = decrypts {
         let (session, key) = opened(auths, &keys, index)?;
-        let length: usize = Reader::new(parameters).u16()?.into();
-        let content = parameters
-            .get_mut(2..2 + length)
+        let content = first_content(parameters)?
             .ok_or_else(|| tampered("a first parameter that is longer than the response"))?;
         session.decrypt(key, content);
     }

@@ -20,6 +20,7 @@ use rustix::net::{
 
 use super::device::wait;
 use super::transport::{Broken, BrokenKind, LARGEST, Transport};
+use super::wire::{HEADER, ROOM};
 use super::{Call, Fault};
 use crate::fork::Kept;
 use crate::sync::plain::Instant;
@@ -187,17 +188,11 @@ fn refusal(name: &str, error: Errno) -> Broken {
 /// swtpm: the bytes as they are; a response's length is in its header.
 pub(super) struct Plain(pub(super) Line);
 
-/// tag, size, code. TPM 2.0 Part 1 §18.
-const HEADER: usize = 10;
-
-/// Room for the response of any command with one TPM_PT_INPUT_BUFFER (1,024 bytes) of data.
-const MOSTLY: usize = 1280;
-
 impl Transport for Plain {
     fn transmit(&mut self, command: &[u8], call: &Call, limit: Duration) -> Result<Vec<u8>, Fault> {
         let until = (Instant::now() + limit).min(call.deadline);
         self.0.send(command, call, until)?;
-        let mut response = vec![0; MOSTLY];
+        let mut response = vec![0; ROOM];
         let mut have = self.0.receive_some(&mut response, call, until)?;
         if let Some(rest) = response.get_mut(have..HEADER) {
             self.0.receive(rest, call, until)?;

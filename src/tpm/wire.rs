@@ -18,8 +18,11 @@ pub struct Writer {
     too_long: bool,
 }
 
-/// Room for any command with one TPM_PT_INPUT_BUFFER (1,024 bytes) of data.
-const ROOM: usize = 1280;
+/// Room [bytes] for any command, and any response, with one TPM_PT_INPUT_BUFFER (1,024 bytes) of data.
+pub(super) const ROOM: usize = 1280;
+
+/// tag, size, command or response code [bytes]. Part 1 §18.
+pub(super) const HEADER: usize = 10;
 
 impl Writer {
     /// An empty writer with room for most commands, so that secrets are not left in memory by growing.
