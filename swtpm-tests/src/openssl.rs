@@ -7,6 +7,13 @@ use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
+use cryptoki_sys::{
+    CKA_COEFFICIENT, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_MODULUS, CKA_PRIME_1, CKA_PRIME_2,
+    CKA_PRIVATE_EXPONENT, CKA_PUBLIC_EXPONENT,
+};
+
+use crate::ck::{Attribute, bytes};
+
 type Pointer = *mut c_void;
 
 macro_rules! functions {
@@ -145,7 +152,24 @@ impl Context {
     }
 }
 
+/// The parts of an RSA private key, CKA_x and OpenSSL's name: the first five are those that name the key.
+pub const RSA_PARTS: [(u64, &str); 8] = [
+    (CKA_MODULUS, "n"),
+    (CKA_PUBLIC_EXPONENT, "e"),
+    (CKA_PRIVATE_EXPONENT, "d"),
+    (CKA_PRIME_1, "rsa-factor1"),
+    (CKA_PRIME_2, "rsa-factor2"),
+    (CKA_EXPONENT_1, "rsa-exponent1"),
+    (CKA_EXPONENT_2, "rsa-exponent2"),
+    (CKA_COEFFICIENT, "rsa-coefficient1"),
+];
+
 impl Key {
+    /// These parts of an RSA pair ([`RSA_PARTS`]), for a template.
+    pub fn attributes(&self, parts: &[(u64, &str)]) -> Vec<Attribute> {
+        parts.iter().map(|(kind, name)| bytes(*kind, self.number(name))).collect()
+    }
+
     /// A number of the pair by OpenSSL's name for it ("n", "d", "rsa-factor1", "priv", …), big-endian,
     /// without leading zeros.
     ///

@@ -443,22 +443,9 @@ fn ec_private(key: &openssl::Key, more: &[Attribute]) -> Vec<Attribute> {
     [&own[..], more].concat()
 }
 
-/// CKA_x and OpenSSL's name.
-const RSA_PARTS: [(u64, &str); 8] = [
-    (CKA_MODULUS, "n"),
-    (CKA_PUBLIC_EXPONENT, "e"),
-    (CKA_PRIVATE_EXPONENT, "d"),
-    (CKA_PRIME_1, "rsa-factor1"),
-    (CKA_PRIME_2, "rsa-factor2"),
-    (CKA_EXPONENT_1, "rsa-exponent1"),
-    (CKA_EXPONENT_2, "rsa-exponent2"),
-    (CKA_COEFFICIENT, "rsa-coefficient1"),
-];
-
 fn rsa_private(key: &openssl::Key, parts: &[(u64, &str)], more: &[Attribute]) -> Vec<Attribute> {
     let own = [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_RSA)];
-    let parts = parts.iter().map(|(kind, name)| bytes(*kind, key.number(name)));
-    own.into_iter().chain(parts).chain(more.iter().cloned()).collect()
+    [&own[..], &key.attributes(parts), more].concat()
 }
 
 #[test]
@@ -470,7 +457,7 @@ fn private_keys_are_brought_in_and_nothing_of_them_is_on_a_bus_or_comes_back() {
     let token = [flag(CKA_TOKEN, true)];
     let (record, (ec_key, rsa_key)) = scene.bench.shim.watch(|| {
         let ec_key = ck.create_object(session, &ec_private(&ec, &token)).expect("an EC key");
-        let rsa_key = rsa_private(&rsa, &RSA_PARTS, &token);
+        let rsa_key = rsa_private(&rsa, &openssl::RSA_PARTS, &token);
         (ec_key, ck.create_object(session, &rsa_key).expect("an RSA key"))
     });
     for secret in [ec.number("priv"), rsa.number("rsa-factor1"), rsa.number("rsa-factor2")] {
@@ -489,7 +476,7 @@ fn private_keys_are_brought_in_and_nothing_of_them_is_on_a_bus_or_comes_back() {
             assert!(!scene.is(key, kind), "{kind:#x}");
         }
     }
-    for (kind, _) in &RSA_PARTS[2..] {
+    for (kind, _) in &openssl::RSA_PARTS[2..] {
         let part = ck.attribute(session, rsa_key, *kind);
         assert_eq!(part.unwrap_err().0, CKR_ATTRIBUTE_SENSITIVE, "{kind:#x}");
     }
@@ -500,7 +487,7 @@ fn private_keys_are_brought_in_and_nothing_of_them_is_on_a_bus_or_comes_back() {
     );
 
     // The exponents alone say which primes they are.
-    let bare = ck.create_object(session, &rsa_private(&rsa, &RSA_PARTS[..3], &[]));
+    let bare = ck.create_object(session, &rsa_private(&rsa, &openssl::RSA_PARTS[..3], &[]));
     let signature = ck.sign(session, CKM_SHA256_RSA_PKCS, bare.expect("an RSA key"), b"data");
     assert!(rsa.verifies(&digest, &signature.expect("C_Sign"), &options));
 }
@@ -512,9 +499,9 @@ fn inconsistent_private_keys_are_refused_before_the_tpm_sees_them() {
     let ec = openssl::Key::generate("EC", &["ec_paramgen_curve:P-256"]);
     let rsa = openssl::Key::generate("RSA", &["rsa_keygen_bits:1024"]);
     let (record, ()) = scene.bench.shim.watch(|| {
-        for at in 0..RSA_PARTS.len() {
-            let mut template = rsa_private(&rsa, &RSA_PARTS, &[]);
-            let (kind, name) = RSA_PARTS[at];
+        for at in 0..openssl::RSA_PARTS.len() {
+            let mut template = rsa_private(&rsa, &openssl::RSA_PARTS, &[]);
+            let (kind, name) = openssl::RSA_PARTS[at];
             let mut part = rsa.number(name);
             *part.last_mut().expect("a number") ^= 2;
             template[2 + at] = bytes(kind, part);

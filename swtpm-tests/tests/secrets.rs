@@ -290,14 +290,7 @@ fn nothing_secret_is_on_the_bus_in_clear() {
     template.push(flag(CKA_DERIVE, true));
     let agrees = app.create_object(session, &template).expect("C_CreateObject");
     let mut template = private(CKK_RSA);
-    let parts = [
-        (CKA_MODULUS, "n"),
-        (CKA_PUBLIC_EXPONENT, "e"),
-        (CKA_PRIVATE_EXPONENT, "d"),
-        (CKA_PRIME_1, "rsa-factor1"),
-        (CKA_PRIME_2, "rsa-factor2"),
-    ];
-    template.extend(parts.iter().map(|(kind, name)| bytes(*kind, rsa.number(name))));
+    template.extend(rsa.attributes(&openssl::RSA_PARTS[..5]));
     template.push(flag(CKA_EXTRACTABLE, true));
     let leaving = app.create_object(session, &template).expect("C_CreateObject");
     for name in ["d", "rsa-factor1", "rsa-factor2"] {

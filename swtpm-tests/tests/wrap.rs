@@ -10,7 +10,7 @@ use swtpm_tests::ck::{
 };
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
-use swtpm_tests::openssl::{self, Key};
+use swtpm_tests::openssl::{self, Key, RSA_PARTS};
 
 const VALUE: [u8; 32] = *b"these bytes must never be seen!!";
 const IV: [u8; 16] = [0x1F; 16];
@@ -35,17 +35,9 @@ fn public(scene: &Scene, key: &Key, more: &[Attribute]) -> u64 {
 
 /// The private half, for unwrapping.
 fn private(scene: &Scene, key: &Key, more: &[Attribute]) -> u64 {
-    let own = [
-        number(CKA_CLASS, CKO_PRIVATE_KEY),
-        number(CKA_KEY_TYPE, CKK_RSA),
-        bytes(CKA_MODULUS, key.number("n")),
-        bytes(CKA_PUBLIC_EXPONENT, key.number("e")),
-        bytes(CKA_PRIVATE_EXPONENT, key.number("d")),
-        bytes(CKA_PRIME_1, key.number("rsa-factor1")),
-        bytes(CKA_PRIME_2, key.number("rsa-factor2")),
-        flag(CKA_UNWRAP, true),
-    ];
-    let template = [&own[..], more].concat();
+    let own =
+        [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_UNWRAP, true)];
+    let template = [&own[..], &key.attributes(&RSA_PARTS[..5]), more].concat();
     scene.app.create_object(scene.session, &template).expect("C_CreateObject")
 }
 

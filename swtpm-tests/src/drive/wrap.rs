@@ -5,8 +5,8 @@ use cryptoki_sys::*;
 use super::asymmetric::Shape;
 use super::pair::{outsider, public_template};
 use super::{Drive, Failure, Kind, Outcome, Random, by, right, secret_key};
-use crate::ck::{Attribute, Mechanism, bytes, flag, number, open};
-use crate::openssl::Key;
+use crate::ck::{Attribute, Mechanism, flag, number, open};
+use crate::openssl::{Key, RSA_PARTS};
 
 /// What OpenSSL makes of a value under a key.
 pub(super) type Sealing<'a> = Box<dyn Fn(&[u8]) -> Result<Vec<u8>, Failure> + 'a>;
@@ -86,17 +86,13 @@ pub(super) fn opened_with_rsa(
     let value = random.bytes(32);
     let pair = outsider(Kind::Rsa, random);
     let wrapped = drive.openssl(seal(&value, pair))?;
-    let template = [
+    let own = [
         number(CKA_CLASS, CKO_PRIVATE_KEY),
         number(CKA_KEY_TYPE, CKK_RSA),
         flag(CKA_TOKEN, false),
         flag(CKA_UNWRAP, true),
-        bytes(CKA_MODULUS, pair.number("n")),
-        bytes(CKA_PUBLIC_EXPONENT, pair.number("e")),
-        bytes(CKA_PRIVATE_EXPONENT, pair.number("d")),
-        bytes(CKA_PRIME_1, pair.number("rsa-factor1")),
-        bytes(CKA_PRIME_2, pair.number("rsa-factor2")),
     ];
+    let template = [&own[..], &pair.attributes(&RSA_PARTS[..5])].concat();
     drive.with_object(&template, |unwrapping| {
         opens(drive, unwrapping, shape.mechanism.clone(), &wrapped, &value)
     })

@@ -83,18 +83,8 @@ fn b01_read_the_value(at: &Attacker) -> Verdict {
 /// An RSA key that its owner brought with him, and OpenSSL's.
 fn own_rsa(at: &Attacker) -> Step<(openssl::Key, Key)> {
     let own = openssl::Key::generate("RSA", &["rsa_keygen_bits:1024"]);
-    let parts = [
-        (CKA_MODULUS, "n"),
-        (CKA_PUBLIC_EXPONENT, "e"),
-        (CKA_PRIVATE_EXPONENT, "d"),
-        (CKA_PRIME_1, "rsa-factor1"),
-        (CKA_PRIME_2, "rsa-factor2"),
-        (CKA_EXPONENT_1, "rsa-exponent1"),
-        (CKA_EXPONENT_2, "rsa-exponent2"),
-        (CKA_COEFFICIENT, "rsa-coefficient1"),
-    ];
     let mut template = vec![number(CKA_KEY_TYPE, CKK_RSA)];
-    template.extend(parts.iter().map(|(kind, name)| bytes(*kind, own.number(name))));
+    template.extend(own.attributes(&openssl::RSA_PARTS));
     let key = at.create(CKO_PRIVATE_KEY, &template)?;
     Ok((own, key))
 }

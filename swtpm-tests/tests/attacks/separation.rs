@@ -209,15 +209,7 @@ fn a13_wrap_by_a_known_key(at: &Attacker) -> Verdict {
 fn a12_wrap_by_the_public_half_of_a_known_key(at: &Attacker) -> Verdict {
     let (target, own) = (at.target()?, outsider());
     let mut template = vec![number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_UNWRAP, true)];
-    for (kind, name) in [
-        (CKA_MODULUS, "n"),
-        (CKA_PUBLIC_EXPONENT, "e"),
-        (CKA_PRIVATE_EXPONENT, "d"),
-        (CKA_PRIME_1, "rsa-factor1"),
-        (CKA_PRIME_2, "rsa-factor2"),
-    ] {
-        template.push(bytes(kind, own.number(name)));
-    }
+    template.extend(own.attributes(&swtpm_tests::openssl::RSA_PARTS[..5]));
     let private = at.create(CKO_PRIVATE_KEY, &template)?;
     let wraps =
         [number(CKA_CLASS, CKO_PUBLIC_KEY), number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_WRAP, true)];

@@ -367,15 +367,7 @@ fn d11_a_private_key_as_a_secret(at: &Attacker) -> Verdict {
 fn d12_an_rsa_key_that_was_changed_on_the_way(at: &Attacker) -> Verdict {
     let own = openssl::Key::generate("RSA", &["rsa_keygen_bits:1024"]);
     let mut template = vec![number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_EXTRACTABLE, true)];
-    for (kind, name) in [
-        (CKA_MODULUS, "n"),
-        (CKA_PUBLIC_EXPONENT, "e"),
-        (CKA_PRIVATE_EXPONENT, "d"),
-        (CKA_PRIME_1, "rsa-factor1"),
-        (CKA_PRIME_2, "rsa-factor2"),
-    ] {
-        template.push(bytes(kind, own.number(name)));
-    }
+    template.extend(own.attributes(&swtpm_tests::openssl::RSA_PARTS[..5]));
     let private = at.create(CKO_PRIVATE_KEY, &template)?;
     let key = at.aes(16, "swu")?;
     let cbc = Mechanism::bytes(CKM_AES_CBC_PAD, &[7; 16]);
