@@ -56,8 +56,14 @@ impl Chip<'_> {
             Material::Secret(secret) if secret.value.is_none() && !secret.is_sealed() => {
                 secret.blob.get().ok_or(Error::Bug("a secret key that is nowhere"))?
             }
-            // Its value is the host's to have: other mechanisms wrap it.
-            Material::Secret(_) | Material::None => return Err(Error::KeyNotWrappable),
+            Material::Secret(_) | Material::None => {
+                log::info!(
+                    "key {}: its value is in the host's hands, readable or sealed; a TPM duplicates only what \
+                     lives in it",
+                    key.unique_id()
+                );
+                return Err(Error::KeyNotWrappable);
+            }
         };
         self.tpm.duplicate(self.call, &self.key(blob), target).map_err(|fault| match fault.kind() {
             Trouble::Policy | Trouble::Unsound(_) => {

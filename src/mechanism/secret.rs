@@ -9,9 +9,8 @@ use super::{Chip, generate, random};
 use crate::error::{Error, Refusal, Result};
 use crate::object::keyspec::{Private, PrivateValue, Secret, secret_spec};
 use crate::object::{Attributes, Material, Object, Residence, SecretKey};
-use crate::tpm::command::{Command as _, Create, EncryptDecrypt2, Import};
-use crate::tpm::fault::Trouble;
-use crate::tpm::{Fault, Key, KeyBlob, KeySpec, KeyUse, NewKey, PlainKey};
+use crate::tpm::command::{Command as _, EncryptDecrypt2};
+use crate::tpm::{Key, KeyBlob, KeySpec, KeyUse, NewKey, PlainKey};
 
 /// What the value of a new secret key is to be.
 pub enum Value {
@@ -208,28 +207,14 @@ impl Chip<'_> {
             return Ok(blob.clone());
         }
         let value = key.value.as_ref().ok_or(Error::Bug("a secret key without value or blob"))?;
-        self.offers(&key.spec)?;
-        let made = self.create(key, value).map_err(|fault| match (&fault.trouble, fault.command) {
-            // What refuses something else on the way says nothing of the key's size.
-            (Trouble::KeySize, Some(name))
-                if ![Create::ID.name, Import::ID.name].contains(&name) =>
-            {
-                Fault { trouble: Trouble::Parameter, ..fault }
-            }
-            _ => fault,
-        });
-        let blob = Arc::new(at_rest(key, made?));
+        let blob = Arc::new(at_rest(key, self.give(key, value)?));
         // Another thread may have been faster; both objects have the value and the authorization.
         Ok(key.blob.get_or_init(|| blob).clone())
     }
 
     fn give(&self, key: &SecretKey, value: &[u8]) -> Result<NewKey> {
         self.offers(&key.spec)?;
-        Ok(self.create(key, value)?)
-    }
-
-    fn create(&self, key: &SecretKey, value: &[u8]) -> std::result::Result<NewKey, Fault> {
-        self.tpm.create_with(self.call, self.srk, &key.spec, &key.authorization, value)
+        Ok(self.tpm.create_with(self.call, self.srk, &key.spec, &key.authorization, value)?)
     }
 
     /// Whether keys of this type and length [bytes] are sealed here.

@@ -54,19 +54,28 @@ pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Polic
         return Ok(());
     }
     if policy.has(Guard::SoundWrapping) && !sound {
-        return Err(refused(Guard::SoundWrapping, Error::MechanismInvalid(mechanism)));
+        let why = format_args!("mechanism {mechanism:#x} does not authenticate what it wraps");
+        return Err(refused(key, Guard::SoundWrapping, why, Error::MechanismInvalid(mechanism)));
     }
     if policy.has(Guard::KnownKeysDoNotWrap) && !known_to_us_alone(wrapping) {
-        return Err(refused(Guard::KnownKeysDoNotWrap, Error::KeyNotWrappable));
+        let why = format_args!(
+            "the wrapping key may be known outside or has other roles, and the SO does not trust it \
+             (`tpm11 trust`)"
+        );
+        return Err(refused(key, Guard::KnownKeysDoNotWrap, why, Error::KeyNotWrappable));
     }
     if policy.has(Guard::SoundWrapping) {
-        strong_enough(wrapping, key).map_err(|error| refused(Guard::SoundWrapping, error))?;
+        strong_enough(wrapping, key).map_err(|error| {
+            refused(key, Guard::SoundWrapping, format_args!("{error}"), error.clone())
+        })?;
     }
     Ok(())
 }
 
-fn refused(guard: Guard, error: Error) -> Error {
-    log::info!("a sensitive key is not wrapped so: {error} ({})", guard.entry().number);
+/// Says why a sensitive key is not wrapped.
+fn refused(key: &Object, guard: Guard, why: std::fmt::Arguments<'_>, error: Error) -> Error {
+    let number = guard.entry().number;
+    log::info!("key {} is sensitive and not wrapped so: {why} ({number})", key.unique_id());
     error
 }
 

@@ -59,20 +59,12 @@ impl Tpm {
         authorization: &[u8; 32],
         value: &[u8],
     ) -> Result<NewKey, Fault> {
-        let made = if spec.extractable && spec.usage == KeyUse::Keyed && value.len() > SHA256_BLOCK
-        {
+        if spec.extractable && spec.usage == KeyUse::Keyed && value.len() > SHA256_BLOCK {
             // TPM2_Create would need another nameAlg, whose policies are not the ones that we speak.
             let key = PlainKey::Secret(Zeroizing::new(value.to_vec()));
-            self.import(call, srk, spec, authorization, &key)
-        } else {
-            let public = spec.template_for(value)?;
-            self.create_from(call, srk, &public, authorization, value)
-        };
-        made.map_err(|fault| match fault.kind() {
-            // SIZE, or HASH where the TPM does not have the larger hash.
-            Trouble::Parameter => Fault { trouble: Trouble::KeySize, ..fault },
-            _ => fault,
-        })
+            return self.import(call, srk, spec, authorization, &key);
+        }
+        self.create_from(call, srk, &spec.template_for(value)?, authorization, value)
     }
 
     fn create_from(
@@ -87,7 +79,8 @@ impl Tpm {
             let parent = Entity::from(&lease.srk()?);
             let (link, session) = lease.salted()?;
             let create = Create { parent: &parent, authorization, data, public };
-            execute(link, &create, &mut [Auth::hmac(session, &[])], call)
+            let made = execute(link, &create, &mut [Auth::hmac(session, &[])], call);
+            if data.is_empty() { made } else { made.map_err(of_the_value) }
         })
     }
 
@@ -279,6 +272,15 @@ impl Tpm {
             let item = lease.key();
             lease.execute(&Unseal { item: &item })
         })
+    }
+}
+
+/// What the TPM says of a value that it was given to make a key of: SIZE, or HASH where it does not have the
+/// larger hash.
+pub(super) fn of_the_value(fault: Fault) -> Fault {
+    match fault.kind() {
+        Trouble::Parameter => Fault { trouble: Trouble::KeySize, ..fault },
+        _ => fault,
     }
 }
 

@@ -27,7 +27,7 @@ use super::command::{
 use super::execute::{Auth, Entity, execute};
 use super::fault::{Fault, Trouble};
 use super::key::{PublicKey, Unique, movable, name_of, parse, public_key, use_branches};
-use super::keys::no_random;
+use super::keys::{no_random, of_the_value};
 use super::lease::{Key, KeyLease, Tpm};
 use super::session::{PolicySession, Shared, hmac, kdfa, sha256, shared_with};
 use super::srk::unsoundness;
@@ -145,7 +145,8 @@ impl Tpm {
             let (public, duplicate) = (&public, &duplicate);
             let inner = Some(&*inner);
             let import = Import { parent: &parent, inner, public, duplicate, seed: &[] };
-            execute(link, &import, &mut [Auth::hmac(session, &[])], call)
+            let made = execute(link, &import, &mut [Auth::hmac(session, &[])], call);
+            if let PlainKey::Secret(_) = key { made.map_err(of_the_value) } else { made }
         })?;
         Ok(NewKey { public, private })
     }

@@ -82,21 +82,28 @@ pub struct Attribute {
     pub kind: u64,
     /// The value as it lies in memory.
     pub value: Vec<u8>,
+    /// Of CKA_x_TEMPLATE: the template that it points to instead.
+    pub prescribed: Vec<Attribute>,
 }
 
 /// CK_TRUE or CK_FALSE.
 pub fn flag(kind: u64, value: bool) -> Attribute {
-    Attribute { kind, value: vec![u8::from(value)] }
+    bytes(kind, [u8::from(value)])
 }
 
 /// One CK_ULONG.
 pub fn number(kind: u64, value: u64) -> Attribute {
-    Attribute { kind, value: value.to_ne_bytes().to_vec() }
+    bytes(kind, value.to_ne_bytes())
 }
 
 /// Bytes.
 pub fn bytes(kind: u64, value: impl Into<Vec<u8>>) -> Attribute {
-    Attribute { kind, value: value.into() }
+    Attribute { kind, value: value.into(), prescribed: Vec::new() }
+}
+
+/// CKA_x_TEMPLATE
+pub fn prescribes(kind: u64, prescribed: &[Attribute]) -> Attribute {
+    Attribute { kind, value: Vec::new(), prescribed: prescribed.to_vec() }
 }
 
 /// CKA_TPM11_RESIDENCE
@@ -499,24 +506,19 @@ pub fn template(attributes: &[Attribute]) -> Memory {
     let mut memory = Memory::default();
     for attribute in attributes {
         memory.push_word(attribute.kind);
-        if attribute.value.is_empty() {
+        let value = match attribute.prescribed.is_empty() {
+            true => Memory::of(attribute.value.clone()),
+            false => template(&attribute.prescribed),
+        };
+        let length = value.bytes.len() as u64;
+        if length == 0 {
             memory.push_word(0);
         } else {
-            memory.push_pointer(Memory::of(attribute.value.clone()));
+            memory.push_pointer(value);
         }
-        memory.push_word(attribute.value.len() as u64);
+        memory.push_word(length);
     }
     memory
-}
-
-/// A template whose last attribute is a template, CKA_x_TEMPLATE: pointer and count.
-pub fn nested(attributes: &[Attribute], kind: u64, prescribed: &[Attribute]) -> [Argument; 2] {
-    let (mut memory, inner) = (template(attributes), template(prescribed));
-    let length = inner.bytes.len() as u64;
-    memory.push_word(kind);
-    memory.push_pointer(inner);
-    memory.push_word(length);
-    [memory.into(), Argument::Word(attributes.len() as u64 + 1)]
 }
 
 fn template_arguments(attributes: &[Attribute]) -> [Argument; 2] {

@@ -4,7 +4,7 @@
 use cryptoki_sys::*;
 use swtpm_tests::bench::Setup;
 use swtpm_tests::ck::{
-    Attribute, Mechanism, P256, Salt, bytes, flag, hidden, nested, number, open, template,
+    Attribute, Mechanism, P256, Salt, bytes, flag, hidden, number, open, prescribes, template,
 };
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::shim::Chip;
@@ -49,16 +49,8 @@ fn prescribing(scene: &Scene, value: &[u8], prescribed: &[Attribute]) -> u64 {
         bytes(CKA_VALUE, value),
         flag(CKA_DERIVE, true),
     ];
-    prescribing_key(scene, &[&own[..], &open()].concat(), prescribed)
-}
-
-/// The key of a template, and this CKA_DERIVE_TEMPLATE.
-fn prescribing_key(scene: &Scene, key: &[Attribute], prescribed: &[Attribute]) -> u64 {
-    let [template, count] = nested(key, CKA_DERIVE_TEMPLATE, prescribed);
-    let arguments = vec![scene.session.into(), template, count, Memory::room(8).into()];
-    let (rv, arguments) = scene.app.raw("C_CreateObject", arguments);
-    assert_eq!(rv, CKR_OK);
-    arguments[3].memory().word_at(0)
+    let template = [&own[..], &open(), &[prescribes(CKA_DERIVE_TEMPLATE, prescribed)]].concat();
+    scene.app.create_object(scene.session, &template).expect("C_CreateObject")
 }
 
 fn length(bytes: u64) -> Attribute {
@@ -463,7 +455,7 @@ fn sp_800_108_makes_several_keys_or_none() {
         (&open[..], CKR_TEMPLATE_INCONSISTENT),
         (&[length(15), flag(CKA_SIGN, true)], CKR_KEY_SIZE_RANGE),
         (&[number(CKA_KEY_TYPE, CKK_DES3)], CKR_ATTRIBUTE_VALUE_INVALID),
-        (&[Attribute { kind: CKA_VALUE_LEN, value: vec![1] }], CKR_ATTRIBUTE_VALUE_INVALID),
+        (&[bytes(CKA_VALUE_LEN, [1])], CKR_ATTRIBUTE_VALUE_INVALID),
     ] {
         let (found, made) = derive(&signing(16), &[&signing(16), wrong]);
         assert_eq!(found, rv, "{wrong:?}");
@@ -1655,10 +1647,14 @@ fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
         }
 
         // CKA_DERIVE_TEMPLATE: what it says of a secret key, no public key, data or key block can be.
-        let base = prescribing_key(&scene, &key, &hide);
-        let refused = derive(base, &with(&open())).map(drop);
+        let base = |prescribed: &[Attribute]| {
+            let template = [&key[..], &[prescribes(CKA_DERIVE_TEMPLATE, prescribed)]].concat();
+            scene.app.create_object(scene.session, &template).expect("C_CreateObject")
+        };
+        let hiding = base(&hide);
+        let refused = derive(hiding, &with(&open())).map(drop);
         assert_eq!(refused, Err(CKR_TEMPLATE_INCONSISTENT), "{id:#x}");
-        let silent = derive(base, &sized);
+        let silent = derive(hiding, &sized);
         match id {
             CKM_PUB_KEY_FROM_PRIV_KEY
             | CKM_HKDF_DATA
@@ -1673,7 +1669,7 @@ fn every_derivation_obeys_what_its_base_key_prescribes_and_allows() {
             }
         }
         let label = [bytes(CKA_LABEL, "prescribed")];
-        let made = derive(prescribing_key(&scene, &key, &label), &sized).expect("C_DeriveKey");
+        let made = derive(base(&label), &sized).expect("C_DeriveKey");
         let found = scene.app.attribute(scene.session, made, CKA_LABEL);
         assert_eq!(found, Ok(b"prescribed".to_vec()), "{id:#x}");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use serde_json::Value;
 use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
-use swtpm_tests::ck::{Attribute, Mechanism, P256, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Attribute, Mechanism, P256, Rv, bytes, flag, number, prescribes};
 use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
@@ -54,6 +54,8 @@ fn trust_marks_keys_for_the_security_officer_and_takes_the_mark_back() {
     };
     let kek = aes("kek", std::slice::from_ref(&wraps));
     aes("data", &[]);
+    let readable = [flag(CKA_SENSITIVE, false), flag(CKA_EXTRACTABLE, true)];
+    aes("opener", &[wraps.clone(), prescribes(CKA_UNWRAP_TEMPLATE, &readable)]);
     let careful =
         [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, true), flag(CKA_WRAP_WITH_TRUSTED, true)];
     let careful = aes("careful", &careful);
@@ -91,6 +93,9 @@ fn trust_marks_keys_for_the_security_officer_and_takes_the_mark_back() {
     // A key that encrypts is not to be trusted, and a wrong PIN does nothing.
     let refused = run(&["add", "data"], &both);
     assert!(!refused.status.success() && text(&refused.stderr).contains("only wraps"));
+    // Nor one whose unwrapped keys everybody could read: with it whatever it wraps would be read out.
+    let refused = run(&["add", "opener"], &both);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("CKA_UNWRAP_TEMPLATE"));
     let wrong = fed(&bench, &[&["trust", "remove", "kek"], &both[..]].concat(), b"wrong\nwrong\n");
     assert_eq!(wrong.status.code(), Some(7), "{}", text(&wrong.stderr));
     let nothing = run(&["add", "nothing"], &["--so-pin-fd", "0"]);

@@ -5,8 +5,8 @@ use cryptoki_sys::*;
 use swtpm_tests::Scene;
 use swtpm_tests::bench::{SO_PIN, STORAGE_KEY};
 use swtpm_tests::ck::{
-    Attribute, CKA_TPM11_RESIDENCE, Mechanism, Message, P256, P384, bytes, flag, guarded, nested,
-    number, open,
+    Attribute, CKA_TPM11_RESIDENCE, Mechanism, Message, P256, P384, bytes, flag, guarded, number,
+    open, prescribes,
 };
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::drive::{CKM_TPM11_DUPLICATE, storage_key};
@@ -39,18 +39,6 @@ fn private(scene: &Scene, key: &Key, more: &[Attribute]) -> u64 {
         [number(CKA_CLASS, CKO_PRIVATE_KEY), number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_UNWRAP, true)];
     let template = [&own[..], &key.attributes(&RSA_PARTS[..5]), more].concat();
     scene.app.create_object(scene.session, &template).expect("C_CreateObject")
-}
-
-/// C_GenerateKey of an AES key with a nested template.
-fn prescribing(scene: &Scene, more: &[Attribute], kind: u64, prescribed: &[Attribute]) -> u64 {
-    let own = [&[number(CKA_VALUE_LEN, 32)][..], more].concat();
-    let mechanism = Mechanism::from(CKM_AES_KEY_GEN).memory();
-    let [template, count] = nested(&own, kind, prescribed);
-    let place = Memory::room(8).into();
-    let arguments = vec![scene.session.into(), mechanism.into(), template, count, place];
-    let (rv, arguments) = scene.app.raw("C_GenerateKey", arguments);
-    assert_eq!(rv, CKR_OK);
-    arguments[4].memory().word_at(0)
 }
 
 /// Of a key that wraps and is known to the token alone.
@@ -694,14 +682,16 @@ fn wrong_keys_parameters_and_permissions_are_refused() {
 fn the_templates_of_wrapping_keys_hold() {
     let scene = Scene::configured("[policy]\napi_attacks = \"standard\"");
     let readable = |value: &[u8]| scene.secret(CKK_AES, value, &open());
+    let prescribing =
+        |kind, template: &[Attribute]| [&wraps()[..], &[prescribes(kind, template)]].concat();
     let only_aes = [number(CKA_KEY_TYPE, CKK_AES), flag(CKA_EXTRACTABLE, true)];
-    let by = prescribing(&scene, &wraps(), CKA_WRAP_TEMPLATE, &only_aes);
+    let by = aes_key(&scene, 32, &prescribing(CKA_WRAP_TEMPLATE, &only_aes));
     scene.wrap(cbc(), by, readable(&VALUE)).expect("what the template describes");
     let other = scene.secret(CKK_GENERIC_SECRET, &VALUE, &open());
     assert_eq!(scene.wrap(cbc(), by, other), Err(CKR_KEY_HANDLE_INVALID));
 
     let prescribed = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
-    let by = prescribing(&scene, &wraps(), CKA_UNWRAP_TEMPLATE, &prescribed);
+    let by = aes_key(&scene, 32, &prescribing(CKA_UNWRAP_TEMPLATE, &prescribed));
     let wrapped = scene.wrap(cbc(), by, other).expect("C_WrapKey");
     let template = signs(CKK_GENERIC_SECRET);
     let made = scene.unwrap(cbc(), by, &wrapped, &[&template[..], &open()].concat());

@@ -54,16 +54,20 @@ impl Derivation<'_> {
     /// gives data away derives no keys: with the same inputs the data would be the key.
     pub(super) fn may_tell(&self, policy: Policy) -> Result<()> {
         let Self { mechanism, how, inputs, .. } = *self;
-        let told = matches!(how, Derives::Telling | Derives::Data);
-        let leave = |input: &&Attributes| {
-            roles::readable(input)
-                || (!told || names(input, mechanism))
-                    && (how == Derives::Data || !names(input, CKM_HKDF_DATA))
-        };
-        if policy.has(Guard::DerivedStay) && !inputs.iter().all(leave) {
+        if !policy.has(Guard::DerivedStay) {
+            return Ok(());
+        }
+        let tells = matches!(how, Derives::Telling | Derives::Data);
+        for input in inputs.iter().filter(|input| !roles::readable(input)) {
+            let why = if tells && !names(input, mechanism) {
+                "what comes of it may tell the key, and CKA_ALLOWED_MECHANISMS do not name it"
+            } else if how != Derives::Data && names(input, CKM_HKDF_DATA) {
+                "CKM_HKDF_DATA among CKA_ALLOWED_MECHANISMS leaves no other derivation"
+            } else {
+                continue;
+            };
             log::info!(
-                "a key derivation that may tell its key needs the mechanism {mechanism:#x} in the \
-                 key's CKA_ALLOWED_MECHANISMS, and CKM_HKDF_DATA there leaves no other (P11)"
+                "a sensitive key derives nothing with mechanism {mechanism:#x}: {why} (P11)"
             );
             return Err(Error::MechanismInvalid(mechanism));
         }

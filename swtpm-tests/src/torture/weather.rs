@@ -101,8 +101,11 @@ const FORMAT: Permits = &[
     (ANY, CKR_MECHANISM_PARAM_INVALID),
     (ANY, CKR_CURVE_NOT_SUPPORTED),
     (ANY, CKR_KEY_SIZE_RANGE),
-    // Of CKA_VALUE_LEN or CKA_VALUE: a length that the chip does not take.
+    // Of CKA_VALUE_LEN, CKA_VALUE, of what was unwrapped, of what stays readable: a length that the chip
+    // does not take.
     (MAKES, CKR_ATTRIBUTE_VALUE_INVALID),
+    (&["C_UnwrapKey", "C_UnwrapKeyAuthenticated"], CKR_WRAPPED_KEY_LEN_RANGE),
+    (&["C_CopyObject", "C_SetAttributeValue"], CKR_TEMPLATE_INCONSISTENT),
 ];
 
 /// Commands that a fault may wait for.

@@ -468,53 +468,6 @@ impl<'a> Attacker<'a> {
         ))
     }
 
-    /// C_GenerateKeyPair whose private half prescribes something in a template of its own.
-    pub fn pair_prescribing(
-        &self,
-        mechanism: u64,
-        public: &[Attribute],
-        private: &[Attribute],
-        prescribed: (u64, &[Attribute]),
-    ) -> Step<(Key, Key)> {
-        self.needs(mechanism, CKF_GENERATE_KEY_PAIR)?;
-        let (one, public) = self.named(public);
-        let (other, private) = self.named(private);
-        let (process, ck, session) = self.here();
-        let arguments = vec![
-            session.into(),
-            Mechanism::from(mechanism).memory().into(),
-            template(&public).into(),
-            (public.len() as u64).into(),
-            prescribing(&private, prescribed).into(),
-            (private.len() as u64 + 1).into(),
-            Memory::room(8).into(),
-            Memory::room(8).into(),
-        ];
-        let arguments = called(ck, "C_GenerateKeyPair", arguments)?;
-        Ok((
-            self.key(CKO_PUBLIC_KEY, one, process, arguments[6].memory().word_at(0)),
-            self.key(CKO_PRIVATE_KEY, other, process, arguments[7].memory().word_at(0)),
-        ))
-    }
-
-    /// C_GenerateKey of an AES key that prescribes something.
-    pub fn aes_prescribing(&self, given: &str, prescribed: (u64, &[Attribute])) -> Step<Key> {
-        self.needs(CKM_AES_KEY_GEN, CKF_GENERATE)?;
-        let mut whole = vec![number(CKA_VALUE_LEN, 16)];
-        whole.extend(letters(given, SECRET));
-        let (label, whole) = self.named(&whole);
-        let (process, ck, session) = self.here();
-        let arguments = vec![
-            session.into(),
-            Mechanism::from(CKM_AES_KEY_GEN).memory().into(),
-            prescribing(&whole, prescribed).into(),
-            (whole.len() as u64 + 1).into(),
-            Memory::room(8).into(),
-        ];
-        let arguments = called(ck, "C_GenerateKey", arguments)?;
-        Ok(self.key(CKO_SECRET_KEY, label, process, arguments[4].memory().word_at(0)))
-    }
-
     /// C_CreateObject.
     pub fn create(&self, class: u64, attributes: &[Attribute]) -> Step<Key> {
         let mut whole = vec![number(CKA_CLASS, class)];
@@ -899,17 +852,6 @@ impl<'a> Attacker<'a> {
             keys.iter().map(|key| self.handle(process, key)).collect::<Step<_>>()?;
         called(ck, function, arguments(session, &handles))
     }
-}
-
-/// A template with a template in it.
-pub fn prescribing(attributes: &[Attribute], (kind, inner): (u64, &[Attribute])) -> Memory {
-    let mut whole = template(attributes);
-    let inner = template(inner);
-    let length = inner.bytes.len() as u64;
-    whole.push_word(kind);
-    whole.push_pointer(inner);
-    whole.push_word(length);
-    whole
 }
 
 fn called(ck: &Ck, function: &str, arguments: Vec<Argument>) -> Step<Vec<Argument>> {

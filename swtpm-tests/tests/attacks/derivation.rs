@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use cryptoki_sys::*;
 use swtpm_tests::Attribute;
-use swtpm_tests::ck::{Mechanism, P256, Salt, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, P256, Salt, bytes, flag, number, prescribes};
 use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
@@ -272,7 +272,12 @@ fn c09_sign_with_a_copy_that_went_out_and_in(at: &Attacker) -> Verdict {
 }
 
 fn c09_sign_with_the_original_of_a_key_that_came_in_to_derive(at: &Attacker) -> Verdict {
-    let by = at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, &[flag(CKA_DERIVE, true)]))?;
+    let by = at.generate(
+        CKM_AES_KEY_GEN,
+        16,
+        "swu",
+        &[prescribes(CKA_UNWRAP_TEMPLATE, &[flag(CKA_DERIVE, true)])],
+    )?;
     let key = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 16, "sxS", &[])?;
     let blob = at.wrap_by(&by, &key)?;
     let stays = [flag(CKA_EXTRACTABLE, false)];
@@ -375,13 +380,13 @@ fn c12_an_agreement_twice_where_the_key_prescribes(at: &Attacker) -> Verdict {
 
 /// An EC private key that derives, with this CKA_DERIVE_TEMPLATE.
 fn prescribing(at: &Attacker, prescribed: &[Attribute]) -> Step<Key> {
-    at.pair_prescribing(
-        CKM_EC_KEY_PAIR_GEN,
-        &[bytes(CKA_EC_PARAMS, P256)],
-        &[flag(CKA_DERIVE, true), flag(CKA_SIGN, false)],
-        (CKA_DERIVE_TEMPLATE, prescribed),
-    )
-    .map(|(_, private)| private)
+    let private = [
+        flag(CKA_DERIVE, true),
+        flag(CKA_SIGN, false),
+        prescribes(CKA_DERIVE_TEMPLATE, prescribed),
+    ];
+    let made = at.pair(CKM_EC_KEY_PAIR_GEN, &[bytes(CKA_EC_PARAMS, P256)], &private);
+    made.map(|(_, private)| private)
 }
 
 fn c13_points_that_are_none(at: &Attacker) -> Verdict {

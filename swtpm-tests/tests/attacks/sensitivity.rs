@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{PIN, SO_PIN};
-use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number, prescribes};
 use swtpm_tests::door::Memory;
 use swtpm_tests::{Attribute, openssl};
 
@@ -245,7 +245,10 @@ fn b12_unwrap_it_as_readable(at: &Attacker) -> Verdict {
 
 /// The attacker's own key, whose CKA_UNWRAP_TEMPLATE decides.
 fn prescribed(at: &Attacker, inner: &[Attribute]) -> Step<(Key, Key)> {
-    let (target, key) = (at.target()?, at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, inner))?);
+    let (target, key) = (
+        at.target()?,
+        at.generate(CKM_AES_KEY_GEN, 16, "swu", &[prescribes(CKA_UNWRAP_TEMPLATE, inner)])?,
+    );
     let blob = at.wrap_by(&key, &target)?;
     let unwrapped = at.unwrap_by(&key, &blob, (CKO_SECRET_KEY, CKK_AES), &[])?;
     Ok((target, unwrapped))

@@ -75,7 +75,7 @@ impl Blob {
     /// Seals attributes under a secret, last of all.
     fn seal(&mut self, secret: &[u8], attributes: &[Attribute]) {
         let mut plain = Vec::new();
-        for Attribute { kind, value } in attributes {
+        for Attribute { kind, value, .. } in attributes {
             plain.extend(kind.to_be_bytes());
             plain.extend((value.len() as u64).to_be_bytes());
             // Numbers are big-endian here.

@@ -2,13 +2,13 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::Attribute;
-use swtpm_tests::ck::{Mechanism, Message, P256, bytes, flag, number};
+use swtpm_tests::ck::{Mechanism, Message, P256, bytes, flag, number, prescribes, template};
 use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
 use super::attacker::{
     Attacker, KNOWN, Key, NONCE, OWN, SECRET, Stage, Step, Stop, Verdict, Way, letters, outsider,
-    prescribing, said, xor,
+    said, xor,
 };
 use super::{Case, cases, gcm};
 
@@ -442,14 +442,14 @@ fn d13_ec_keys_that_are_none(at: &Attacker) -> Verdict {
 
 fn d14_against_the_wrap_template(at: &Attacker) -> Verdict {
     let only = [flag(CKA_EXTRACTABLE, true), number(CKA_KEY_TYPE, CKK_AES)];
-    let key = at.aes_prescribing("sw", (CKA_WRAP_TEMPLATE, &only))?;
+    let key = at.generate(CKM_AES_KEY_GEN, 16, "sw", &[prescribes(CKA_WRAP_TEMPLATE, &only)])?;
     let other = at.mac("sxS")?;
     at.wrap_by(&key, &other).map(|blob| !blob.bytes.is_empty())
 }
 
 fn d15_against_the_unwrap_template(at: &Attacker) -> Verdict {
     let only = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
-    let key = at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, &only))?;
+    let key = at.generate(CKM_AES_KEY_GEN, 16, "swu", &[prescribes(CKA_UNWRAP_TEMPLATE, &only)])?;
     let target = at.target()?;
     let blob = at.wrap_by(&key, &target)?;
     let silent = at.unwrap_aes_by(&key, &blob, "e")?;
@@ -466,7 +466,7 @@ fn d16_templates_without_end(at: &Attacker) -> Verdict {
     let own: Vec<Attribute> = [&[number(CKA_VALUE_LEN, 16)][..], &letters("swu", SECRET)].concat();
     // Ten in each other, one that is its own content, and one longer than any memory.
     let inner = [flag(CKA_SENSITIVE, true)];
-    let mut deep = prescribing(&[], (CKA_UNWRAP_TEMPLATE, &inner));
+    let mut deep = template(&[prescribes(CKA_UNWRAP_TEMPLATE, &inner)]);
     for _ in 0..10 {
         let mut outer = Memory::word(CKA_UNWRAP_TEMPLATE);
         let length = deep.bytes.len() as u64;
@@ -526,13 +526,12 @@ fn d16_templates_without_end(at: &Attacker) -> Verdict {
 
 fn d17_another_template_for_a_key_that_is_there(at: &Attacker) -> Verdict {
     let only = [flag(CKA_SENSITIVE, true)];
-    let key = at.aes_prescribing("swu", (CKA_UNWRAP_TEMPLATE, &only))?;
+    let key = at.generate(CKM_AES_KEY_GEN, 16, "swu", &[prescribes(CKA_UNWRAP_TEMPLATE, &only)])?;
     let open = [flag(CKA_SENSITIVE, false)];
     let mut last = Ok(false);
     for kind in [CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE, CKA_DERIVE_TEMPLATE] {
-        for template in
-            [prescribing(&[], (kind, &open)), swtpm_tests::ck::template(&[bytes(kind, [])])]
-        {
+        for attribute in [prescribes(kind, &open), bytes(kind, [])] {
+            let template = template(&[attribute]);
             let set = at.raw("C_SetAttributeValue", &[&key], |session, keys| {
                 vec![session.into(), keys[0].into(), template.into(), 1.into()]
             });
