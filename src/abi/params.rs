@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::mechanism::params::{
     self, KeyBlock, Number, Part, Password, PrfType, Salt, Sp800, TlsMac,
 };
-use crate::mechanism::{self, Mechanism as Row, Params};
+use crate::mechanism::{self, Params};
 
 /// The longest mechanism parameter, and the longest of what it points to: 64 KiB.
 const PARAMETER_LIMIT: usize = 64 << 10;
@@ -388,7 +388,7 @@ unsafe fn parameter(id: CK_MECHANISM_TYPE, bytes: &[u8], gives: &mut Gives) -> R
         CKM_AES_GCM | CKM_AES_GMAC => unsafe { gcm(bytes) },
         // SAFETY: the structure's pointers are readable by this function's own contract.
         CKM_AES_CCM => unsafe { ccm(bytes) },
-        _ if mechanism::lookup(wide(id)).is_ok_and(Row::is_general) => length(bytes),
+        _ if mechanism::lookup(wide(id)).is_ok_and(|row| row.does.general) => length(bytes),
         _ => Ok(Params::Bytes(bytes.to_vec())),
     }
 }

@@ -5,17 +5,15 @@ use zeroize::Zeroizing;
 
 use super::aes::{self, BlockCipher};
 use super::mac::{self, Mac};
-use super::{Chip, Does, Mechanism, Params};
+use super::{Chip, Mechanism, Params};
 use crate::crypto::aes::{BLOCK, xor};
 use crate::error::Result;
 use crate::object::Object;
 use crate::tpm::command::Direction;
 
-const DOES: Does = mac::does::<Cmac>();
-
 pub(super) static ROWS: &[Mechanism] = &[
-    aes::row(CKM_AES_CMAC, "CKM_AES_CMAC", DOES),
-    aes::row(CKM_AES_CMAC_GENERAL, "CKM_AES_CMAC_GENERAL", DOES),
+    aes::row(CKM_AES_CMAC, "CKM_AES_CMAC", mac::does::<Cmac>()),
+    aes::row(CKM_AES_CMAC_GENERAL, "CKM_AES_CMAC_GENERAL", mac::general::<Cmac>()),
 ];
 
 struct Cmac {

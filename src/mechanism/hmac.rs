@@ -7,7 +7,7 @@ use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
 use super::mac::{self, Mac};
-use super::{Chip, Held, Keys, Mechanism, Params, Size};
+use super::{Chip, Does, Held, Keys, Mechanism, Params, Size};
 use crate::crypto::hash::Hash;
 use crate::crypto::mac::hmac;
 use crate::error::{Error, Result};
@@ -24,9 +24,9 @@ macro_rules! rows {
     ($(($whole:ident, $general:ident, $hash:ident, $key_type:ident, $keys:ident, $command:ident)),* $(,)?) => {
         &[$(
             row($whole, stringify!($whole), Hash::$hash,
-                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID]),
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID], mac::does::<HashMac>()),
             row($general, stringify!($general), Hash::$hash,
-                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID]),
+                Keys::$keys(&[CKK_GENERIC_SECRET, $key_type]), &[$command::ID], mac::general::<HashMac>()),
         )*]
     };
 }
@@ -65,8 +65,9 @@ const fn row(
     hash: Hash,
     keys: Keys,
     chip: &'static [CommandId],
+    does: Does,
 ) -> Mechanism {
-    Mechanism { id, name, keys, size: SIZE, hash: Some(hash), chip, does: mac::does::<HashMac>() }
+    Mechanism { id, name, keys, size: SIZE, hash: Some(hash), chip, does }
 }
 
 /// The hash as the TPM calls it, if it can have it.

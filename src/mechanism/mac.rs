@@ -23,12 +23,17 @@ pub(super) const fn does<M: Mac>() -> Does {
     Does { sign: Some(sign::<M>), verify: Some(verify::<M>), ..NOTHING }
 }
 
+/// The same, of as many of its leading bytes as the parameter says.
+pub(super) const fn general<M: Mac>() -> Does {
+    Does { general: true, ..does::<M>() }
+}
+
 /// How many bytes are asked of a MAC that has `whole`: all of them, or what the parameter says.
 ///
 /// # Errors
 /// [`Error::MechanismParamInvalid`]
 pub(super) fn length(row: &Mechanism, params: &Params, whole: usize) -> Result<usize> {
-    if !row.is_general() {
+    if !row.does.general {
         return params.none().map(|()| whole);
     }
     let Params::Length(length) = params else {

@@ -283,6 +283,8 @@ pub struct Does {
     pub derive: Option<(Derives, Derive)>,
     /// What CKA_ALLOWED_MECHANISMS of a derived key consist of, if the mechanism says so.
     pub allows: &'static [Allowed],
+    /// Whether its parameter says how many bytes of a MAC are wanted.
+    pub general: bool,
     /// Whether a signature may tell something of the key (P11).
     pub tells: bool,
     /// C_WrapKey: encrypts the key's bytes.
@@ -360,6 +362,7 @@ const NOTHING: Does = Does {
     generate_pair: None,
     derive: None,
     allows: &[],
+    general: false,
     tells: false,
     wrap: None,
     unwrap: None,
@@ -487,11 +490,6 @@ pub fn info(id: u64, facts: Option<&Facts>, terms: Terms) -> Result<Info> {
 }
 
 impl Mechanism {
-    /// Whether its parameter says how many bytes of a MAC are wanted.
-    pub fn is_general(&self) -> bool {
-        self.name.ends_with("_GENERAL")
-    }
-
     /// What it can do with the TPM of these facts, and where each of it is done; without facts, all that
     /// there are constructors for. By P9 what is not sound unwraps nothing.
     pub fn operations(&self, facts: Option<&Facts>, terms: Terms) -> Vec<(u64, Place)> {
@@ -512,6 +510,7 @@ impl Mechanism {
             unwrap,
             sound,
             allows: _,
+            general: _,
             tells: _,
             moves,
         } = &self.does;

@@ -69,13 +69,14 @@ fn derive(
             beginning(digest, length)
         }
         // As many bytes as the table of "Hash-based key derivation" says.
-        (CKM_SHAKE_128_KEY_DERIVATION, ..) => {
+        (CKM_SHAKE_128_KEY_DERIVATION | CKM_SHAKE_256_KEY_DERIVATION, ..) => {
             params.none()?;
-            beginning(shake_128(&chip.value(key)?, 32), length)
-        }
-        (CKM_SHAKE_256_KEY_DERIVATION, ..) => {
-            params.none()?;
-            beginning(shake_256(&chip.value(key)?, 64), length)
+            let value = chip.value(key)?;
+            let made = match row.id {
+                CKM_SHAKE_128_KEY_DERIVATION => shake_128(&value, 32),
+                _ => shake_256(&value, 64),
+            };
+            beginning(made, length)
         }
         (CKM_CONCATENATE_BASE_AND_KEY, _, Params::Key(_)) => {
             let [other] = others else { return Err(Error::Bug("a second key without its object")) };

@@ -9,6 +9,7 @@ pub mod chip;
 pub mod fault;
 pub mod manager;
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -223,6 +224,8 @@ impl Upstream {
 struct Inner {
     upstream: Mutex<Upstream>,
     record: Mutex<Vec<Entry>>,
+    /// The commands that came so far, whatever was forgotten of them.
+    kinds: Mutex<BTreeSet<u32>>,
     faults: Mutex<Vec<Injected>>,
     chip: Mutex<Chip>,
     managed: bool,
@@ -257,6 +260,7 @@ impl Shim {
         let inner = Arc::new(Inner {
             upstream: Mutex::new(upstream),
             record: Mutex::default(),
+            kinds: Mutex::default(),
             faults: Mutex::default(),
             chip: Mutex::default(),
             managed,
@@ -304,6 +308,11 @@ impl Shim {
     /// Forgets what is recorded; marks made before mean nothing any more.
     pub fn forget(&self) {
         lock(&self.inner.record).clear();
+    }
+
+    /// The codes of all commands that ever came.
+    pub fn kinds(&self) -> Vec<u32> {
+        lock(&self.inner.kinds).iter().copied().collect()
     }
 
     /// What was recorded while `job` ran, and its result.
@@ -504,6 +513,7 @@ impl Inner {
                 continue;
             }
             let Some(code) = peek_code(&stream) else { break };
+            lock(&self.kinds).insert(code);
             let action = fault::meet(&mut lock(&self.faults), code);
             if let Some(Action::DropCommand(bytes)) = action {
                 let mut part = vec![0; bytes];

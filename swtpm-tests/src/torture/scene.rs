@@ -177,9 +177,9 @@ impl Scene {
                 count(&self.figures.restarts);
             }
             _ => {
-                let gust = Gust::random(random);
-                self.weather.begin(format!("{:?}", gust.fault), Some(&gust));
                 let bench = self.bench.read().expect("nobody panics here");
+                let gust = Gust::random(random, &bench.shim.kinds());
+                self.weather.begin(format!("{:?}", gust.fault), Some(&gust));
                 bench.shim.inject(gust.fault);
                 std::thread::sleep(Duration::from_millis(50 + random.below(300) as u64));
                 self.figures.faults.fetch_add(bench.shim.heal() as u64, Ordering::SeqCst);

@@ -108,35 +108,14 @@ const FORMAT: Permits = &[
     (&["C_CopyObject", "C_SetAttributeValue"], CKR_TEMPLATE_INCONSISTENT),
 ];
 
-/// Commands that a fault may wait for.
-const COMMANDS: &[u32] = &[
-    wire::SIGN,
-    wire::SIGN,
-    wire::CREATE,
-    wire::LOAD,
-    wire::LOAD,
-    wire::RSA_DECRYPT,
-    wire::ECDH_ZGEN,
-    wire::GET_RANDOM,
-    wire::CONTEXT_LOAD,
-    wire::CONTEXT_SAVE,
-    wire::FLUSH_CONTEXT,
-    wire::START_AUTH_SESSION,
-    wire::START_AUTH_SESSION,
-    wire::POLICY_SECRET,
-    wire::UNSEAL,
-    wire::NV_READ_PUBLIC,
-    wire::READ_PUBLIC,
-];
-
 /// Commands whose answers an HMAC proves, or where the context gap leaves no session, the public key.
 /// A shared secret has no such second proof, and is not here.
 const PROVEN: &[u32] = &[wire::SIGN, wire::RSA_DECRYPT, wire::UNSEAL];
 
 impl Gust {
-    /// Any of them.
-    pub fn random(random: &mut Random) -> Gust {
-        let command = *random.one_of(COMMANDS);
+    /// Any of them, at any command or at one of these, which the module has sent before.
+    pub fn random(random: &mut Random, sent: &[u32]) -> Gust {
+        let command = if sent.is_empty() { wire::START_AUTH_SESSION } else { *random.one_of(sent) };
         let any = random.once_in(3);
         let at = |action| if any { Fault::at_any(action) } else { Fault::at(command, action) };
         let (fault, permits): (Fault, Permits) = match random.below(25) {
