@@ -81,6 +81,13 @@ impl Family for Aes {
     fn drive(&self, drive: &Drive<'_>, random: &mut Random) -> Outcome {
         let wraps = |value, random: &mut Random| self.wraps(drive, value, random);
         match drive.driver.operation {
+            // These take no parameter and may wrap keys that nobody reads.
+            CKF_WRAP
+                if matches!(self.1, Lengths::Semiblocks | Lengths::Counted)
+                    && random.once_in(2) =>
+            {
+                wrap::there_and_back(drive, random)
+            }
             CKF_WRAP => wrap::with_aes(drive, random, wraps),
             CKF_UNWRAP => wrap::opened_with_aes(drive, random, wraps),
             _ => with_key(drive, random, |key, value, random| {

@@ -5,7 +5,7 @@ use cryptoki_sys::*;
 use super::asymmetric::Shape;
 use super::pair::{outsider, public_template};
 use super::{Drive, Failure, Kind, Outcome, Random, by, right, secret_key};
-use crate::ck::{Attribute, Mechanism, flag, number, open};
+use crate::ck::{Attribute, Mechanism, flag, guarded, number, open};
 use crate::openssl::{Key, RSA_PARTS};
 
 /// What OpenSSL makes of a value under a key.
@@ -73,6 +73,21 @@ pub(super) fn with_aes<'a>(
         let wrapped = by("C_WrapKey", wrapped)?;
         let expected = seal(&drive.value(wrapping)?)?;
         right(wrapped == expected, || drive.named("another ciphertext"))
+    })
+}
+
+/// A key that nobody reads, wrapped with one that the token alone knows, and unwrapped by that again.
+pub(super) fn there_and_back(drive: &Drive<'_>, random: &mut Random) -> Outcome {
+    let length = *random.one_of(&[16, 24, 32]);
+    let value = random.bytes(length);
+    let target = [&guarded()[..], &[flag(CKA_SIGN, true)]].concat();
+    let length = number(CKA_VALUE_LEN, 32);
+    let wraps = [length, flag(CKA_TOKEN, false), flag(CKA_WRAP, true), flag(CKA_UNWRAP, true)];
+    drive.with_object(&secret_key(CKK_GENERIC_SECRET, &value, &target), |key| {
+        drive.with_generated(CKM_AES_KEY_GEN, &wraps, |wrapping| {
+            let wrapped = drive.ck.wrap(drive.session, drive.kind(), wrapping, key);
+            opens(drive, wrapping, drive.kind().into(), &by("C_WrapKey", wrapped)?, &value)
+        })
     })
 }
 
