@@ -3,7 +3,8 @@
 
 use cryptoki_sys::{
     CKA_ALWAYS_SENSITIVE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_NEVER_EXTRACTABLE, CKA_SENSITIVE,
-    CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE, CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+    CKA_TOKEN, CKA_TRUSTED, CKA_UNWRAP_TEMPLATE, CKO_CERTIFICATE, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
+    CKO_SECRET_KEY,
 };
 
 use crate::error::{Error, Result};
@@ -33,6 +34,8 @@ pub enum ShownKind {
     PublicKey,
     /// The storage key of another TPM, with its Name.
     StorageKey(Vec<u8>),
+    /// A private key.
+    PrivateKey,
     /// A secret key.
     SecretKey,
     /// A certificate.
@@ -51,16 +54,18 @@ impl Session {
         self.found(&trusted)?.into_iter().map(|handle| self.shown(handle)).collect()
     }
 
-    /// The secret or public keys of the token that have this label, or this id.
+    /// The keys of the token of these classes (CKO_) that have this label, or this id.
     ///
     /// # Errors
     /// The store's.
-    pub fn keys_called(&self, label: &str, id: Option<&[u8]>, secret: bool) -> Result<Vec<u64>> {
-        let class = if secret { CKO_SECRET_KEY } else { CKO_PUBLIC_KEY };
-        let keys = Template::new().with_bool(CKA_TOKEN, true).with_ulong(CKA_CLASS, class);
-        let mut found = self.found(&keys.clone().with(CKA_LABEL, label))?;
-        if let Some(id) = id {
-            found.extend(self.found(&keys.with(CKA_ID, id))?);
+    pub fn keys_called(&self, label: &str, id: Option<&[u8]>, classes: &[u64]) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
+        for class in classes {
+            let keys = Template::new().with_bool(CKA_TOKEN, true).with_ulong(CKA_CLASS, *class);
+            found.extend(self.found(&keys.clone().with(CKA_LABEL, label))?);
+            if let Some(id) = id {
+                found.extend(self.found(&keys.with(CKA_ID, id))?);
+            }
         }
         Ok(found)
     }
@@ -77,6 +82,7 @@ impl Session {
                 ShownKind::StorageKey(name_of(area).unwrap_or_default())
             }
             (Some(CKO_PUBLIC_KEY), None) => ShownKind::PublicKey,
+            (Some(CKO_PRIVATE_KEY), _) => ShownKind::PrivateKey,
             (Some(CKO_SECRET_KEY), _) => ShownKind::SecretKey,
             (Some(CKO_CERTIFICATE), _) => ShownKind::Certificate,
             _ => ShownKind::Other,

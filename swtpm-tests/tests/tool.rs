@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cryptoki_sys::*;
 use serde_json::Value;
-use swtpm_tests::bench::{LABEL, PIN, SO_PIN, set_mode};
-use swtpm_tests::ck::{Attribute, Mechanism, P256, Rv, bytes, flag, number, prescribes};
+use swtpm_tests::bench::{LABEL, PIN, SO_PIN, STORAGE_KEY, set_mode};
+use swtpm_tests::ck::{Attribute, Mechanism, P256, Rv, bytes, flag, guarded, number, prescribes};
 use swtpm_tests::shim::{Action, Chip, Fault};
 use swtpm_tests::{Bench, Setup, wire};
 
@@ -106,6 +106,77 @@ fn trust_marks_keys_for_the_security_officer_and_takes_the_mark_back() {
     done(run(&["remove", "ab01"], &["--so-pin-fd", "0"]));
     assert_eq!((wrap(kek), wrap(public)), (Err(CKR_KEY_NOT_WRAPPABLE), Err(CKR_KEY_NOT_WRAPPABLE)));
     assert_eq!(done(bench.run(tool(&bench, &["trust", "list"]), LIMIT)), "");
+}
+
+#[test]
+fn a_key_is_sent_to_another_host_and_received_there_with_its_public_key() {
+    let (here, there) = (Bench::start(), Bench::start());
+    for bench in [&here, &there] {
+        bench.token();
+    }
+    here.trust(&there);
+    let (app, session) = here.logged_in();
+    let named = |label: &str| [flag(CKA_TOKEN, true), bytes(CKA_LABEL, label), bytes(CKA_ID, [7])];
+    let public = [&named("traveller")[..], &[bytes(CKA_EC_PARAMS, P256)]].concat();
+    let private = [&named("traveller")[..], &[flag(CKA_EXTRACTABLE, true)]].concat();
+    app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &public, &private).expect("a pair");
+    let aes = |label, more: &[Attribute]| {
+        let template = [&named(label)[..], &[number(CKA_VALUE_LEN, 32)], more].concat();
+        app.generate_key(session, CKM_AES_KEY_GEN, &template).expect("C_GenerateKey")
+    };
+    let secret = aes("secret", &guarded());
+    let sealed = app.encrypt(session, CKM_AES_ECB, secret, &[9; 32]).expect("C_Encrypt");
+    aes("stays", &[]);
+
+    let place = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| place.path().join(name).to_str().expect("letters").to_owned();
+    let send = |key: &str, to: &str, file: &str| {
+        fed(&here, &["send", key, file, "--to", to, "--pin-fd", "0"], PIN)
+    };
+    let receive = |bench: &Bench, file: &str| fed(bench, &["receive", file, "--pin-fd", "0"], PIN);
+    let said = |output: Output| {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let refused = |output: Output| {
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    let (pair, key) = (path("pair"), path("key"));
+    assert!(said(send("traveller", STORAGE_KEY, &pair)).contains("private key"));
+    assert!(said(send("secret", STORAGE_KEY, &key)).contains("secret key"));
+    let arrived = said(receive(&there, &pair));
+    assert!(arrived.contains("private key") && arrived.contains("public key"), "{arrived}");
+    assert!(said(receive(&there, &key)).contains("\"secret\" (id 07): secret key"));
+
+    // There they work, found by their old names; here they stay.
+    let (other, session) = there.logged_in();
+    let find = |class, label: &str| {
+        let wanted = [number(CKA_CLASS, class), bytes(CKA_LABEL, label), bytes(CKA_ID, [7])];
+        other.find(session, &wanted).expect("C_FindObjects")[0]
+    };
+    let private = find(CKO_PRIVATE_KEY, "traveller");
+    let signed = other.sign(session, CKM_ECDSA_SHA256, private, b"data").expect("C_Sign");
+    let public = find(CKO_PUBLIC_KEY, "traveller");
+    other.verify(session, CKM_ECDSA_SHA256, public, b"data", &signed).expect("C_Verify");
+    let opened = other.decrypt(session, CKM_AES_ECB, find(CKO_SECRET_KEY, "secret"), &sealed);
+    assert_eq!(opened, Ok(vec![9; 32]));
+    assert_eq!(other.attribute_flag(session, private, CKA_EXTRACTABLE), Ok(false));
+
+    // What cannot be says why, and takes nothing away.
+    let kept = std::fs::read(&pair).expect("the file");
+    assert!(refused(send("secret", STORAGE_KEY, &pair)).contains("exists"));
+    assert_eq!(std::fs::read(&pair).expect("the file"), kept);
+    let fresh = path("fresh");
+    assert!(refused(send("stays", STORAGE_KEY, &fresh)).contains("CKA_EXTRACTABLE"));
+    assert!(refused(send("secret", "nobody", &fresh)).contains("add-storage-key"));
+    assert!(refused(send("traveller", "traveller", &fresh)).contains("storage key"));
+    assert!(refused(send("nothing", STORAGE_KEY, &fresh)).contains("no such key"));
+    assert!(!std::fs::exists(&fresh).expect("a look"), "nothing is written");
+    assert!(refused(receive(&here, &pair)).contains("another TPM"));
+    std::fs::write(&fresh, vec![0; 100_000]).expect("a file");
+    assert!(refused(receive(&there, &fresh)).contains("nothing that `tpm11 send` wrote"));
+    assert!(refused(receive(&there, &path("none"))).contains("No such file"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use tpm11::token::token::Token;
 use tpm11::token::{Module, Session};
 
 use crate::failure::{Exit, Failure};
+use crate::shown::{line, unhex};
 
 /// The only token, or the one with this label or serial number.
 pub(crate) fn token(
@@ -41,6 +42,26 @@ pub(crate) fn token(
         .hint(format_args!("there are: {list}"))),
         _ => Err(Failure::new(Exit::Token, "there are several tokens; say which")
             .hint(format_args!("--token with one of these serial numbers: {list}"))),
+    }
+}
+
+/// A session in which nobody is logged in yet.
+pub(crate) fn anybody(module: &Module, slot: &Slot) -> Result<Arc<Session>, Failure> {
+    let session = module.open_session(slot.id, CKF_SERIAL_SESSION | CKF_RW_SESSION)?;
+    Ok(module.session(session)?)
+}
+
+/// The only key of the token of these classes (CKO_) with this label, or this id in hexadecimal digits.
+pub(crate) fn key(session: &Session, name: &str, classes: &[u64]) -> Result<Option<u64>, Failure> {
+    match session.keys_called(name, unhex(name).as_deref(), classes)?.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(*one)),
+        several => {
+            let shown: Result<Vec<String>, Failure> =
+                several.iter().map(|handle| Ok(line(&session.shown(*handle)?))).collect();
+            Err(Failure::new(Exit::Other, format_args!("several keys: {name}"))
+                .hint(format_args!("name it by its id: {}", shown?.join(", "))))
+        }
     }
 }
 

@@ -12,7 +12,9 @@ mod installed;
 mod mechanisms;
 mod pins;
 mod recover;
+mod shown;
 mod status;
+mod travel;
 mod trust;
 mod unlock;
 
@@ -78,6 +80,17 @@ enum Command {
     /// CKM_TPM11_DUPLICATE, and secret wrapping keys, for which both PINs are asked. Reads PINs as `init`
     /// does; so are the exit codes.
     Trust(trust::Options),
+    /// Send a key to the TPM of another host, which the security officer trusts
+    ///
+    /// The key leaves this TPM for that one alone (CKM_TPM11_DUPLICATE), and is in clear on no host; the
+    /// file may go any way. It has to be sensitive and extractable, and stays here as well: destroy it
+    /// here if it shall be there alone. Asks for the user's PIN, or reads it as `init` does.
+    Send(travel::SendOptions),
+    /// Take a key that another host sent to this TPM
+    ///
+    /// It becomes a key of the token, not extractable any more; beside a private key its public key.
+    /// Asks for the user's PIN, or reads it as `init` does.
+    Receive(travel::ReceiveOptions),
     /// Copy a store to a file, while programs go on using it
     Backup(copies::BackupOptions),
     /// Make a store what a backup is, while programs go on using it
@@ -99,6 +112,8 @@ fn main() -> ExitCode {
         Command::Unlock(options) => unlock::run(options, out),
         Command::Recover(options) => recover::run(options, out),
         Command::Trust(options) => trust::run(options, out),
+        Command::Send(options) => travel::send(options, out),
+        Command::Receive(options) => travel::receive(options, out),
         Command::Backup(options) => copies::backup(options, out),
         Command::Restore(options) => copies::restore(options, out),
     };

@@ -3,18 +3,17 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use cryptoki_sys::{CKF_RW_SESSION, CKF_SERIAL_SESSION, CKU_USER};
+use cryptoki_sys::{CKO_PUBLIC_KEY, CKO_SECRET_KEY, CKU_USER};
 use tpm11::error::Error;
 use tpm11::token::slot::Slot;
-use tpm11::token::trust::{Shown, ShownKind};
 use tpm11::token::{Module, Session};
 use tpm11::tpm::key::name_of;
 
 use crate::failure::{Exit, Failure};
 use crate::pins::{Descriptors, ask_once};
+use crate::shown::{hex, line, unhex};
 use crate::{choose, configuration};
 
 #[derive(Debug, Args)]
@@ -80,12 +79,12 @@ fn trust(module: &Module, options: &Options, out: &mut impl Write) -> Result<(),
     let mut pins = Pins { options, descriptors: Descriptors::default() };
     match &options.action {
         Action::StorageKey => {
-            let area = anybody(module, &slot)?.storage_key()?;
+            let area = choose::anybody(module, &slot)?.storage_key()?;
             eprintln!("Name: {}", name(&area));
             writeln!(out, "{}", hex(&area))?;
         }
         Action::List { secret } => {
-            let session = anybody(module, &slot)?;
+            let session = choose::anybody(module, &slot)?;
             if *secret {
                 session.login(CKU_USER, &pins.user()?)?;
             }
@@ -126,26 +125,22 @@ fn set(
     pins: &mut Pins<'_>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let one = |session: &Session| {
-        let found = session.keys_called(&which.key, unhex(&which.key).as_deref(), which.secret)?;
-        match found.as_slice() {
-            [one] => Ok(*one),
-            [] => Err(Failure::new(Exit::Other, format_args!("no such key: {}", which.key))
-                .hint("label or id of a key of the token; `--secret` for a secret key")),
-            _ => Err(Failure::new(Exit::Other, format_args!("several keys: {}", which.key))
-                .hint("name it by its id")),
-        }
+    let one = |session: &Session, class| {
+        choose::key(session, &which.key, &[class])?.ok_or_else(|| {
+            Failure::new(Exit::Other, format_args!("no such key: {}", which.key))
+                .hint("label or id of a key of the token; `--secret` for a secret key")
+        })
     };
     let (session, handle) = if which.secret {
-        let session = anybody(module, slot)?;
+        let session = choose::anybody(module, slot)?;
         let officer = pins.officer()?;
         session.login(CKU_USER, &pins.user()?)?;
-        let handle = one(&session)?;
+        let handle = one(&session, CKO_SECRET_KEY)?;
         session.trust_secret(handle, trusted, &officer)?;
         (session, handle)
     } else {
         let session = choose::officer(module, slot, &pins.officer()?)?;
-        let handle = one(&session)?;
+        let handle = one(&session, CKO_PUBLIC_KEY)?;
         session.trust(handle, trusted)?;
         (session, handle)
     };
@@ -176,38 +171,6 @@ impl Pins<'_> {
     }
 }
 
-/// A session in which nobody is logged in yet.
-fn anybody(module: &Module, slot: &Slot) -> Result<Arc<Session>, Failure> {
-    let session = module.open_session(slot.id, CKF_SERIAL_SESSION | CKF_RW_SESSION)?;
-    Ok(module.session(session)?)
-}
-
-/// An object in one line.
-fn line(object: &Shown) -> String {
-    let kind = match &object.kind {
-        ShownKind::PublicKey => "public key".to_owned(),
-        ShownKind::StorageKey(name) => format!("storage key, Name {}", hex(name)),
-        ShownKind::SecretKey => "secret key".to_owned(),
-        ShownKind::Certificate => "certificate".to_owned(),
-        ShownKind::Other => "object".to_owned(),
-    };
-    format!("\"{}\" (id {}): {kind}", object.label, hex(&object.id))
-}
-
 fn name(area: &[u8]) -> String {
     name_of(area).map(|name| hex(&name)).unwrap_or_default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Bytes of hexadecimal digits.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.is_empty() || text.len() % 2 != 0 || !text.is_ascii() {
-        return None;
-    }
-    let digits =
-        |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    (0..text.len()).step_by(2).map(digits).collect()
 }
