@@ -2,7 +2,7 @@
 
 use cryptoki_sys::*;
 
-use super::params::{Mechanism, Wrapping};
+use super::params::{Mechanism, Tag, Wrapping};
 use super::ptr::{Input, Output, Place, Template, wide};
 use super::{both, enter, params, session, unsupported};
 use crate::token::derive::Derived;
@@ -263,7 +263,7 @@ pub unsafe extern "C" fn C_WrapKeyAuthenticated(
         // SAFETY: this function's own contract.
         let ((id, message), associated, output) = unsafe {
             (
-                params::authenticated(pMechanism, false)?,
+                params::authenticated(pMechanism, Tag::Written)?,
                 Input::new("pAssociatedData", pAssociatedData, ulAssociatedDataLen).bytes(),
                 Output::new(pWrappedKey, pulWrappedKeyLen),
             )
@@ -302,7 +302,7 @@ pub unsafe extern "C" fn C_UnwrapKeyAuthenticated(
         // SAFETY: this function's own contract.
         let ((id, message), wrapped, template, associated, place) = unsafe {
             (
-                params::authenticated(pMechanism, true)?,
+                params::authenticated(pMechanism, Tag::Read)?,
                 Input::new("pWrappedKey", pWrappedKey, ulWrappedKeyLen).wrapped(),
                 Template::new(pTemplate, ulAttributeCount),
                 Input::new("pAssociatedData", pAssociatedData, ulAssociatedDataLen).bytes(),

@@ -4,6 +4,7 @@
 
 use cryptoki_sys::*;
 
+use super::params::Tag;
 use super::ptr::{Input, Output, wide};
 use super::{both, enter, params, session, unsupported};
 use crate::crypto::secret::Wiped;
@@ -13,6 +14,11 @@ use crate::token::{Kind, Module};
 /// A message's parameter as the caller gives it.
 #[derive(Clone, Copy)]
 struct Parameter(CK_VOID_PTR, CK_ULONG);
+
+/// What becomes of the tag at the end of a message.
+fn tag_of(kind: Kind) -> Tag {
+    if kind == Kind::MessageDecrypt { Tag::Read } else { Tag::Written }
+}
 
 /// C_MessageEncryptInit and its like.
 ///
@@ -50,9 +56,9 @@ unsafe fn whole(
 ) -> Result<()> {
     let arguments = both(both(associated, input), output.room());
     let (session, ((associated, input), room)) = session(module, handle, arguments)?;
-    let (mechanism, decrypts) = (session.message_mechanism(kind)?, kind == Kind::MessageDecrypt);
+    let mechanism = session.message_mechanism(kind)?;
     // SAFETY: this function's own contract.
-    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, decrypts)? };
+    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, tag_of(kind))? };
     let sealed = session.message(kind, &message.given, &associated, &input, room)?;
     output.put(sealed.answer)?;
     message.put(sealed.nonce.as_deref(), sealed.tag.as_ref().map(|tag| &tag[..]))
@@ -71,8 +77,8 @@ unsafe fn begin(
 ) -> Result<()> {
     let (session, associated) = session(module, handle, associated)?;
     let mechanism = session.message_mechanism(kind)?;
-    // SAFETY: this function's own contract. The tag is not there before the end.
-    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, false)? };
+    // SAFETY: this function's own contract.
+    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, Tag::Later)? };
     let nonce = session.message_begin(kind, &message.given, &associated)?;
     message.put(nonce.as_deref(), None)
 }
@@ -103,9 +109,9 @@ unsafe fn next(
     }
     let (session, (input, room)) = session(module, handle, arguments)?;
     let mechanism = session.message_mechanism(kind)?;
-    let decrypts = last && kind == Kind::MessageDecrypt;
+    let tag = if last { tag_of(kind) } else { Tag::Later };
     // SAFETY: this function's own contract.
-    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, decrypts) };
+    let message = unsafe { params::message(mechanism, parameter.0, parameter.1, tag) };
     let message = message.inspect_err(|_| session.end_message(kind))?;
     let sealed = session.message_next(kind, &message.given, &input, room, last)?;
     output.put(sealed.answer)?;

@@ -153,7 +153,7 @@ pub(super) unsafe fn wrapping(at: *const CK_MECHANISM) -> Result<Wrapping> {
 /// As [`message`].
 pub(super) unsafe fn authenticated(
     at: *const CK_MECHANISM,
-    decrypts: bool,
+    tag: Tag,
 ) -> Result<(u64, Result<Message>)> {
     // SAFETY: this function's own contract.
     let given = unsafe { ptr::read("pMechanism is NULL", at)? };
@@ -163,8 +163,7 @@ pub(super) unsafe fn authenticated(
         return Ok((id, Err(Error::MechanismInvalid(id))));
     }
     // SAFETY: this function's own contract.
-    let message =
-        unsafe { message(given.mechanism, given.pParameter, given.ulParameterLen, decrypts) };
+    let message = unsafe { message(given.mechanism, given.pParameter, given.ulParameterLen, tag) };
     Ok((id, message))
 }
 
@@ -226,11 +225,22 @@ unsafe fn wrapped_message(
     // SAFETY: this function's own contract.
     unsafe {
         let additional = nested(additional.0, additional.1)?;
-        Ok((placed(given, nonce, None, false)?, additional))
+        Ok((placed(given, nonce, std::ptr::null_mut(), Tag::Later)?, additional))
     }
 }
 
-/// Copies the parameter of one message of this mechanism; with `decrypts` its tag, too.
+/// What becomes of the tag that a message's parameter points to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tag {
+    /// It is read: the message is decrypted whole, or ends.
+    Read,
+    /// It is written: the message is encrypted whole, or ends.
+    Written,
+    /// Nothing yet, so the pointer may be NULL.
+    Later,
+}
+
+/// Copies the parameter of one message of this mechanism, with its tag where that is read.
 ///
 /// # Errors
 /// [`Error::MechanismParamInvalid`], [`Error::HostMemory`].
@@ -242,11 +252,11 @@ pub(super) unsafe fn message(
     mechanism: CK_MECHANISM_TYPE,
     at: CK_VOID_PTR,
     length: CK_ULONG,
-    decrypts: bool,
+    tag: Tag,
 ) -> Result<Message> {
     // SAFETY: this function's own contract.
     let bytes = unsafe { present(at, length)? };
-    let (nonce, tag, given) = match mechanism {
+    let (nonce, at, given) = match mechanism {
         CKM_AES_GCM => {
             // SAFETY: numbers and pointers.
             let given: CK_GCM_MESSAGE_PARAMS = unsafe { structure(&bytes)? };
@@ -273,35 +283,31 @@ pub(super) unsafe fn message(
         _ => return Err(Error::Bug("a mechanism without messages")),
     };
     // SAFETY: this function's own contract.
-    unsafe { placed(given, nonce, Some(tag), decrypts) }
+    unsafe { placed(given, nonce, at, tag) }
 }
 
-/// A message with the nonce that is given and the places where nonce and tag go; with `decrypts` the tag that
-/// is given, too. Without `tag` the tag is no part of the parameter.
+/// A message with the nonce that is given, the places where nonce and tag go, and the tag where it is read.
 ///
 /// # Safety
 /// The pointers are NULL, or readable and writable for the lengths beside them until the C_ function returns.
 unsafe fn placed(
     mut given: params::Message,
     nonce: (CK_BYTE_PTR, CK_ULONG),
-    tag: Option<CK_BYTE_PTR>,
-    decrypts: bool,
+    at: CK_BYTE_PTR,
+    tag: Tag,
 ) -> Result<Message> {
     if given.tag_bits % 8 != 0 || given.tag_bits > 128 {
         return Err(Error::MechanismParamInvalid("no tag has so many bits"));
     }
-    let (tag, tag_length) = match tag {
-        Some(tag) => (tag, given.tag_bits as CK_ULONG / 8),
-        None => (std::ptr::null_mut(), 0),
-    };
+    let length = if tag == Tag::Later { 0 } else { given.tag_bits as CK_ULONG / 8 };
     let wrong = || Error::MechanismParamInvalid("a pointer inside it is NULL");
     // SAFETY: this function's own contract.
     unsafe {
         given.nonce = nested(nonce.0, nonce.1)?;
         let place = |at, length| Fill::new(at, length, PARAMETER_LIMIT).map_err(|_| wrong());
-        let (nonce, place) = (place(nonce.0, nonce.1)?, place(tag, tag_length)?);
-        if decrypts {
-            given.tag = nested(tag, tag_length)?;
+        let (nonce, place) = (place(nonce.0, nonce.1)?, place(at, length)?);
+        if tag == Tag::Read {
+            given.tag = nested(at, length)?;
         }
         Ok(Message { given, nonce, tag: place })
     }

@@ -31,7 +31,7 @@ pub(super) static ROWS: &[Mechanism] = &[
             ..NOTHING
         },
     ),
-    aes::row(CKM_AES_GMAC, "CKM_AES_GMAC", mac::does::<Gmac>()),
+    aes::row(CKM_AES_GMAC, "CKM_AES_GMAC", Does { tells: true, ..mac::does::<Gmac>() }),
 ];
 
 /// 2^32 - 2 blocks.

@@ -18,16 +18,19 @@ const DRAWN: usize = 96;
 /// CKG_GENERATE_RANDOM draws another one for each message where that makes no nonce come twice.
 ///
 /// Only CKG_GENERATE and CKG_GENERATE_RANDOM make other nonces at each beginning: only their nonces are the
-/// token's own.
+/// token's own. Each generator, length and number of fixed bits has a base and a counter of its own.
 #[derive(Debug, Clone, Default)]
 pub struct Generator {
-    base: Option<Base>,
-    /// How many nonces it made.
-    count: u64,
+    bases: Vec<Base>,
 }
+
+/// More kinds of nonces than anybody has use for.
+const KINDS: usize = 32;
 
 #[derive(Debug, Clone)]
 struct Base {
+    /// How many nonces it made.
+    count: u64,
     /// CKG_x
     generator: u64,
     fixed_bits: u64,
@@ -38,8 +41,8 @@ impl Generator {
     /// The nonce of the next message, and what makes the one after it.
     ///
     /// # Errors
-    /// [`Error::MechanismParamInvalid`] for another generator, length or number of fixed bits than before,
-    /// and where no nonce is left; [`Error::FunctionFailed`] if the host has no random numbers.
+    /// [`Error::MechanismParamInvalid`] where no nonce is left; [`Error::FunctionFailed`] if the host has no
+    /// random numbers.
     pub fn next(&self, message: &Message) -> Result<(Vec<u8>, Self)> {
         if message.generator == CKG_NO_GENERATE {
             return Ok((message.nonce.clone(), self.clone()));
@@ -49,23 +52,18 @@ impl Generator {
             .ok()
             .and_then(|fixed| (8 * length).checked_sub(fixed))
             .ok_or(Error::MechanismParamInvalid("more fixed bits than the nonce has"))?;
-        let base = match &self.base {
-            Some(base) if base.serves(message) => base.clone(),
-            Some(_) => {
-                return Err(Error::MechanismParamInvalid(
-                    "another generator, length or number of fixed bits than the messages before",
-                ));
-            }
-            None => Base::new(message)?,
+        let (mut bases, known): (Vec<Base>, Vec<Base>) =
+            self.bases.iter().cloned().partition(|base| !base.serves(message));
+        let mut base = match known.into_iter().next() {
+            Some(base) if message.generator != CKG_GENERATE_RANDOM || free < DRAWN => base,
+            Some(Base { count, .. }) => Base { count, ..Base::new(message)? },
+            None if bases.len() < KINDS => Base::new(message)?,
+            None => return Err(Error::MechanismParamInvalid("too many kinds of nonces")),
         };
-        let base = match message.generator {
-            CKG_GENERATE_RANDOM if free >= DRAWN => Base::new(message)?,
-            _ => base,
-        };
-        if free < 64 && self.count >> free != 0 {
+        if free < 64 && base.count >> free != 0 {
             return Err(Error::MechanismParamInvalid("no nonce is left that was not used"));
         }
-        let counter = self.count.to_be_bytes();
+        let counter = base.count.to_be_bytes();
         let mut made = base.bytes.clone();
         made.iter_mut().rev().zip(counter.iter().rev()).for_each(|(byte, count)| *byte ^= count);
         for ((at, byte), given) in made.iter_mut().enumerate().zip(&message.nonce) {
@@ -74,8 +72,9 @@ impl Generator {
             let mask = (0xFF_u16 >> fixed) as u8;
             *byte = *byte & mask | given & !mask;
         }
-        let count = self.count.checked_add(1).ok_or(Error::Bug("2^64 messages"))?;
-        Ok((made, Self { base: Some(base), count }))
+        base.count = base.count.checked_add(1).ok_or(Error::Bug("2^64 messages"))?;
+        bases.push(base);
+        Ok((made, Self { bases }))
     }
 }
 
@@ -89,11 +88,12 @@ impl Base {
             CKG_GENERATE_COUNTER_XOR => bytes.copy_from_slice(&message.nonce),
             _ => return Err(Error::MechanismParamInvalid("no such generator")),
         }
-        Ok(Self { generator: message.generator, fixed_bits: message.fixed_bits, bytes })
+        let Message { generator, fixed_bits, .. } = *message;
+        Ok(Self { count: 0, generator, fixed_bits, bytes })
     }
 
     fn serves(&self, message: &Message) -> bool {
-        let Self { generator, fixed_bits, bytes } = self;
+        let Self { generator, fixed_bits, bytes, .. } = self;
         (*generator, *fixed_bits, bytes.len())
             == (message.generator, message.fixed_bits, message.nonce.len())
     }
@@ -170,18 +170,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_stays_and_what_changes_midway_is_refused() {
+    fn what_is_given_stays_and_each_kind_goes_on_where_it_was() {
         let (nonces, end) = made(&message(CKG_NO_GENERATE, &[1, 2, 3], 99), 2);
         assert_eq!((&nonces[0], end), (&vec![1, 2, 3], false));
-        let (_, started) = Generator::default().next(&message(CKG_GENERATE, &[0; 12], 32)).unwrap();
+        let counted = message(CKG_GENERATE_COUNTER, &[0; 12], 32);
+        let (first, mut generator) = Generator::default().next(&counted).unwrap();
         for other in [
-            message(CKG_GENERATE_COUNTER, &[0; 12], 32),
-            message(CKG_GENERATE, &[0; 13], 32),
-            message(CKG_GENERATE, &[0; 12], 31),
+            message(CKG_GENERATE_COUNTER, &[0; 13], 32),
+            message(CKG_GENERATE_COUNTER, &[0; 12], 31),
+            message(CKG_GENERATE, &[9; 12], 32),
         ] {
-            assert!(started.next(&other).is_err());
+            generator = generator.next(&other).unwrap().1;
         }
-        assert!(started.next(&message(CKG_GENERATE, &[9; 12], 32)).is_ok());
+        let (second, mut generator) = generator.next(&counted).unwrap();
+        assert_eq!((first[11], second[11]), (0, 1));
+        let kinds = (1..=KINDS as u64).map(|fixed| message(CKG_GENERATE, &[0; 12], fixed));
+        let ended = kinds.into_iter().any(|kind| match generator.next(&kind) {
+            Ok((_, next)) => {
+                generator = next;
+                false
+            }
+            Err(_) => true,
+        });
+        assert!(ended && generator.next(&counted).is_ok());
         assert!(Generator::default().next(&message(CKG_GENERATE, &[0; 12], 97)).is_err());
         assert!(Generator::default().next(&message(5, &[0; 12], 0)).is_err());
         assert!(Generator::default().next(&message(CKG_GENERATE, &[0; 12], u64::MAX)).is_err());

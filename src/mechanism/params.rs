@@ -193,7 +193,7 @@ pub struct Message {
 
 impl Message {
     /// Whether the module makes a nonce that no other message has, and the tag is no shorter than GCM's: what
-    /// P9 asks of a message that is a sensitive key.
+    /// P9 asks of a message that is a sensitive key, or is encrypted by a key that may wrap such.
     ///
     /// # Errors
     /// [`Error::MechanismParamInvalid`]
@@ -201,7 +201,7 @@ impl Message {
         let free = (8 * self.nonce.len() as u64).saturating_sub(self.fixed_bits);
         if ![CKG_GENERATE, CKG_GENERATE_RANDOM].contains(&self.generator) || free < 96 {
             return Err(Error::MechanismParamInvalid(
-                "a sensitive key is wrapped with a nonce of the token's making, 96 bits of it random",
+                "a key that wraps sensitive keys does so with nonces of the token's making, 96 bits of them random",
             ));
         }
         self.is_authentic()

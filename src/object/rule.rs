@@ -142,7 +142,7 @@ pub fn public_of(
     setting: &Setting,
 ) -> Result<Attributes> {
     let class = rules::PUBLIC;
-    let mut whole = upon(class, private.get(CKA_DERIVE_TEMPLATE), template)?;
+    let mut whole = upon(class, private.get(CKA_DERIVE_TEMPLATE), template, setting)?;
     for (own, its) in OF_THE_PRIVATE_KEY {
         if let (None, Some(value)) = (whole.get(own), private.get(its)) {
             whole.push(own, value);
@@ -263,6 +263,10 @@ pub fn copy(object: &Attributes, template: &Template, setting: &Setting) -> Resu
         return Err(Error::ActionProhibited("CKA_COPYABLE is FALSE"));
     }
     let mut copy = change(object, template, setting, Way::Copy)?;
+    if !setting.so && copy.is(CKA_TRUSTED) {
+        // He trusts what he has judged, and sees when he takes it back; a copy is neither.
+        copy.set_bool(CKA_TRUSTED, false);
+    }
     let class = class_of(&copy)?;
     let secret = class & (rules::PRIVATE | rules::SECRET) != 0;
     if secret
@@ -375,7 +379,7 @@ fn change(
         roles::tools_stay(&changed, setting.policy)?;
     }
     if changed != *object {
-        limits_travel(&mut changed, setting.policy);
+        limits_travel(&mut changed, setting);
     }
     Ok(changed)
 }
@@ -449,6 +453,7 @@ pub(super) fn upon(
     class: Classes,
     prescribed: Option<&[u8]>,
     template: &Template,
+    setting: &Setting,
 ) -> Result<Template> {
     let Some(prescribed) = prescribed else {
         return Ok(template.clone());
@@ -464,9 +469,10 @@ pub(super) fn upon(
         let may = asked == before
             || rules::RULES.iter().filter(|rule| rule.id == id && rule.of & class != 0).any(
                 |rule| match rule.change {
-                    Change::Free => !rule.so_only,
+                    Change::Free => !rule.so_only && moves_inward(id, Some(before), asked, setting),
                     Change::OnlyToTrue => up,
-                    Change::OnlyToFalse | Change::Role => !up,
+                    Change::OnlyToFalse => !up,
+                    Change::Role => !up && !setting.policy.has(Guard::RolesAreFixed),
                     _ => false,
                 },
             );
@@ -596,15 +602,17 @@ fn trusted(class: Classes, setting: &Setting) -> bool {
 
 /// P8: what is sensitive and may leave, and carries a limit that would be lost on the way, leaves under
 /// trusted keys alone.
-pub(super) fn limits_travel(attributes: &mut Attributes, policy: Policy) {
+pub(super) fn limits_travel(attributes: &mut Attributes, setting: &Setting) {
     const LIMITS: [u64; 4] =
         [CKA_ALLOWED_MECHANISMS, CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE, CKA_DERIVE_TEMPLATE];
     let leaves = attributes.is(CKA_SENSITIVE) && attributes.is(CKA_EXTRACTABLE);
+    let dated = |id| attributes.get(id).is_some_and(|date| !date.is_empty());
     let limited = LIMITS.iter().any(|id| attributes.has(*id))
         || attributes.is(CKA_ALWAYS_AUTHENTICATE)
-        || attributes.get(CKA_END_DATE).is_some_and(|date| !date.is_empty())
+        || dated(CKA_END_DATE)
+        || dated(CKA_START_DATE) && setting.dates == Dates::Enforce
         || !attributes.is(CKA_COPYABLE);
-    if policy.has(Guard::LimitsTravel) && leaves && limited {
+    if setting.policy.has(Guard::LimitsTravel) && leaves && limited {
         attributes.set_bool(CKA_WRAP_WITH_TRUSTED, true);
     }
 }
@@ -612,9 +620,12 @@ pub(super) fn limits_travel(attributes: &mut Attributes, policy: Policy) {
 /// Where dates are enforced, those of private and secret keys move inward alone.
 fn date_may_be(id: u64, value: &[u8], object: &Attributes, setting: &Setting) -> bool {
     let secret = matches!(object.ulong(CKA_CLASS), Some(CKO_PRIVATE_KEY | CKO_SECRET_KEY));
-    let now = object.get(id).filter(|date| !date.is_empty());
-    match (id, now) {
-        _ if setting.dates == Dates::Inform || !secret => true,
+    !secret || moves_inward(id, object.get(id), value, setting)
+}
+
+fn moves_inward(id: u64, now: Option<&[u8]>, value: &[u8], setting: &Setting) -> bool {
+    match (id, now.filter(|date| !date.is_empty())) {
+        _ if setting.dates == Dates::Inform => true,
         (CKA_START_DATE, Some(now)) => value >= now,
         (CKA_END_DATE, Some(now)) => !value.is_empty() && value <= now,
         _ => true,

@@ -145,6 +145,7 @@ impl<'a> Arrived<'a> {
         }
         let mut by = Attributes::new();
         by.set(CKA_UNWRAP_TEMPLATE, prescribed.to_bytes());
+        by.set_bool(CKA_PRIVATE, true);
         if secret_key {
             let template = &without_wrapping(template);
             let plan = Secret::unwrap(template, setting, &by)?;

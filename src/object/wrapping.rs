@@ -50,12 +50,14 @@ pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Polic
             return Err(Error::KeyInvalid);
         }
     }
-    if roles::readable(&key.attributes) {
-        return Ok(());
-    }
-    if policy.has(Guard::SoundWrapping) && !sound {
+    let readable = roles::readable(&key.attributes);
+    let chosen = readable && !guards_by_counter(wrapping);
+    if policy.has(Guard::SoundWrapping) && !sound && !chosen {
         let why = format_args!("mechanism {mechanism:#x} does not authenticate what it wraps");
         return Err(refused(key, Guard::SoundWrapping, why, Error::MechanismInvalid(mechanism)));
+    }
+    if readable {
+        return Ok(());
     }
     if policy.has(Guard::KnownKeysDoNotWrap) && !known_to_us_alone(wrapping) {
         let why = format_args!(
@@ -72,10 +74,10 @@ pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Polic
     Ok(())
 }
 
-/// Says why a sensitive key is not wrapped.
+/// Says why a key is not wrapped.
 fn refused(key: &Object, guard: Guard, why: std::fmt::Arguments<'_>, error: Error) -> Error {
     let number = guard.entry().number;
-    log::info!("key {} is sensitive and not wrapped so: {why} ({number})", key.unique_id());
+    log::info!("key {} is not wrapped so: {why} ({number})", key.unique_id());
     error
 }
 
@@ -86,6 +88,17 @@ fn known_to_us_alone(wrapping: &Object) -> bool {
         || wrapping.is(CKA_LOCAL)
             && does_nothing_else(wrapping)
             && (wrapping.class() == CKO_PUBLIC_KEY || hidden())
+}
+
+/// P9: whether the key may wrap sensitive keys with a key stream (GCM, CCM). Then it encrypts nothing that
+/// somebody chose block by block (CBC_PAD) or under a nonce of his own, not even readable keys: that would be
+/// the stream.
+pub fn guards_by_counter(wrapping: &Object) -> bool {
+    let streams =
+        |allowed: Vec<u64>| [CKM_AES_GCM, CKM_AES_CCM].iter().any(|id| allowed.contains(id));
+    wrapping.class() == CKO_SECRET_KEY
+        && known_to_us_alone(wrapping)
+        && wrapping.attributes.ulongs(CKA_ALLOWED_MECHANISMS).is_none_or(streams)
 }
 
 /// Whether the key wraps or unwraps and has no other role.

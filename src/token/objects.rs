@@ -79,9 +79,21 @@ impl Objects {
         }
     }
 
-    pub(super) fn replace_session_object(&mut self, handle: u64, new: Object) {
-        if let Some(Place::Session { object, .. }) = self.places.get_mut(&handle) {
-            *object = new;
+    /// False if it is no longer as `base` was, from which `new` was made.
+    pub(super) fn replace_session_object(
+        &mut self,
+        handle: u64,
+        base: &Object,
+        new: Object,
+    ) -> bool {
+        match self.places.get_mut(&handle) {
+            Some(Place::Session { object, .. })
+                if Arc::ptr_eq(&object.attributes, &base.attributes) =>
+            {
+                *object = new;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -261,11 +273,7 @@ impl Session {
     pub(super) fn change(&self, handle: u64, template: &Template, setting: &Setting) -> Result<()> {
         let object = self.token.object(handle)?;
         if !object.token() {
-            let mut attributes = rule::set(&object.attributes, template, setting)?;
-            let material = self.material(&object, &mut attributes)?;
-            let changed = Object { attributes: Arc::new(attributes), material, ..object };
-            self.token.known_state().objects.replace_session_object(handle, changed);
-            return Ok(());
+            return self.change_session_object(handle, object, template, setting);
         }
         self.may_write()?;
         let opened = self.token.open(&self.call(0))?;
@@ -287,6 +295,26 @@ impl Session {
                 Err(Fault::Changed) => continue,
                 outcome => return Ok(outcome?),
             }
+        }
+        Err(Fault::Changed.into())
+    }
+
+    /// The same of a session object, in which no change by another thread is lost.
+    fn change_session_object(
+        &self,
+        handle: u64,
+        mut object: Object,
+        template: &Template,
+        setting: &Setting,
+    ) -> Result<()> {
+        for _ in 0..CHANGE_TRIES {
+            let mut attributes = rule::set(&object.attributes, template, setting)?;
+            let material = self.material(&object, &mut attributes)?;
+            let changed = Object { attributes: Arc::new(attributes), material, ..object.clone() };
+            if self.token.known_state().objects.replace_session_object(handle, &object, changed) {
+                return Ok(());
+            }
+            object = self.token.object(handle)?;
         }
         Err(Fault::Changed.into())
     }
@@ -320,8 +348,8 @@ impl Session {
             handles.push(if object.token() {
                 let id = ids.next().ok_or(Error::Bug("a row for each object"))?;
                 let private = object.attributes.is(CKA_PRIVATE);
-                let mut state = self.token.state()?;
-                self.token.stored_handle(&mut state, id, private)?
+                // It is there, so nothing may fail any more: the store is not asked again.
+                self.token.stored_handle(&mut self.token.known_state(), id, private)?
             } else {
                 self.token.add_session_object(self.handle, object)?
             });

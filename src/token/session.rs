@@ -8,6 +8,7 @@
 //! with [`Session::end`] before it returns the error. A NULL mechanism at C_XxxInit is
 //! [`Session::end`] as well, and CKR_OK.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::mechanism::{
-    self, Chip, Cipher, Digest, Mechanism, Params, Recover, Sealing, Sign, Terms, Verify,
+    self, Chip, Cipher, Digest, Generator, Mechanism, Params, Recover, Sealing, Sign, Terms, Verify,
 };
 use crate::object::policy::{Dates, Policy};
 use crate::object::{Material, Object, Template, rule};
@@ -69,6 +70,8 @@ pub(super) struct Operations {
     pub(super) verify_recover: Progress<Box<dyn Recover>>,
     pub(super) message_encrypt: Option<Messages>,
     pub(super) message_decrypt: Option<Messages>,
+    /// What makes the nonces under which a wrapping key wraps, by its handle.
+    pub(super) wraps: BTreeMap<u64, Generator>,
     /// Which kind the last successful C_XxxInit began: what a context-specific login is for.
     pub(super) last_init: Option<Kind>,
 }
@@ -503,6 +506,7 @@ impl Operations {
             verify_recover,
             message_encrypt,
             message_decrypt,
+            wraps: _,
             last_init: _,
         } = self;
         find.active()

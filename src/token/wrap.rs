@@ -10,7 +10,7 @@ use crate::mechanism::params::Message;
 use crate::mechanism::{Generator, Mechanism, Params, Value, wrap};
 use crate::object::policy::{Guard, Policy};
 use crate::object::travel::{self, Arrived};
-use crate::object::wrapping::{Plan, Unwrapped, may_wrap};
+use crate::object::wrapping::{Plan, Unwrapped, guards_by_counter, may_wrap};
 use crate::object::{Material, Object, Template, rule};
 use crate::tpm::{Call, KeyBlob};
 
@@ -132,20 +132,21 @@ impl Session {
     ) -> Result<Sealed> {
         self.alive()?;
         self.proves(CKF_WRAP)?;
-        let (row, wrapping) = self.wrapping_key(mechanism, wrapping)?;
+        let handle = wrapping;
+        let (row, wrapping) = self.wrapping_key(mechanism, handle)?;
         let key = self.key_object(key)?;
-        let (nonce, _) = Generator::default().next(message)?;
         let (length, exact) = wrap::length(&key)?;
         // How long the key is, the token knows and not the caller.
-        let start = |length: usize| {
+        let start = |nonce: &[u8], length: usize| {
             let message = Message { length: length as u64, ..message.clone() };
-            row.wrap(&row.message_params(&message, &nonce, additional)?, &wrapping)
+            row.wrap(&row.message_params(&message, nonce, additional)?, &wrapping)
         };
-        start(length)?;
+        start(&Generator::default().next(message)?.0, length)?;
         let policy = self.token.home.policy;
         may_wrap(&wrapping, &key, row.wrapper(), policy)?;
         self.vouched(&wrapping, &key)?;
-        if sensitive(&key) && policy.has(Guard::SoundWrapping) {
+        let guarded = sensitive(&key) || guards_by_counter(&wrapping);
+        if guarded && policy.has(Guard::SoundWrapping) {
             message.is_sound()?;
         }
         let tag = message.tag_bytes();
@@ -154,10 +155,16 @@ impl Session {
             return Ok(answer.into());
         }
         let pin = self.token.state()?.gate.user_index_name();
+        let nonce = {
+            let wraps = &mut self.operations.lock().wraps;
+            let (nonce, next) = wraps.entry(handle).or_default().next(message)?;
+            wraps.insert(handle, next);
+            nonce
+        };
         let call = self.call(CKF_WRAP);
         let mut wrapped = self.with_chip(&call, None, |chip| {
             let bytes = chip.extract(&key, pin.as_ref())?;
-            wrap::seal(start(bytes.len())?, &bytes, chip)
+            wrap::seal(start(&nonce, bytes.len())?, &bytes, chip)
         })?;
         let tag = apart.then(|| {
             let length = wrapped.len().saturating_sub(tag);

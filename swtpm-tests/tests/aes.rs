@@ -915,6 +915,46 @@ fn an_altered_message_gives_nothing_and_the_next_one_is_decrypted_all_the_same()
 }
 
 #[test]
+fn the_place_of_a_tag_is_asked_for_when_it_is_there() {
+    let scene = Scene::start();
+    let (app, session) = (&scene.app, scene.session);
+    let key = scene.secret(CKK_AES, &KEY, &[]);
+    for (kind, encrypt) in
+        [CKM_AES_GCM, CKM_AES_CCM].map(|kind| [(kind, true), (kind, false)]).concat()
+    {
+        let mut message = Message::new(kind, &[9; 12], 16, 5);
+        let mut data = b"hello".to_vec();
+        if !encrypt {
+            data = sealed(&message, &KEY, b"", &data);
+            message.tag = data.split_off(5);
+        }
+        let asked = |function: &str, rest: Vec<Argument>| {
+            let [parameter, length] = message.arguments();
+            let mut parameter = parameter.memory().clone();
+            let tag = parameter.pointers.pop().expect("the tag's place").0;
+            parameter.bytes[tag..tag + 8].fill(0);
+            let start = vec![session.into(), parameter.into(), length];
+            app.raw(function, [start, rest].concat()).0
+        };
+        let name =
+            |end: &str| format!("C_{}Message{end}", if encrypt { "Encrypt" } else { "Decrypt" });
+        let part = |flags: u64| {
+            let output = [Memory::room(64).into(), Memory::word(64).into(), flags.into()];
+            [&[Memory::of(&data[..]).into(), 5.into()][..], &output].concat()
+        };
+        app.message_init(session, encrypt, kind, key).expect("C_MessageInit");
+        let begin = || asked(&name("Begin"), vec![Argument::NULL, 0.into()]);
+        assert_eq!(begin(), CKR_OK);
+        assert_eq!(asked(&name("Next"), part(0)), CKR_OK);
+        app.message_next(session, encrypt, &mut message.clone(), b"", 64, true).expect("Next");
+        // At the end there is one, or nothing comes.
+        assert_eq!(begin(), CKR_OK);
+        assert_eq!(asked(&name("Next"), part(CKF_END_OF_MESSAGE)), CKR_MECHANISM_PARAM_INVALID);
+        app.message_final(session, encrypt).expect("C_MessageFinal");
+    }
+}
+
+#[test]
 fn messages_come_in_their_order_and_no_error_ends_the_process() {
     let scene = Scene::start();
     let (app, session) = (&scene.app, scene.session);

@@ -1,11 +1,12 @@
 //! Many at once: threads, processes, forked children.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::*;
 use swtpm_tests::Bench;
 use swtpm_tests::bench::{LABEL, PIN};
-use swtpm_tests::ck::{P256, bytes, number};
+use swtpm_tests::ck::{P256, bytes, flag, number};
 
 const DIGEST: [u8; 32] = [0x42; 32];
 
@@ -81,6 +82,42 @@ fn eight_threads_sign_at_once(bench: &Bench) {
     });
     app.finalize().expect("C_Finalize");
     assert!(bench.shim.settled(Duration::from_secs(1)).is_nothing());
+}
+
+#[test]
+fn of_two_changes_of_a_session_object_at_once_neither_is_lost() {
+    let bench = Bench::start();
+    bench.token();
+    let (app, session) = bench.logged_in();
+    let slot = app.slot_of(LABEL).expect("the token");
+    for turn in 0..40 {
+        let template = [
+            number(CKA_CLASS, CKO_SECRET_KEY),
+            number(CKA_KEY_TYPE, CKK_AES),
+            bytes(CKA_VALUE, [7; 16]),
+            flag(CKA_TOKEN, false),
+            flag(CKA_SENSITIVE, false),
+            flag(CKA_EXTRACTABLE, true),
+        ];
+        let key = app.create_object(session, &template).expect("C_CreateObject");
+        let changes = [flag(CKA_SENSITIVE, true), flag(CKA_EXTRACTABLE, false)];
+        let start = Barrier::new(changes.len());
+        std::thread::scope(|scope| {
+            for change in &changes {
+                let (ck, start) = (app.thread(), &start);
+                scope.spawn(move || {
+                    let session = ck.open_session(slot, CKF_RW_SESSION).expect("C_OpenSession");
+                    start.wait();
+                    let set = ck.set_attributes(session, key, std::slice::from_ref(change));
+                    set.expect("C_SetAttributeValue");
+                    ck.close_session(session).expect("C_CloseSession");
+                });
+            }
+        });
+        let is = |kind| app.attribute_flag(session, key, kind);
+        assert_eq!((is(CKA_SENSITIVE), is(CKA_EXTRACTABLE)), (Ok(true), Ok(false)), "turn {turn}");
+        app.destroy_object(session, key).expect("C_DestroyObject");
+    }
 }
 
 #[test]

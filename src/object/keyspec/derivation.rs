@@ -2,6 +2,7 @@
 
 use cryptoki_sys::*;
 
+use super::as_private_as;
 use crate::error::{Error, Result};
 use crate::object::policy::{Guard, Policy};
 use crate::object::rule::{self, Making, Origin, Setting};
@@ -74,6 +75,27 @@ impl Derivation<'_> {
         Ok(())
     }
 
+    /// The caller's template upon what each input prescribes: §4.11 says so of any key that is derived with it,
+    /// whichever place it has in the mechanism.
+    pub(super) fn upon_theirs(
+        &self,
+        class: rules::Classes,
+        template: &Template,
+        setting: &Setting,
+    ) -> Result<Template> {
+        self.inputs.iter().try_fold(template.clone(), |whole, input| {
+            rule::upon(class, input.get(CKA_DERIVE_TEMPLATE), &whole, setting)
+        })
+    }
+
+    /// Whether an input prescribes this value of an attribute.
+    pub(super) fn prescribes(&self, id: u64, value: bool) -> bool {
+        self.inputs.iter().any(|input| {
+            let prescribed = input.get(CKA_DERIVE_TEMPLATE).and_then(Template::from_bytes);
+            prescribed.is_some_and(|template| template.bool(id) == Some(value))
+        })
+    }
+
     /// The new key's CKA_ALLOWED_MECHANISMS: what the template names of those that the mechanism allows, or
     /// all of them.
     pub(super) fn allow(&self, attributes: &mut Attributes, policy: Policy) -> Result<()> {
@@ -98,7 +120,7 @@ impl Derivation<'_> {
     }
 
     /// C_DeriveKey of a data object: checks the template; the attributes without the value, and how long
-    /// that shall be, which CKA_VALUE_LEN says as for a key. The base key's CKA_DERIVE_TEMPLATE comes
+    /// that shall be, which CKA_VALUE_LEN says as for a key. The CKA_DERIVE_TEMPLATE of each input comes
     /// first: one that prescribes a key, or that it be sensitive, prescribes no data.
     ///
     /// # Errors
@@ -108,8 +130,7 @@ impl Derivation<'_> {
         template: &Template,
         setting: &Setting,
     ) -> Result<(Attributes, Option<usize>)> {
-        let [base, ..] = self.inputs else { return Err(Error::Bug("a derivation from nothing")) };
-        let whole = rule::upon(rules::DATA, base.get(CKA_DERIVE_TEMPLATE), template)?;
+        let whole = self.upon_theirs(rules::DATA, template, setting)?;
         self.may_tell(setting.policy)?;
         let (mut length, mut rest) = (None, Template::new());
         for (id, value) in whole.iter() {
@@ -133,11 +154,7 @@ impl Derivation<'_> {
             known: &known,
         };
         let mut attributes = making.complete(&rest)?;
-        if setting.policy.has(Guard::DerivedStay)
-            && self.inputs.iter().any(|input| input.is(CKA_PRIVATE))
-        {
-            attributes.set_bool(CKA_PRIVATE, true);
-        }
+        as_private_as(&mut attributes, self.inputs.iter().copied(), setting.policy);
         rule::private_where_it_must_be(rules::DATA, setting, &mut attributes)?;
         Ok((attributes, length))
     }
@@ -148,7 +165,9 @@ impl Derivation<'_> {
 /// # Errors
 /// MechanismInvalid if the key does not name the mechanism and would have to.
 pub fn may_sign(key: &Attributes, mechanism: u64, policy: Policy) -> Result<()> {
-    if policy.has(Guard::DerivedStay) && !roles::readable(key) && !names(key, mechanism) {
+    // Who may encrypt with the key can have more than a MAC tells of it.
+    let open = roles::readable(key) || key.is(CKA_ENCRYPT);
+    if policy.has(Guard::DerivedStay) && !open && !names(key, mechanism) {
         log::info!(
             "a signature that may tell its key needs the mechanism {mechanism:#x} in the key's \
              CKA_ALLOWED_MECHANISMS (P11)"

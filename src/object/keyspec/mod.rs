@@ -71,6 +71,18 @@ fn from_outside(attributes: &mut Attributes) {
     rule::is_not_ours(attributes);
 }
 
+/// P13: what comes from a private object is private.
+fn as_private_as<'a>(
+    attributes: &mut Attributes,
+    sources: impl IntoIterator<Item = &'a Attributes>,
+    policy: Policy,
+) {
+    let private = sources.into_iter().any(|source| source.is(CKA_PRIVATE));
+    if private && policy.has(Guard::LoginNeeded) {
+        attributes.set_bool(CKA_PRIVATE, true);
+    }
+}
+
 /// What an unwrapping key's CKA_UNWRAP_TEMPLATE decides against P10. Nothing where that key was made here and
 /// nobody trusts it: whoever made it so could have it wrap a sensitive key, and take that out of the blob as a
 /// readable one, or as one of another role.

@@ -63,7 +63,7 @@ impl Pair {
         rule::private_keys_are_sensitive(&mut private)?;
         roles::pair(key_type, &mut public, &mut private, setting.policy);
         roles::tools_stay(&private, setting.policy)?;
-        rule::limits_travel(&mut private, setting.policy);
+        rule::limits_travel(&mut private, setting);
         rule::is_ours(&mut public, mechanism);
         rule::is_ours(&mut private, mechanism);
         let always_authenticate = match (private.is(CKA_ALWAYS_AUTHENTICATE), pin) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cryptoki_sys::*;
 use zeroize::Zeroizing;
 
-use super::{PRIVATE, decided, from_outside, lives, started, unwrapped};
+use super::{PRIVATE, as_private_as, decided, from_outside, lives, started, unwrapped};
 use crate::crypto::ec::{Curve, Point};
 use crate::crypto::{Fault, private};
 use crate::error::{Error, Result};
@@ -123,10 +123,11 @@ impl Private {
         unwrapping: &Attributes,
     ) -> Result<PrivatePlan> {
         let prescribed = unwrapping.get(CKA_UNWRAP_TEMPLATE);
-        let whole = rule::upon(rules::PRIVATE, prescribed, template)?;
+        let whole = rule::upon(rules::PRIVATE, prescribed, template, setting)?;
         let key_type = rule::key_type_of(rules::PRIVATE, &whole)?;
         let mut attributes = started(Origin::Unwrap, PRIVATE, key_type, &whole, setting)?;
         unwrapped(&mut attributes, unwrapping, setting.policy);
+        as_private_as(&mut attributes, [unwrapping], setting.policy);
         rule::private_keys_are_sensitive(&mut attributes)?;
         let kept = decided(unwrapping).bool(CKA_UNWRAP) == Some(true);
         if setting.policy.has(Guard::UnwrappedStay) && !kept {
@@ -189,7 +190,7 @@ impl PrivatePlan {
         rule::private_where_it_must_be(rules::PRIVATE, setting, &mut attributes)?;
         roles::private(key_type, &mut attributes, setting.policy);
         roles::tools_stay(&attributes, setting.policy)?;
-        rule::limits_travel(&mut attributes, setting.policy);
+        rule::limits_travel(&mut attributes, setting);
         lives(&mut attributes, Residence::Imported);
         Ok(Self { key_type, attributes })
     }

@@ -5,7 +5,8 @@ use sha1::{Digest as _, Sha1};
 use zeroize::Zeroizing;
 
 use super::{
-    Derivation, Derives, SECRET, asked, decided, from_outside, lives, opened, started, unwrapped,
+    Derivation, Derives, SECRET, as_private_as, asked, decided, from_outside, lives, opened,
+    started, unwrapped,
 };
 use crate::crypto::aes::{Aes, BLOCK};
 use crate::error::{Error, Result};
@@ -118,7 +119,7 @@ impl Secret {
         Ok((plan, value))
     }
 
-    /// C_DeriveKey: checks the template. The base key's CKA_DERIVE_TEMPLATE comes first, and what it
+    /// C_DeriveKey: checks the template. The CKA_DERIVE_TEMPLATE of each input comes first, and what it
     /// protects stays protected; the inputs' history goes on in the new key (P11). Without CKA_KEY_TYPE
     /// the key is a generic secret.
     ///
@@ -130,9 +131,7 @@ impl Secret {
         derivation: &Derivation<'_>,
     ) -> Result<Self> {
         let Derivation { how, inputs, .. } = *derivation;
-        let [base, ..] = inputs else { return Err(Error::Bug("a derivation from nothing")) };
-        let prescribed = base.get(CKA_DERIVE_TEMPLATE);
-        let whole = rule::upon(rules::SECRET, prescribed, template)?;
+        let whole = derivation.upon_theirs(rules::SECRET, template, setting)?;
         let key_type = whole
             .get(CKA_KEY_TYPE)
             .map_or(Some(CKK_GENERIC_SECRET), value::ulong)
@@ -148,9 +147,7 @@ impl Secret {
             inputs.iter().filter(|input| !roles::readable(input)).collect();
         let mut attributes = started(Origin::Derive, SECRET, key_type, &whole, setting)?;
         let (sensitive, extractable) = asked(&attributes);
-        let kept = prescribed
-            .and_then(Template::from_bytes)
-            .is_some_and(|template| template.bool(CKA_SENSITIVE) == Some(true));
+        let kept = derivation.prescribes(CKA_SENSITIVE, true);
         let mut least = 1;
         if how != Derives::OneWay && key_type == CKK_AES && !attributes.has(CKA_VALUE_LEN) {
             return Err(Error::TemplateIncomplete(CKA_VALUE_LEN));
@@ -158,7 +155,7 @@ impl Secret {
         if how == Derives::Agreement {
             let sensitive = sensitive.unwrap_or(false);
             opened(&mut attributes, sensitive, extractable.unwrap_or(!sensitive));
-            if kept && guarded {
+            if guarded && (kept || derivation.prescribes(CKA_EXTRACTABLE, false)) {
                 least = LEAST_DERIVED;
             }
         } else {
@@ -188,9 +185,7 @@ impl Secret {
         attributes.set_bool(CKA_ALWAYS_SENSITIVE, history(sensitive, CKA_ALWAYS_SENSITIVE));
         attributes.set_bool(CKA_NEVER_EXTRACTABLE, history(stays, CKA_NEVER_EXTRACTABLE));
         rule::is_not_ours(&mut attributes);
-        if guarded && inputs.iter().any(|input| input.is(CKA_PRIVATE)) {
-            attributes.set_bool(CKA_PRIVATE, true);
-        }
+        as_private_as(&mut attributes, inputs.iter().copied(), policy);
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, policy);
         derivation.allow(&mut attributes, policy)?;
@@ -207,10 +202,11 @@ impl Secret {
     /// As [`rule::create`].
     pub fn unwrap(template: &Template, setting: &Setting, unwrapping: &Attributes) -> Result<Self> {
         let prescribed = unwrapping.get(CKA_UNWRAP_TEMPLATE);
-        let whole = rule::upon(rules::SECRET, prescribed, template)?;
+        let whole = rule::upon(rules::SECRET, prescribed, template, setting)?;
         let key_type = rule::key_type_of(rules::SECRET, &whole)?;
         let mut attributes = started(Origin::Unwrap, SECRET, key_type, &whole, setting)?;
         unwrapped(&mut attributes, unwrapping, setting.policy);
+        as_private_as(&mut attributes, [unwrapping], setting.policy);
         rule::private_where_it_must_be(rules::SECRET, setting, &mut attributes)?;
         roles::secret(key_type, &mut attributes, setting.policy);
         if setting.policy.has(Guard::UnwrappedStay) {
@@ -221,13 +217,16 @@ impl Secret {
                 }
             }
         }
-        Self::planned(key_type, attributes, setting)
+        Self::planned(key_type, attributes, setting).map_err(|error| match error {
+            Error::AttributeValueInvalid(CKA_VALUE_LEN, _) => Error::WrappedKeyLength,
+            other => other,
+        })
     }
 
     /// What every plan ends with.
     fn planned(key_type: u64, mut attributes: Attributes, setting: &Setting) -> Result<Self> {
         roles::tools_stay(&attributes, setting.policy)?;
-        rule::limits_travel(&mut attributes, setting.policy);
+        rule::limits_travel(&mut attributes, setting);
         if !attributes.has(CKA_ID) {
             attributes.set(CKA_ID, []);
         }
