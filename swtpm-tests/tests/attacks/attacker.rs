@@ -70,18 +70,19 @@ impl Wrapped {
         }
     }
 
+    /// What GCM and CCM encrypt to have this block of their key stream; the first is 0.
+    pub fn stream_block(&self, index: u8) -> [u8; 16] {
+        let block = match self.mechanism {
+            CKM_AES_CCM => [&[2][..], &self.nonce, &[0, 0, 1 + index]].concat(),
+            _ => [&self.nonce[..], &[0, 0, 0, 2 + index]].concat(),
+        };
+        block.try_into().expect("a block")
+    }
+
     /// The counter mode that is in GCM and CCM.
     pub fn as_stream(&self) -> Mechanism {
-        match self.mechanism {
-            CKM_AES_CCM => {
-                let first = [&[2][..], &self.nonce, &[0, 0, 1]].concat();
-                Mechanism::counter(24, first.try_into().expect("a block"))
-            }
-            _ => {
-                let first = [&self.nonce[..], &[0, 0, 0, 2]].concat();
-                Mechanism::counter(32, first.try_into().expect("a block"))
-            }
-        }
+        let bits = if self.mechanism == CKM_AES_CCM { 24 } else { 32 };
+        Mechanism::counter(bits, self.stream_block(0))
     }
 
     /// Without the tag.
@@ -273,6 +274,11 @@ impl<'a> Attacker<'a> {
         self.turn.set(process + 1);
         let (app, session) = &self.processes[process];
         (process, app, *session)
+    }
+
+    /// Gives the next turn to the first process.
+    pub fn first_next(&self) {
+        self.turn.set(0);
     }
 
     /// The first process, for what has to happen in one.
@@ -657,35 +663,43 @@ impl<'a> Attacker<'a> {
 
     /// A key that a secret key wraps.
     pub fn wrap_by(&self, by: &Key, key: &Key) -> Step<Wrapped> {
-        self.wrap_with(by, key, None)
-    }
-
-    /// The same by a mechanism with a nonce, and with this one.
-    pub fn wrap_under(&self, by: &Key, key: &Key, nonce: &[u8]) -> Step<Wrapped> {
-        self.wrap_with(by, key, Some(nonce))
-    }
-
-    fn wrap_with(&self, by: &Key, key: &Key, nonce: Option<&[u8]>) -> Step<Wrapped> {
-        self.wrapped.set(true);
-        let mut message = Message::new(CKM_AES_GCM, nonce.unwrap_or(&NONCE), TAG, 0);
-        if nonce.is_none() {
-            message.generator = CKG_GENERATE_RANDOM;
+        if self.way != Way::Plain {
+            return self.wrap_under(by, key, None);
         }
+        self.wrapped.set(true);
+        let bytes = self.wrap(CKM_AES_KEY_WRAP_KWP, by, key)?;
+        Ok(Wrapped { mechanism: CKM_AES_KEY_WRAP_KWP, nonce: Vec::new(), bytes })
+    }
+
+    /// The same by a mechanism with a nonce: with this one, or one that the token makes.
+    pub fn wrap_under(&self, by: &Key, key: &Key, nonce: Option<&[u8]>) -> Step<Wrapped> {
+        self.wrapped.set(true);
         let Way::Authenticated(mechanism) = self.way else {
-            let mechanism = match nonce {
-                None => CKM_AES_KEY_WRAP_KWP.into(),
-                Some(_) => message.wrapping(b""),
-            };
-            let (kind, bytes) = (mechanism.kind, self.wrap(mechanism, by, key)?);
-            return Ok(Wrapped { mechanism: kind, nonce: message.nonce, bytes });
+            return self.wrap_message(CKM_AES_GCM, by, key, nonce);
         };
-        message.kind = mechanism;
         self.needs(mechanism, CKF_WRAP)?;
+        let mut message = message_of(mechanism, nonce);
         let (process, ck, session) = self.here();
         let (by, key) = (self.handle(process, by)?, self.handle(process, key)?);
         let bytes = ck.wrap_authenticated(session, &mut message, b"", by, key);
         let mut bytes = said("C_WrapKeyAuthenticated", bytes)?;
         bytes.extend_from_slice(&message.tag);
+        Ok(Wrapped { mechanism, nonce: message.nonce, bytes })
+    }
+
+    /// C_WrapKey by a mechanism with a nonce, whichever way keys go else.
+    pub fn wrap_message(
+        &self,
+        mechanism: u64,
+        by: &Key,
+        key: &Key,
+        nonce: Option<&[u8]>,
+    ) -> Step<Wrapped> {
+        self.needs(mechanism, CKF_WRAP)?;
+        let mut message = message_of(mechanism, nonce);
+        let (process, ck, session) = self.here();
+        let (by, key) = (self.handle(process, by)?, self.handle(process, key)?);
+        let bytes = said("C_WrapKey", ck.wrap_message(session, &mut message, b"", by, key))?;
         Ok(Wrapped { mechanism, nonce: message.nonce, bytes })
     }
 
@@ -859,6 +873,15 @@ fn called(ck: &Ck, function: &str, arguments: Vec<Argument>) -> Step<Vec<Argumen
         (CKR_OK, arguments) => Ok(arguments),
         (rv, _) => said(function, Err(Rv(rv))),
     }
+}
+
+/// A message with this nonce, or with one that the token makes.
+fn message_of(mechanism: u64, nonce: Option<&[u8]>) -> Message {
+    let mut message = Message::new(mechanism, nonce.unwrap_or(&NONCE), TAG, 0);
+    if nonce.is_none() {
+        message.generator = CKG_GENERATE;
+    }
+    message
 }
 
 /// An answer as a step of an attack.

@@ -37,6 +37,7 @@ pub static CASES: &[Case] = cases![
     c11_sign_what_sp_800_108_feeds_back_with_cmac
     c12_an_agreement_twice
     c12_an_agreement_twice_where_the_key_prescribes
+    c12_byte_by_byte_where_the_template_keeps_the_key
     c13_points_that_are_none
     c14_montgomery_points_of_small_order
     c15_open_by_xor
@@ -50,6 +51,7 @@ pub static CASES: &[Case] = cases![
     c15_open_by_any_other_derivation
     c16_bring_a_history_along
     c17_against_the_prescription
+    c17_the_template_of_a_salt_key
     c18_become_something_else
     c19_more_than_the_public_key
     c20_ivs_that_are_another_key
@@ -378,6 +380,26 @@ fn c12_an_agreement_twice_where_the_key_prescribes(at: &Attacker) -> Verdict {
     agreed_twice(at, &private)
 }
 
+/// Of the secret a key gets the last bytes: each length tells one more.
+fn c12_byte_by_byte_where_the_template_keeps_the_key(at: &Attacker) -> Verdict {
+    let private = prescribing(at, &[flag(CKA_EXTRACTABLE, false)])?;
+    let peer = peer();
+    let ecdh = || Mechanism::ecdh(CKD_NULL, &[], &peer);
+    let hidden = at.derive(ecdh(), &private, CKK_AES, &wanted(16, "se"))?;
+    let mut value = Vec::new();
+    for length in 1..=16 {
+        let short = at.derive(ecdh(), &private, CKK_GENERIC_SECRET, &wanted(length, "sS"))?;
+        let mac = at.sign(CKM_SHA256_HMAC, &short, b"data")?;
+        let mut guesses = (0..=u8::MAX).map(|byte| [&[byte][..], &value].concat());
+        let Some(known) = guesses.find(|guess| openssl::hmac("sha256", guess, b"data") == mac)
+        else {
+            return Ok(false);
+        };
+        value = known;
+    }
+    at.is_value(&hidden, &value)
+}
+
 /// An EC private key that derives, with this CKA_DERIVE_TEMPLATE.
 fn prescribing(at: &Attacker, prescribed: &[Attribute]) -> Step<Key> {
     let private = [
@@ -689,6 +711,31 @@ fn c17_against_the_prescription(at: &Attacker) -> Verdict {
     }
     let open = at.derive(ecdh(), &private, CKK_AES, &wanted(16, "xe"))?;
     at.get(&open, CKA_VALUE).map(|_| true)
+}
+
+/// What an extraction makes of readable bytes under a salt is a block of what the salt's key expands to.
+fn c17_the_template_of_a_salt_key(at: &Attacker) -> Verdict {
+    let no_data = [flag(CKA_ENCRYPT, false), flag(CKA_DECRYPT, false)];
+    let only = [prescribes(CKA_DERIVE_TEMPLATE, &no_data)];
+    let salt = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, "sD", &only)?;
+    let readable = at.import(CKK_GENERIC_SECRET, b"label\x01", "xD")?;
+    let own = [number(CKA_CLASS, CKO_SECRET_KEY), number(CKA_KEY_TYPE, CKK_AES)];
+    let made = at.derive_with(
+        &salt,
+        |salt| Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, Some(Salt::Key(salt)), None),
+        &readable,
+        &[&own[..], &wanted(32, "sed")].concat(),
+    )?;
+    let expanded =
+        at.derive(expansion(CKM_HKDF_DERIVE, b"label"), &salt, CKK_AES, &wanted(32, "sS"))?;
+    // The CMAC of a block tells whether both are one key.
+    let double = |block: &[u8]| {
+        let number = u128::from_be_bytes(block.try_into().expect("a block"));
+        number << 1 ^ if number >> 127 == 1 { 0x87 } else { 0 }
+    };
+    let mask = double(&at.encrypt(CKM_AES_ECB, &made, &[0; 16])?).to_be_bytes();
+    let value = at.encrypt(CKM_AES_ECB, &made, &mask)?;
+    Ok(at.sign(CKM_AES_CMAC, &expanded, &[0; 16])? == value)
 }
 
 fn c18_become_something_else(at: &Attacker) -> Verdict {

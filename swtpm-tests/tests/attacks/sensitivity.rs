@@ -2,13 +2,14 @@
 
 use cryptoki_sys::*;
 use swtpm_tests::bench::{PIN, SO_PIN};
-use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number, prescribes};
+use swtpm_tests::ck::{Mechanism, P256, bytes, flag, number, prescribes, template};
 use swtpm_tests::door::Memory;
 use swtpm_tests::{Attribute, openssl};
 
 use super::attacker::{
     Attacker, KNOWN, Key, OWN, SECRET, Stage, Step, Stop, Verdict, letters, said,
 };
+use super::separation::{for_the_outsider, outsiders};
 use super::{Case, cases};
 
 pub static CASES: &[Case] = cases![
@@ -22,6 +23,7 @@ pub static CASES: &[Case] = cases![
     b07_a_copy_that_is_not_sensitive
     b08_a_copy_that_is_extractable
     b09_a_copy_that_is_not_private
+    b09_unwrapped_as_a_public_object
     b10_rewrite_the_history
     b11_bring_a_history_along
     b12_unwrap_it_as_readable
@@ -49,12 +51,15 @@ pub static CASES: &[Case] = cases![
     b26_unwrapped_for_every_key
     b27_wrap_by_an_untrusted_key
     b28_trust_by_the_user
+    b28_a_copy_that_stays_trusted
     b29_a_secret_key_trusted_by_the_so
     b29_a_key_that_decrypts_trusted_by_the_so
     b30_never_ask_for_the_pin_again
     b30_a_copy_that_does_not_ask
     b30_unwrapped_it_does_not_ask
     b31_use_after_the_end_date
+    b31_a_date_moved_by_the_template
+    b31_a_start_date_lost_by_wrap_and_unwrap
 ];
 
 fn sensitive(at: &Attacker) -> Step<Key> {
@@ -186,12 +191,29 @@ fn logged_out<T>(at: &Attacker, job: impl FnOnce() -> T) -> Step<T> {
 fn b09_a_copy_that_is_not_private(at: &Attacker) -> Verdict {
     let target = at.target()?;
     let copy = at.copy(&target, &[flag(CKA_PRIVATE, false)])?;
-    if at.is(&copy, CKA_PRIVATE)? {
+    public_copy(at, &target, &copy)
+}
+
+/// Whether a copy works as the target does while nobody is logged in.
+fn public_copy(at: &Attacker, target: &Key, copy: &Key) -> Verdict {
+    if at.is(copy, CKA_PRIVATE)? {
         return Err(Stop::Thwarted("the copy is private all the same"));
     }
-    let handle = at.handle(0, &copy)?;
+    let block = at.encrypt(CKM_AES_ECB, target, &[0; 16])?;
+    let handle = at.handle(0, copy)?;
     let (app, session) = at.first();
-    logged_out(at, || app.encrypt(session, CKM_AES_ECB, handle, &[0; 16]).is_ok())
+    logged_out(at, || app.encrypt(session, CKM_AES_ECB, handle, &[0; 16]) == Ok(block))
+}
+
+/// A session object, for those of the token are private.
+fn b09_unwrapped_as_a_public_object(at: &Attacker) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(32, "swu")?);
+    let blob = at.wrap_by(&key, &target)?;
+    at.first_next();
+    let public = [flag(CKA_TOKEN, false), flag(CKA_PRIVATE, false), flag(CKA_ENCRYPT, true)];
+    let copy = at.unwrap_by(&key, &blob, (CKO_SECRET_KEY, CKK_AES), &public)?;
+    at.first_next();
+    public_copy(at, &target, &copy)
 }
 
 fn b10_rewrite_the_history(at: &Attacker) -> Verdict {
@@ -589,7 +611,6 @@ fn trusted_by_the_so(at: &Attacker, given: &str) -> Verdict {
         return Err(Stop::Thwarted("keys of the token are private, and not the SO's to see"));
     }
     let (app, session) = at.first();
-    said("C_Logout", app.logout(session))?;
     let mut template = vec![
         number(CKA_CLASS, CKO_SECRET_KEY),
         number(CKA_KEY_TYPE, CKK_AES),
@@ -597,16 +618,38 @@ fn trusted_by_the_so(at: &Attacker, given: &str) -> Verdict {
         flag(CKA_PRIVATE, false),
     ];
     template.extend(letters(given, SECRET));
-    let made = said("C_CreateObject", app.create_object(session, &template));
-    let trusted = said("C_Login", app.login_so(session, SO_PIN)).and_then(|()| {
-        let trust = app.set_attributes(session, made.clone()?, &[flag(CKA_TRUSTED, true)]);
-        let trusted = said("C_SetAttributeValue", trust);
-        said("C_Logout", app.logout(session))?;
-        trusted
+    let made = logged_out(at, || {
+        let made = said("C_CreateObject", app.create_object(session, &template))?;
+        trust(at, made, true).map(|()| made)
+    })??;
+    Ok(app.attribute_flag(session, made, CKA_TRUSTED) == Ok(true))
+}
+
+/// The SO's word, where nobody is logged in.
+fn trust(at: &Attacker, object: u64, trusted: bool) -> Step<()> {
+    let (app, session) = at.first();
+    said("C_Login", app.login_so(session, SO_PIN))?;
+    let set = app.set_attributes(session, object, &[flag(CKA_TRUSTED, trusted)]);
+    said("C_Logout", app.logout(session))?;
+    said("C_SetAttributeValue", set)
+}
+
+/// The SO trusts a key for a while. A copy that he cannot see is none of what he took back; it is of the
+/// token, as it has to live through his login, and has the label of the original, which he alone may change.
+fn b28_a_copy_that_stays_trusted(at: &Attacker) -> Verdict {
+    let public = outsiders(at)?;
+    let label = at.get(&public, CKA_LABEL)?;
+    let original = at.handle(0, &public)?;
+    logged_out(at, || trust(at, original, true))??;
+    let copied = at.raw("C_CopyObject", &[&public], |session, keys| {
+        let hidden = template(&[flag(CKA_TOKEN, true), flag(CKA_PRIVATE, true)]);
+        vec![session.into(), keys[0].into(), hidden.into(), 2.into(), Memory::room(8).into()]
     });
-    said("C_Login", app.login(session, PIN))?;
-    trusted?;
-    Ok(app.attribute_flag(session, made?, CKA_TRUSTED) == Ok(true))
+    logged_out(at, || trust(at, original, false))??;
+    at.destroy(&public)?;
+    copied?;
+    let copy = Key::named(CKO_PUBLIC_KEY, &String::from_utf8_lossy(&label));
+    for_the_outsider(at, &copy, &at.aes(16, "sxet")?)
 }
 
 fn asking(at: &Attacker) -> Step<Key> {
@@ -643,4 +686,28 @@ fn b31_use_after_the_end_date(at: &Attacker) -> Verdict {
             used(&key)
         })
     })
+}
+
+fn b31_a_date_moved_by_the_template(at: &Attacker) -> Verdict {
+    let ended = prescribes(CKA_DERIVE_TEMPLATE, &[bytes(CKA_END_DATE, "20200101")]);
+    let base = at.generate(CKM_GENERIC_SECRET_KEY_GEN, 32, "sD", &[ended])?;
+    let hkdf = Mechanism::hkdf(CKM_HKDF_DERIVE, CKM_SHA256, None, Some(b"info"));
+    let mut later = vec![number(CKA_VALUE_LEN, 16), bytes(CKA_END_DATE, "20991231")];
+    later.extend(letters("se", SECRET));
+    let derived = at.derive(hkdf, &base, CKK_AES, &later)?;
+    at.encrypt(CKM_AES_ECB, &derived, &[0; 16]).map(|_| true)
+}
+
+/// Its owner knows the key, so that the judge does.
+fn b31_a_start_date_lost_by_wrap_and_unwrap(at: &Attacker) -> Verdict {
+    let mut begins = vec![
+        number(CKA_KEY_TYPE, CKK_AES),
+        bytes(CKA_VALUE, OWN),
+        bytes(CKA_START_DATE, "20990101"),
+    ];
+    begins.extend(letters("sxe", SECRET));
+    let (key, by) = (at.create(CKO_SECRET_KEY, &begins)?, at.aes(16, "swu")?);
+    let blob = at.wrap_by(&by, &key)?;
+    let back = at.unwrap_aes_by(&by, &blob, "e")?;
+    at.is_value(&back, &OWN)
 }

@@ -5,7 +5,7 @@ use swtpm_tests::ck::{Mechanism, bytes, flag, number};
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, NONCE, SECRET, Stop, Verdict, Wrapped, letters, outsider, xor,
+    Attacker, KNOWN, Key, NONCE, OWN, SECRET, Step, Stop, Verdict, Wrapped, letters, outsider, xor,
 };
 use super::{Case, cases};
 
@@ -17,6 +17,7 @@ pub static CASES: &[Case] = cases![
     a03_wrap_then_no_longer_wrap_but_decrypt
     a04_ctr_with_the_iv_of_the_wrapping
     a04_gcm_with_the_iv_of_the_wrapping
+    a04_blocks_by_gmac_of_a_key_that_only_signs
     a05_a_copy_that_decrypts
     a06_a_key_unwrapped_to_wrap_and_to_decrypt
     a07_a_key_unwrapped_to_encrypt_and_to_unwrap
@@ -94,9 +95,46 @@ fn a04_ctr_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
 
 fn a04_gcm_with_the_iv_of_the_wrapping(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swe")?);
-    let blob = at.wrap_under(&key, &target, &NONCE)?;
+    let blob = at.wrap_under(&key, &target, Some(&NONCE))?;
     let stream = at.encrypt(blob.as_stream(), &key, &[0; 16])?;
     at.is_value(&target, &xor(blob.key(), &stream))
+}
+
+/// As elsewhere under this id one IV comes twice. Here the key is to sign alone and the two MACs tell what GMAC
+/// authenticates with, and so which IV makes it encrypt any block. The key's owner brought it with him.
+fn a04_blocks_by_gmac_of_a_key_that_only_signs(at: &Attacker) -> Verdict {
+    // The field's one, so that the MACs differ by H².
+    const ONE: u128 = 1 << 127;
+    let key = at.import(CKK_AES, &OWN, "sS")?;
+    let mac = |iv: &[u8], data: &[u8]| {
+        let mac = at.sign(Mechanism::gcm(CKM_AES_GMAC, iv, b"", 128), &key, data)?;
+        Ok(u128::from_be_bytes(mac.try_into().expect("a tag of 128 bits")))
+    };
+    let square = mac(&NONCE, &[0; 16])? ^ mac(&NONCE, &ONE.to_be_bytes())?;
+    let squared = |number, times| (0..times).fold(number, |number, _| times_in_gcm(number, number));
+    let h = squared(square, 127);
+    // x^(2^128 - 2) is 1/x.
+    let inverse =
+        (1..128).fold(ONE, |product, times| times_in_gcm(product, squared(square, times)));
+
+    // Of an IV of 16 bytes the counter block is IV·H² + 128·H, and all that hides the MAC of nothing.
+    let block = u128::from_be_bytes(KNOWN);
+    let iv = times_in_gcm(block ^ times_in_gcm(128, h), inverse);
+    let encrypted = mac(&iv.to_be_bytes(), b"")?;
+    Ok(encrypted.to_be_bytes() == openssl::aes_ecb(&OWN, &KNOWN))
+}
+
+/// SP 800-38D §6.3
+fn times_in_gcm(one: u128, other: u128) -> u128 {
+    let (mut product, mut shifted) = (0, other);
+    for bit in (0..128).rev() {
+        if one >> bit & 1 == 1 {
+            product ^= shifted;
+        }
+        let reduction = if shifted & 1 == 1 { 0xE1 << 120 } else { 0 };
+        shifted = shifted >> 1 ^ reduction;
+    }
+    product
 }
 
 fn a05_a_copy_that_decrypts(at: &Attacker) -> Verdict {
@@ -184,9 +222,14 @@ fn a11_wrap_then_let_the_private_half_decrypt(at: &Attacker) -> Verdict {
 }
 
 fn a12_wrap_by_a_public_key_from_outside(at: &Attacker) -> Verdict {
-    let target = at.target()?;
+    let (target, public) = (at.target()?, outsiders(at)?);
+    for_the_outsider(at, &public, &target)
+}
+
+/// The public half of the attacker's own key.
+pub fn outsiders(at: &Attacker) -> Step<Key> {
     let own = outsider();
-    let public = at.create(
+    at.create(
         CKO_PUBLIC_KEY,
         &[
             number(CKA_KEY_TYPE, CKK_RSA),
@@ -194,11 +237,15 @@ fn a12_wrap_by_a_public_key_from_outside(at: &Attacker) -> Verdict {
             bytes(CKA_PUBLIC_EXPONENT, own.number("e")),
             flag(CKA_WRAP, true),
         ],
-    )?;
-    let blob = at.wrap(oaep(), &public, &target)?;
+    )
+}
+
+/// A target wrapped by that half.
+pub fn for_the_outsider(at: &Attacker, public: &Key, target: &Key) -> Verdict {
+    let blob = at.wrap(oaep(), public, target)?;
     let options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
-    let value = own.decrypt(&blob, &options);
-    at.is_value(&target, &value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))?)
+    let value = outsider().decrypt(&blob, &options);
+    at.is_value(target, &value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))?)
 }
 
 fn a13_wrap_by_a_known_key(at: &Attacker) -> Verdict {
@@ -214,10 +261,7 @@ fn a12_wrap_by_the_public_half_of_a_known_key(at: &Attacker) -> Verdict {
     let wraps =
         [number(CKA_CLASS, CKO_PUBLIC_KEY), number(CKA_KEY_TYPE, CKK_RSA), flag(CKA_WRAP, true)];
     let public = at.derive_of(CKM_PUB_KEY_FROM_PRIV_KEY, &private, CKO_PUBLIC_KEY, &wraps)?;
-    let blob = at.wrap(oaep(), &public, &target)?;
-    let options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"];
-    let value = own.decrypt(&blob, &options);
-    at.is_value(&target, &value.ok_or(Stop::Thwarted("what came out is nothing of the kind"))?)
+    for_the_outsider(at, &public, &target)
 }
 
 fn a13_wrap_by_the_key_of_a_known_password(at: &Attacker) -> Verdict {

@@ -7,8 +7,8 @@ use swtpm_tests::door::Memory;
 use swtpm_tests::openssl;
 
 use super::attacker::{
-    Attacker, KNOWN, Key, NONCE, OWN, SECRET, Stage, Step, Stop, Verdict, Way, letters, outsider,
-    said, xor,
+    Attacker, KNOWN, Key, NONCE, OWN, SECRET, Stage, Step, Stop, Verdict, Way, Wrapped, letters,
+    outsider, said, xor,
 };
 use super::{Case, cases, gcm};
 
@@ -24,6 +24,9 @@ pub static CASES: &[Case] = cases![
     d07_gcm_undone_by_ctr
     d08_key_wrap_of_what_is_to_be_unwrapped
     d09_two_gcm_wrappings_under_one_iv
+    d09_a_readable_key_under_the_same_nonce
+    d09_a_readable_key_under_the_same_nonce_of_ccm
+    d09_blocks_by_cbc_pad_of_readable_keys
     d10_gcm_tells_before_the_tag_is_checked
     d10_gcm_with_a_short_tag
     d10_a_wrapped_key_that_was_changed
@@ -216,7 +219,7 @@ fn d06_the_padding_of_pkcs1_tells(at: &Attacker) -> Verdict {
 
 fn d07_gcm_undone_by_ctr(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "swd")?);
-    let blob = at.wrap_under(&key, &target, &NONCE)?;
+    let blob = at.wrap_under(&key, &target, Some(&NONCE))?;
     let value = at.undone(&key, &blob)?;
     at.is_value(&target, &value)
 }
@@ -232,8 +235,41 @@ fn d08_key_wrap_of_what_is_to_be_unwrapped(at: &Attacker) -> Verdict {
 fn d09_two_gcm_wrappings_under_one_iv(at: &Attacker) -> Verdict {
     let (target, key) = (at.target()?, at.aes(16, "sw")?);
     let known = at.import(CKK_AES, &KNOWN, "sxe")?;
-    let [one, other] = [&target, &known].map(|wrapped| at.wrap_under(&key, wrapped, &NONCE));
+    let [one, other] = [&target, &known].map(|wrapped| at.wrap_under(&key, wrapped, Some(&NONCE)));
     at.is_value(&target, &xor(&xor(one?.key(), other?.key()), &KNOWN))
+}
+
+/// The token makes the target's nonce, and takes it from the caller for a key of zeros.
+fn under_the_same_nonce(
+    at: &Attacker,
+    wrap: impl Fn(&Key, &Key, Option<&[u8]>) -> Step<Wrapped>,
+) -> Verdict {
+    let (target, key) = (at.target()?, at.aes(32, "swu")?);
+    let zeros = at.import(CKK_AES, &[0; 16], "xe")?;
+    let blob = wrap(&key, &target, None)?;
+    let stream = wrap(&key, &zeros, Some(&blob.nonce))?;
+    at.is_value(&target, &xor(blob.key(), stream.key()))
+}
+
+fn d09_a_readable_key_under_the_same_nonce(at: &Attacker) -> Verdict {
+    under_the_same_nonce(at, |by, key, nonce| at.wrap_under(by, key, nonce))
+}
+
+fn d09_a_readable_key_under_the_same_nonce_of_ccm(at: &Attacker) -> Verdict {
+    under_the_same_nonce(at, |by, key, nonce| at.wrap_message(CKM_AES_CCM, by, key, nonce))
+}
+
+/// Blocks of the key stream are first blocks of wrapped readable keys.
+fn d09_blocks_by_cbc_pad_of_readable_keys(at: &Attacker) -> Verdict {
+    let (target, key) = (at.aes(32, "sxe")?, at.aes(32, "swu")?);
+    let blob = at.wrap_under(&key, &target, None)?;
+    let mut stream = Vec::new();
+    for index in 0..2 {
+        let block = at.import(CKK_AES, &blob.stream_block(index), "xe")?;
+        let cbc = Mechanism::bytes(CKM_AES_CBC_PAD, &[0; 16]);
+        stream.extend_from_slice(&at.wrap(cbc, &key, &block)?[..16]);
+    }
+    at.is_value(&target, &xor(blob.key(), &stream))
 }
 
 fn d10_gcm_tells_before_the_tag_is_checked(at: &Attacker) -> Verdict {
