@@ -29,6 +29,7 @@ mod sign;
 pub mod slot;
 #[allow(clippy::module_inception)]
 pub mod token;
+mod travel;
 pub mod trust;
 mod verify;
 mod wrap;

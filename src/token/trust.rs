@@ -44,6 +44,17 @@ pub enum ShownKind {
     Other,
 }
 
+/// Which keys are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// Public keys, storage keys of TPMs among them.
+    PublicKeys,
+    /// Secret keys.
+    SecretKeys,
+    /// Private and secret keys.
+    HiddenKeys,
+}
+
 impl Session {
     /// All that is trusted and can be seen now.
     ///
@@ -54,11 +65,16 @@ impl Session {
         self.found(&trusted)?.into_iter().map(|handle| self.shown(handle)).collect()
     }
 
-    /// The keys of the token of these classes (CKO_) that have this label, or this id.
+    /// The keys of the token that have this label, or this id.
     ///
     /// # Errors
     /// The store's.
-    pub fn keys_called(&self, label: &str, id: Option<&[u8]>, classes: &[u64]) -> Result<Vec<u64>> {
+    pub fn keys_called(&self, label: &str, id: Option<&[u8]>, among: Among) -> Result<Vec<u64>> {
+        let classes: &[u64] = match among {
+            Among::PublicKeys => &[CKO_PUBLIC_KEY],
+            Among::SecretKeys => &[CKO_SECRET_KEY],
+            Among::HiddenKeys => &[CKO_PRIVATE_KEY, CKO_SECRET_KEY],
+        };
         let mut found = Vec::new();
         for class in classes {
             let keys = Template::new().with_bool(CKA_TOKEN, true).with_ulong(CKA_CLASS, *class);

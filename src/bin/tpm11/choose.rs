@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cryptoki_sys::{CKF_RW_SESSION, CKF_SERIAL_SESSION, CKU_SO};
 use tpm11::token::slot::{Holds, Home, Slot, StorePlace};
 use tpm11::token::token::Token;
+use tpm11::token::trust::Among;
 use tpm11::token::{Module, Session};
 
 use crate::failure::{Exit, Failure};
@@ -51,9 +52,9 @@ pub(crate) fn anybody(module: &Module, slot: &Slot) -> Result<Arc<Session>, Fail
     Ok(module.session(session)?)
 }
 
-/// The only key of the token of these classes (CKO_) with this label, or this id in hexadecimal digits.
-pub(crate) fn key(session: &Session, name: &str, classes: &[u64]) -> Result<Option<u64>, Failure> {
-    match session.keys_called(name, unhex(name).as_deref(), classes)?.as_slice() {
+/// The only key of the token with this label, or this id in hexadecimal digits.
+pub(crate) fn key(session: &Session, name: &str, among: Among) -> Result<Option<u64>, Failure> {
+    match session.keys_called(name, unhex(name).as_deref(), among)?.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(*one)),
         several => {

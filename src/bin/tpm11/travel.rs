@@ -8,15 +8,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use cryptoki_sys::{
-    CK_INVALID_HANDLE, CKA_ID, CKA_LABEL, CKA_TOKEN, CKM_PUB_KEY_FROM_PRIV_KEY, CKO_PRIVATE_KEY,
-    CKO_PUBLIC_KEY, CKO_SECRET_KEY, CKU_USER,
-};
+use cryptoki_sys::CKU_USER;
 use tpm11::error::Error;
-use tpm11::mechanism::Params;
-use tpm11::object::rules::CKM_TPM11_DUPLICATE;
-use tpm11::token::trust::ShownKind;
-use tpm11::token::{Answer, Module, Room, Session, Template};
+use tpm11::token::trust::Among;
+use tpm11::token::{Module, Session};
 
 use crate::failure::{Exit, Failure};
 use crate::pins::{Descriptors, ask_once};
@@ -78,17 +73,13 @@ pub(crate) fn send(options: &SendOptions, out: &mut impl Write) -> Result<ExitCo
         let missing = |what: &str, hint: &str| {
             Failure::new(Exit::Other, format_args!("no such {what}")).hint(hint)
         };
-        let key = choose::key(&session, &options.key, &[CKO_PRIVATE_KEY, CKO_SECRET_KEY])?
+        let key = choose::key(&session, &options.key, Among::HiddenKeys)?
             .ok_or_else(|| missing("key", "label or id of a private or secret key of the token"))?;
-        let target = choose::key(&session, &options.to, &[CKO_PUBLIC_KEY])?;
+        let target = choose::key(&session, &options.to, Among::PublicKeys)?;
         let hint =
             "`tpm11 trust add-storage-key` makes one known; `tpm11 trust list` says which are";
         let target = target.ok_or_else(|| missing("storage key", hint))?;
-        let whole = Room::Bytes(usize::MAX);
-        let wrapped = session.wrap_key(CKM_TPM11_DUPLICATE, &Params::None, target, key, whole);
-        let Answer::Done(blob) = wrapped.map_err(kept)? else {
-            return Err(Failure::new(Exit::Other, "the key has no form in which it could leave"));
-        };
+        let blob = session.send(key, target).map_err(kept)?;
         written(&options.file, &blob)?;
         writeln!(out, "{}: {} bytes", line(&session.shown(key)?), blob.len())?;
         let to = line(&session.shown(target)?);
@@ -133,26 +124,15 @@ pub(crate) fn receive(options: &ReceiveOptions, out: &mut impl Write) -> Result<
             .and_then(|file| file.take(BLOB_LIMIT + 1).read_to_end(&mut blob))
             .map_err(|error| unusable(&options.file, &error.to_string()))?;
         let session = options.whose.session(module)?;
-        let kept = Template::new().with_bool(CKA_TOKEN, true);
-        let none = Params::None;
-        let key = session
-            .unwrap_key(CKM_TPM11_DUPLICATE, &none, CK_INVALID_HANDLE, &blob, &kept)
-            .map_err(|error| match error {
+        let keys = session.receive(&blob).map_err(|error| match error {
             Error::WrappedKeyInvalid => unusable(
                 &options.file,
                 "sent to another TPM, or changed on its way, or nothing that `tpm11 send` wrote",
             ),
             other => other.into(),
         })?;
-        let shown = session.shown(key)?;
-        writeln!(out, "{}", line(&shown))?;
-        if shown.kind == ShownKind::PrivateKey {
-            let mechanism = CKM_PUB_KEY_FROM_PRIV_KEY;
-            let named = kept.with(CKA_LABEL, shown.label.as_str()).with(CKA_ID, shown.id);
-            let made = session.derive_key(mechanism, &none, key, &named, &mut None)?;
-            for public in made.keys {
-                writeln!(out, "{}", line(&session.shown(public)?))?;
-            }
+        for key in keys {
+            writeln!(out, "{}", line(&session.shown(key)?))?;
         }
         Ok(())
     })

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use cryptoki_sys::{CKO_PUBLIC_KEY, CKO_SECRET_KEY, CKU_USER};
+use cryptoki_sys::CKU_USER;
 use tpm11::error::Error;
 use tpm11::token::slot::Slot;
+use tpm11::token::trust::Among;
 use tpm11::token::{Module, Session};
 use tpm11::tpm::key::name_of;
 
@@ -125,8 +126,8 @@ fn set(
     pins: &mut Pins<'_>,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let one = |session: &Session, class| {
-        choose::key(session, &which.key, &[class])?.ok_or_else(|| {
+    let one = |session: &Session, among| {
+        choose::key(session, &which.key, among)?.ok_or_else(|| {
             Failure::new(Exit::Other, format_args!("no such key: {}", which.key))
                 .hint("label or id of a key of the token; `--secret` for a secret key")
         })
@@ -135,12 +136,12 @@ fn set(
         let session = choose::anybody(module, slot)?;
         let officer = pins.officer()?;
         session.login(CKU_USER, &pins.user()?)?;
-        let handle = one(&session, CKO_SECRET_KEY)?;
+        let handle = one(&session, Among::SecretKeys)?;
         session.trust_secret(handle, trusted, &officer)?;
         (session, handle)
     } else {
         let session = choose::officer(module, slot, &pins.officer()?)?;
-        let handle = one(&session, CKO_PUBLIC_KEY)?;
+        let handle = one(&session, Among::PublicKeys)?;
         session.trust(handle, trusted)?;
         (session, handle)
     };
