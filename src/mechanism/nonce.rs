@@ -18,7 +18,8 @@ const DRAWN: usize = 96;
 /// CKG_GENERATE_RANDOM draws another one for each message where that makes no nonce come twice.
 ///
 /// Only CKG_GENERATE and CKG_GENERATE_RANDOM make other nonces at each beginning: only their nonces are the
-/// token's own. Each generator, length and number of fixed bits has a base and a counter of its own.
+/// token's own. Each kind (generator, length and number of fixed bits) has a base and a counter of its own;
+/// of those whose nonces are no random numbers of 96 bits, which could meet, there is one for each length.
 #[derive(Debug, Clone, Default)]
 pub struct Generator {
     bases: Vec<Base>,
@@ -41,8 +42,8 @@ impl Generator {
     /// The nonce of the next message, and what makes the one after it.
     ///
     /// # Errors
-    /// [`Error::MechanismParamInvalid`] where no nonce is left; [`Error::FunctionFailed`] if the host has no
-    /// random numbers.
+    /// [`Error::MechanismParamInvalid`] where no nonce is left, and for a kind that could make one that another
+    /// has made; [`Error::FunctionFailed`] if the host has no random numbers.
     pub fn next(&self, message: &Message) -> Result<(Vec<u8>, Self)> {
         if message.generator == CKG_NO_GENERATE {
             return Ok((message.nonce.clone(), self.clone()));
@@ -57,8 +58,16 @@ impl Generator {
         let mut base = match known.into_iter().next() {
             Some(base) if message.generator != CKG_GENERATE_RANDOM || free < DRAWN => base,
             Some(Base { count, .. }) => Base { count, ..Base::new(message)? },
-            None if bases.len() < KINDS => Base::new(message)?,
-            None => return Err(Error::MechanismParamInvalid("too many kinds of nonces")),
+            None => {
+                let new = Base::new(message)?;
+                let meets = |base: &Base| base.bytes.len() == length && !base.is_drawn();
+                if bases.len() >= KINDS || !new.is_drawn() && bases.iter().any(meets) {
+                    return Err(Error::MechanismParamInvalid(
+                        "another generator or number of fixed bits than the messages before",
+                    ));
+                }
+                new
+            }
         };
         if free < 64 && base.count >> free != 0 {
             return Err(Error::MechanismParamInvalid("no nonce is left that was not used"));
@@ -90,6 +99,12 @@ impl Base {
         }
         let Message { generator, fixed_bits, .. } = *message;
         Ok(Self { count: 0, generator, fixed_bits, bytes })
+    }
+
+    /// Whether its nonces are random numbers so large that they meet no others.
+    fn is_drawn(&self) -> bool {
+        let free = (8 * self.bytes.len() as u64).saturating_sub(self.fixed_bits);
+        [CKG_GENERATE, CKG_GENERATE_RANDOM].contains(&self.generator) && free >= DRAWN as u64
     }
 
     fn serves(&self, message: &Message) -> bool {
@@ -177,14 +192,22 @@ mod tests {
         let (first, mut generator) = Generator::default().next(&counted).unwrap();
         for other in [
             message(CKG_GENERATE_COUNTER, &[0; 13], 32),
-            message(CKG_GENERATE_COUNTER, &[0; 12], 31),
-            message(CKG_GENERATE, &[9; 12], 32),
+            message(CKG_GENERATE_RANDOM, &[9; 12], 0),
+            message(CKG_GENERATE, &[9; 16], 32),
         ] {
             generator = generator.next(&other).unwrap().1;
         }
+        // These could make the nonce that was counted.
+        for other in [
+            message(CKG_GENERATE_COUNTER, &[0; 12], 31),
+            message(CKG_GENERATE_COUNTER_XOR, &[0; 12], 32),
+            message(CKG_GENERATE, &[0; 12], 32),
+        ] {
+            assert!(generator.next(&other).is_err());
+        }
         let (second, mut generator) = generator.next(&counted).unwrap();
         assert_eq!((first[11], second[11]), (0, 1));
-        let kinds = (1..=KINDS as u64).map(|fixed| message(CKG_GENERATE, &[0; 12], fixed));
+        let kinds = (1..=KINDS as u64).map(|fixed| message(CKG_GENERATE, &[0; 20], fixed));
         let ended = kinds.into_iter().any(|kind| match generator.next(&kind) {
             Ok((_, next)) => {
                 generator = next;

@@ -78,7 +78,7 @@ impl Entry {
 pub static GUARDS: [Entry; 15] = [
     entry(Guard::ValuesStay, "P1", "object::rule::shown").in_both(),
     entry(Guard::OneWay, "P2", "object::rule::may_change").in_both(),
-    entry(Guard::RolesAreFixed, "P3", "object::rule::may_change"),
+    entry(Guard::RolesAreFixed, "P3", "object::rule::may_change, object::rule::upon"),
     entry(Guard::RolesApart, "P4", "object::roles::apart, object::rule::change"),
     entry(Guard::PairsApart, "P5", "object::roles::pair"),
     entry(Guard::ToolsStay, "P6", "object::roles::tools_stay"),
@@ -87,16 +87,30 @@ pub static GUARDS: [Entry; 15] = [
         "P7",
         "object::keyspec::Secret::create, object::wrapping::may_wrap",
     ),
-    entry(Guard::LimitsTravel, "P8", "object::rule::limits_travel, object::rule::trusted"),
+    entry(
+        Guard::LimitsTravel,
+        "P8",
+        "object::rule::limits_travel, object::rule::trusted, object::rule::copy",
+    ),
     entry(
         Guard::SoundWrapping,
         "P9",
-        "object::wrapping::may_wrap, Mechanism::operations, Session::wrap_message, Session::unwrap_message",
+        "object::wrapping::may_wrap, object::wrapping::guards_by_counter, Mechanism::operations, Session::wrap_message, \
+         Session::unwrap_message",
     ),
     entry(Guard::UnwrappedStay, "P10", "object::keyspec::unwrapped"),
-    entry(Guard::DerivedStay, "P11", "object::keyspec::Secret::derive"),
+    entry(
+        Guard::DerivedStay,
+        "P11",
+        "object::keyspec::Secret::derive, object::keyspec::Derivation::may_tell, object::keyspec::may_sign",
+    ),
     entry(Guard::Indigestible, "P12", "C_DigestKey").in_both(),
-    entry(Guard::LoginNeeded, "P13", "object::rule::private_where_it_must_be, object::rule::copy"),
+    entry(
+        Guard::LoginNeeded,
+        "P13",
+        "object::rule::private_where_it_must_be, object::rule::copy, object::keyspec::as_private_as, \
+         object::wrapping::may_wrap",
+    ),
     entry(Guard::StateStays, "P14", "C_GetOperationState").inherent(),
     entry(Guard::NoCheckValue, "P15", "object::keyspec::secret::check_value").in_both(),
 ];

@@ -262,11 +262,12 @@ pub fn copy(object: &Attributes, template: &Template, setting: &Setting) -> Resu
     if !object.is(CKA_COPYABLE) {
         return Err(Error::ActionProhibited("CKA_COPYABLE is FALSE"));
     }
-    let mut copy = change(object, template, setting, Way::Copy)?;
-    if !setting.so && copy.is(CKA_TRUSTED) {
-        // He trusts what he has judged, and sees when he takes it back; a copy is neither.
-        copy.set_bool(CKA_TRUSTED, false);
+    let mut original = object.clone();
+    if !setting.so && object.is(CKA_TRUSTED) {
+        // The SO trusts what he has judged, and sees when he takes it back; the user's copy is neither.
+        original.set_bool(CKA_TRUSTED, false);
     }
+    let mut copy = change(&original, template, setting, Way::Copy)?;
     let class = class_of(&copy)?;
     let secret = class & (rules::PRIVATE | rules::SECRET) != 0;
     if secret

@@ -51,13 +51,17 @@ pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Polic
         }
     }
     let readable = roles::readable(&key.attributes);
-    let chosen = readable && !guards_by_counter(wrapping);
+    let chosen = readable && !guards_by_counter(wrapping, policy);
     if policy.has(Guard::SoundWrapping) && !sound && !chosen {
         let why = format_args!("mechanism {mechanism:#x} does not authenticate what it wraps");
         return Err(refused(key, Guard::SoundWrapping, why, Error::MechanismInvalid(mechanism)));
     }
     if readable {
         return Ok(());
+    }
+    if policy.has(Guard::LoginNeeded) && key.is(CKA_PRIVATE) && opens_to_all(wrapping) {
+        let why = format_args!("it is private, and who unwraps it needs no login");
+        return Err(refused(key, Guard::LoginNeeded, why, Error::KeyNotWrappable));
     }
     if policy.has(Guard::KnownKeysDoNotWrap) && !known_to_us_alone(wrapping) {
         let why = format_args!(
@@ -90,14 +94,19 @@ fn known_to_us_alone(wrapping: &Object) -> bool {
             && (wrapping.class() == CKO_PUBLIC_KEY || hidden())
 }
 
+/// P13: whether it is a secret key that unwraps without a login.
+fn opens_to_all(wrapping: &Object) -> bool {
+    wrapping.class() == CKO_SECRET_KEY && !wrapping.is(CKA_PRIVATE)
+}
+
 /// P9: whether the key may wrap sensitive keys with a key stream (GCM, CCM). Then it encrypts nothing that
 /// somebody chose block by block (CBC_PAD) or under a nonce of his own, not even readable keys: that would be
 /// the stream.
-pub fn guards_by_counter(wrapping: &Object) -> bool {
+pub fn guards_by_counter(wrapping: &Object, policy: Policy) -> bool {
     let streams =
         |allowed: Vec<u64>| [CKM_AES_GCM, CKM_AES_CCM].iter().any(|id| allowed.contains(id));
     wrapping.class() == CKO_SECRET_KEY
-        && known_to_us_alone(wrapping)
+        && (known_to_us_alone(wrapping) || !policy.has(Guard::KnownKeysDoNotWrap))
         && wrapping.attributes.ulongs(CKA_ALLOWED_MECHANISMS).is_none_or(streams)
 }
 

@@ -55,6 +55,9 @@ pub struct Session {
     running: Mutex<Vec<(u64, Arc<AtomicBool>)>>,
     /// One operation of each kind. Held while one of them works, by no one who only asks.
     pub(super) operations: Mutex<Operations>,
+    /// What makes the nonces under which keys are wrapped: by the wrapping key's handle, the generator, its fixed
+    /// bits, and the bytes of a nonce. Held by no one who waits; a forked child begins anew.
+    pub(super) nonces: Mutex<BTreeMap<(u64, u64, u64, usize), Generator>>,
 }
 
 /// The operations in progress.
@@ -70,8 +73,6 @@ pub(super) struct Operations {
     pub(super) verify_recover: Progress<Box<dyn Recover>>,
     pub(super) message_encrypt: Option<Messages>,
     pub(super) message_decrypt: Option<Messages>,
-    /// What makes the nonces under which a wrapping key wraps, by its handle.
-    pub(super) wraps: BTreeMap<u64, Generator>,
     /// Which kind the last successful C_XxxInit began: what a context-specific login is for.
     pub(super) last_init: Option<Kind>,
 }
@@ -187,6 +188,7 @@ impl Session {
             closed: AtomicBool::new(false),
             running: Mutex::new(Rank::Leaf, Vec::new()),
             operations: Mutex::new(Rank::Session, Operations::default()),
+            nonces: Mutex::new(Rank::Session, BTreeMap::new()),
         })
     }
 
@@ -202,6 +204,7 @@ impl Session {
             closed: AtomicBool::new(self.closed.load(Ordering::Acquire)),
             running: Mutex::new(Rank::Leaf, Vec::new()),
             operations: Mutex::new(Rank::Session, operations.unwrap_or_default()),
+            nonces: Mutex::new(Rank::Session, BTreeMap::new()),
         })
     }
 
@@ -506,7 +509,6 @@ impl Operations {
             verify_recover,
             message_encrypt,
             message_decrypt,
-            wraps: _,
             last_init: _,
         } = self;
         find.active()

@@ -1,8 +1,9 @@
 //! A key goes to another host's TPM, or comes from there. For the tool.
 
 use cryptoki_sys::{
-    CK_INVALID_HANDLE, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKM_PUB_KEY_FROM_PRIV_KEY,
-    CKO_PRIVATE_KEY,
+    CK_INVALID_HANDLE, CKA_CLASS, CKA_DECRYPT, CKA_EC_PARAMS, CKA_EC_POINT, CKA_ENCRYPT, CKA_ID,
+    CKA_KEY_TYPE, CKA_LABEL, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_SIGN, CKA_SIGN_RECOVER,
+    CKA_SUBJECT, CKA_TOKEN, CKA_VERIFY, CKA_VERIFY_RECOVER, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
 };
 use zeroize::Zeroizing;
 
@@ -28,24 +29,45 @@ impl Session {
     }
 
     /// What [`send`](Session::send) gave on the other host, as a key of the token: its handle, and behind that
-    /// of a private key the handle of its public key, which goes by the same name.
+    /// of a private key the handle of its public key, which goes by the same name. If that
+    /// cannot be made the private key is taken back.
     ///
     /// # Errors
-    /// Those of [`unwrap_key`](Session::unwrap_key); those of [`derive_key`](Session::derive_key), when the
-    /// private key is there already.
+    /// Those of [`unwrap_key`](Session::unwrap_key) and [`create_object`](Session::create_object).
     pub fn receive(&self, blob: &[u8]) -> Result<Vec<u64>> {
         let own = Template::new().with_bool(CKA_TOKEN, true);
         let none = Params::None;
         let key = self.unwrap_key(CKM_TPM11_DUPLICATE, &none, CK_INVALID_HANDLE, blob, &own)?;
         let attributes = self.token.object(key)?.attributes;
-        let mut keys = vec![key];
-        if attributes.ulong(CKA_CLASS) == Some(CKO_PRIVATE_KEY) {
-            let named = [CKA_LABEL, CKA_ID]
-                .into_iter()
-                .fold(own, |named, id| named.with(id, attributes.get(id).unwrap_or_default()));
-            let mechanism = CKM_PUB_KEY_FROM_PRIV_KEY;
-            keys.extend(self.derive_key(mechanism, &none, key, &named, &mut None)?.keys);
+        if attributes.ulong(CKA_CLASS) != Some(CKO_PRIVATE_KEY) {
+            return Ok(vec![key]);
         }
-        Ok(keys)
+        let mut public = own.with_ulong(CKA_CLASS, CKO_PUBLIC_KEY);
+        for (id, its) in OF_THE_PRIVATE_KEY {
+            if let Some(value) = attributes.get(its) {
+                public.push(id, value);
+            }
+        }
+        let public = self.create_object(&public).inspect_err(|_| {
+            // The blob is still there for another try.
+            let _ = self.destroy_object(key);
+        })?;
+        Ok(vec![key, public])
     }
 }
+
+/// What a public key that is made for a private one has of it: (its own attribute, the private key's). What
+/// limits the private key is no limit of the public one.
+const OF_THE_PRIVATE_KEY: [(u64, u64); 11] = [
+    (CKA_KEY_TYPE, CKA_KEY_TYPE),
+    (CKA_MODULUS, CKA_MODULUS),
+    (CKA_PUBLIC_EXPONENT, CKA_PUBLIC_EXPONENT),
+    (CKA_EC_PARAMS, CKA_EC_PARAMS),
+    (CKA_EC_POINT, CKA_EC_POINT),
+    (CKA_LABEL, CKA_LABEL),
+    (CKA_ID, CKA_ID),
+    (CKA_SUBJECT, CKA_SUBJECT),
+    (CKA_VERIFY, CKA_SIGN),
+    (CKA_VERIFY_RECOVER, CKA_SIGN_RECOVER),
+    (CKA_ENCRYPT, CKA_DECRYPT),
+];

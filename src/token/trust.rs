@@ -83,6 +83,9 @@ impl Session {
                 found.extend(self.found(&keys.with(CKA_ID, id))?);
             }
         }
+        // One may have both.
+        found.sort_unstable();
+        found.dedup();
         Ok(found)
     }
 

@@ -145,7 +145,7 @@ impl Session {
         let policy = self.token.home.policy;
         may_wrap(&wrapping, &key, row.wrapper(), policy)?;
         self.vouched(&wrapping, &key)?;
-        let guarded = sensitive(&key) || guards_by_counter(&wrapping);
+        let guarded = sensitive(&key) || guards_by_counter(&wrapping, policy);
         if guarded && policy.has(Guard::SoundWrapping) {
             message.is_sound()?;
         }
@@ -156,9 +156,10 @@ impl Session {
         }
         let pin = self.token.state()?.gate.user_index_name();
         let nonce = {
-            let wraps = &mut self.operations.lock().wraps;
-            let (nonce, next) = wraps.entry(handle).or_default().next(message)?;
-            wraps.insert(handle, next);
+            let kind = (handle, message.generator, message.fixed_bits, message.nonce.len());
+            let mut nonces = self.nonces.lock();
+            let (nonce, next) = nonces.entry(kind).or_default().next(message)?;
+            nonces.insert(kind, next);
             nonce
         };
         let call = self.call(CKF_WRAP);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cryptoki_sys::*;
 use swtpm_tests::app::{Birth, End};
 use swtpm_tests::bench::{LABEL, PIN, wait_until};
-use swtpm_tests::ck::{Ck, Mechanism, Message, P256, Rv, bytes, flag, number};
+use swtpm_tests::ck::{Ck, Mechanism, Message, P256, Rv, bytes, flag, guarded, number};
 use swtpm_tests::door::{Argument, Memory};
 use swtpm_tests::{App, Attribute, Bench, Setup};
 
@@ -425,6 +425,30 @@ fn messages_are_decrypted_on_in_a_resumed_child_and_encrypted_by_its_parent_alon
     app.message(session, true, &mut next, b"", b"again").expect("a message");
     assert_ne!(of_child.nonce, next.nonce);
     assert_ne!(message.nonce, next.nonce);
+    child.exit();
+    parent.end();
+}
+
+#[test]
+fn parent_and_child_wrap_no_two_keys_under_one_nonce() {
+    let parent = Parent::new(Resume, false);
+    let (app, session) = (&parent.app, parent.session);
+    let key = |roles: &[Attribute]| {
+        let own = [number(CKA_VALUE_LEN, 16), flag(CKA_TOKEN, false)];
+        app.generate_key(session, CKM_AES_KEY_GEN, &[&own[..], roles].concat())
+    };
+    let wrapping = key(&[flag(CKA_WRAP, true)]).expect("C_GenerateKey");
+    let target = key(&guarded()).expect("C_GenerateKey");
+    let wrap = |ck: &Ck| {
+        let mut message = Message::new(CKM_AES_GCM, &[0; 12], 16, 0);
+        message.generator = CKG_GENERATE;
+        ck.wrap_message(session, &mut message, b"", wrapping, target).expect("C_WrapKey");
+        message.nonce
+    };
+    let before = wrap(app);
+    let child = app.fork();
+    let (of_child, of_parent) = (wrap(&child), wrap(app));
+    assert!(before != of_child && before != of_parent && of_child != of_parent);
     child.exit();
     parent.end();
 }

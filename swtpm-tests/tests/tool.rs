@@ -118,7 +118,9 @@ fn a_key_is_sent_to_another_host_and_received_there_with_its_public_key() {
     let (app, session) = here.logged_in();
     let named = |label: &str| [flag(CKA_TOKEN, true), bytes(CKA_LABEL, label), bytes(CKA_ID, [7])];
     let public = [&named("traveller")[..], &[bytes(CKA_EC_PARAMS, P256)]].concat();
-    let private = [&named("traveller")[..], &[flag(CKA_EXTRACTABLE, true)]].concat();
+    // What limits the private key is no limit of the public one.
+    let only = bytes(CKA_ALLOWED_MECHANISMS, CKM_ECDSA_SHA256.to_ne_bytes());
+    let private = [&named("traveller")[..], &[flag(CKA_EXTRACTABLE, true), only]].concat();
     app.generate_pair(session, CKM_EC_KEY_PAIR_GEN, &public, &private).expect("a pair");
     let aes = |label, more: &[Attribute]| {
         let template = [&named(label)[..], &[number(CKA_VALUE_LEN, 32)], more].concat();

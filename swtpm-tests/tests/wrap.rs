@@ -265,6 +265,11 @@ fn a_sensitive_key_is_wrapped_by_a_key_that_the_token_alone_knows_or_the_so_trus
     assert_eq!(scene.unwrap(cbc(), kek, &wrapped, &template), Err(CKR_MECHANISM_INVALID));
     assert_eq!(scene.unwrap(CKM_RSA_PKCS, own.1, &[0; 256], &template), Err(CKR_MECHANISM_INVALID));
 
+    // Who unwrapped by a key that needs no login would need none for what comes out.
+    let of_nobody = aes_key(&scene, 32, &[&wraps()[..], &[flag(CKA_PRIVATE, false)]].concat());
+    assert_eq!(scene.wrap(CKM_AES_KEY_WRAP, of_nobody, target), Err(CKR_KEY_NOT_WRAPPABLE));
+    scene.wrap(CKM_AES_KEY_WRAP, of_nobody, readable).expect("C_WrapKey");
+
     // Through the token's own pair, there and back: the same key, and safe whatever the template says.
     let wrapped = scene.wrap(oaep(), own.0, target).expect("C_WrapKey");
     let back = scene.unwrap(oaep(), own.1, &wrapped, &[&template[..], &open()].concat());

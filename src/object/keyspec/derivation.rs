@@ -83,9 +83,22 @@ impl Derivation<'_> {
         template: &Template,
         setting: &Setting,
     ) -> Result<Template> {
-        self.inputs.iter().try_fold(template.clone(), |whole, input| {
-            rule::upon(class, input.get(CKA_DERIVE_TEMPLATE), &whole, setting)
-        })
+        let mut whole = template.clone();
+        for input in self.inputs {
+            let one = rule::upon(class, input.get(CKA_DERIVE_TEMPLATE), template, setting)?;
+            for (id, value) in one.iter() {
+                match whole.get(id) {
+                    None => whole.push(id, value),
+                    Some(other) if other == value => {}
+                    Some(_) => {
+                        return Err(Error::TemplateInconsistent(
+                            "the keys that go in prescribe different values",
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(whole)
     }
 
     /// Whether an input prescribes this value of an attribute.
