@@ -53,33 +53,31 @@ pub fn may_wrap(wrapping: &Object, key: &Object, wrapper: Wrapper, policy: Polic
     let readable = roles::readable(&key.attributes);
     let chosen = readable && !guards_by_counter(wrapping, policy);
     if policy.has(Guard::SoundWrapping) && !sound && !chosen {
-        let why = format_args!("mechanism {mechanism:#x} does not authenticate what it wraps");
-        return Err(refused(key, Guard::SoundWrapping, why, Error::MechanismInvalid(mechanism)));
+        let why = format!("mechanism {mechanism:#x} does not authenticate what it wraps");
+        return Err(refused(key, Guard::SoundWrapping, &why, Error::MechanismInvalid(mechanism)));
     }
     if readable {
         return Ok(());
     }
     if policy.has(Guard::LoginNeeded) && key.is(CKA_PRIVATE) && opens_to_all(wrapping) {
-        let why = format_args!("it is private, and who unwraps it needs no login");
+        let why = "it is private, and who unwraps it needs no login";
         return Err(refused(key, Guard::LoginNeeded, why, Error::KeyNotWrappable));
     }
     if policy.has(Guard::KnownKeysDoNotWrap) && !known_to_us_alone(wrapping) {
-        let why = format_args!(
-            "the wrapping key may be known outside or has other roles, and the SO does not trust it \
-             (`tpm11 trust`)"
-        );
+        let why = "the wrapping key may be known outside or has other roles, and the SO does not trust it \
+                   (`tpm11 trust`)";
         return Err(refused(key, Guard::KnownKeysDoNotWrap, why, Error::KeyNotWrappable));
     }
     if policy.has(Guard::SoundWrapping) {
         strong_enough(wrapping, key).map_err(|error| {
-            refused(key, Guard::SoundWrapping, format_args!("{error}"), error.clone())
+            refused(key, Guard::SoundWrapping, &error.to_string(), error.clone())
         })?;
     }
     Ok(())
 }
 
 /// Says why a key is not wrapped.
-fn refused(key: &Object, guard: Guard, why: std::fmt::Arguments<'_>, error: Error) -> Error {
+fn refused(key: &Object, guard: Guard, why: &str, error: Error) -> Error {
     let number = guard.entry().number;
     log::info!("key {} is not wrapped so: {why} ({number})", key.unique_id());
     error
