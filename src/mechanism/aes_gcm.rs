@@ -31,7 +31,11 @@ pub(super) static ROWS: &[Mechanism] = &[
             ..NOTHING
         },
     ),
-    aes::row(CKM_AES_GMAC, "CKM_AES_GMAC", Does { tells: true, ..mac::does::<Gmac>() }),
+    aes::row(
+        CKM_AES_GMAC,
+        "CKM_AES_GMAC",
+        Does { tells: Some(encrypts_any_block), ..mac::does::<Gmac>() },
+    ),
 ];
 
 /// 2^32 - 2 blocks.
@@ -242,6 +246,12 @@ impl Cipher for Decrypting {
 
 /// GMAC: the data is what is only authenticated.
 struct Gmac(Setup);
+
+/// Two MACs under one IV tell the hash subkey, and then for each block an IV of another length than 12 bytes whose
+/// MAC of nothing is that block encrypted.
+fn encrypts_any_block(params: &Params) -> bool {
+    matches!(params, Params::Gcm { iv, .. } if iv.len() != 12)
+}
 
 impl Mac for Gmac {
     fn new(_row: &Mechanism, params: &Params, key: &Object) -> Result<Self> {

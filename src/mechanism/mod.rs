@@ -285,8 +285,8 @@ pub struct Does {
     pub allows: &'static [Allowed],
     /// Whether its parameter says how many bytes of a MAC are wanted.
     pub general: bool,
-    /// Whether a signature may tell something of the key (P11).
-    pub tells: bool,
+    /// Whether a signature with this parameter may tell something of the key (P11).
+    pub tells: Option<fn(&Params) -> bool>,
     /// C_WrapKey: encrypts the key's bytes.
     pub wrap: Start<dyn Cipher>,
     /// C_UnwrapKey: decrypts them.
@@ -363,7 +363,7 @@ const NOTHING: Does = Does {
     derive: None,
     allows: &[],
     general: false,
-    tells: false,
+    tells: None,
     wrap: None,
     unwrap: None,
     sound: false,

@@ -69,7 +69,7 @@ const fn exporter(id: u64, name: &'static str) -> Mechanism {
 }
 
 const fn mac(id: u64, name: &'static str) -> Mechanism {
-    let does = Does { tells: true, ..mac::does::<Finished>() };
+    let does = Does { tells: Some(|_| true), ..mac::does::<Finished>() };
     row(id, name, hmac::SIZE, does)
 }
 

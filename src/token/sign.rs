@@ -22,7 +22,7 @@ impl Session {
         operations.sign.begin(|| {
             let (row, object) = self.key(mechanism, key, CKF_SIGN)?;
             let work = row.sign(params, &object)?;
-            if row.does.tells {
+            if row.does.tells.is_some_and(|tells| tells(params)) {
                 keyspec::may_sign(&object.attributes, mechanism, self.token.home.policy)?;
             }
             Ok(Operation::new(work, params, &object, &self.token))
