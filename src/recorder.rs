@@ -371,13 +371,19 @@ mod tests {
 
     use super::*;
 
+    /// Whatever the umask: a directory that a group may write is nobody's own.
+    fn private_directory() -> tempfile::TempDir {
+        let mode = std::fs::Permissions::from_mode(0o700);
+        tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+    }
+
     fn own(directory: &Path) -> Place {
         Place { directory: directory.join("tpm11"), volatile: true }
     }
 
     #[test]
     fn a_record_is_replaced_whole_and_is_its_users_alone() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let place = own(directory.path());
         let name = name(true, user());
         for text in ["first\n", "second\nline\u{7}\n"] {
@@ -393,7 +399,7 @@ mod tests {
 
     #[test]
     fn no_link_is_followed_and_no_place_of_others_is_used() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let victim = directory.path().join("victim");
         std::fs::write(&victim, "mine").unwrap();
         let place = own(directory.path());
@@ -420,7 +426,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_process_left_is_taken_away_after_a_while() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = private_directory();
         let place = own(directory.path());
         let name = name(false, user());
         replace(&place, user(), &name, "first\n").unwrap();

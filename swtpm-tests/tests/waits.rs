@@ -846,7 +846,8 @@ fn nights(night: Night, managed: bool) {
     bench.must("C_Login", app.login(session, PIN));
     app.finalize().expect("C_Finalize");
     assert_eq!(bench.shim.lockout_counter(), 0);
-    assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing());
+    let left = bench.shim.settled(Duration::from_secs(2));
+    assert!(left.is_nothing(), "{left:?}\n{}\n{}", bench.log(), bench.shim.record().lines());
 }
 
 /// After a reset every program that closes what it had flushes sessions of those numbers, ours too.
