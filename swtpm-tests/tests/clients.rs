@@ -464,7 +464,7 @@ fn ssh_logs_in_with_a_key_of_the_token() {
 
     assert_eq!(out, "inside\n");
     assert_eq!(record.count(wire::SIGN) + record.count(wire::RSA_DECRYPT), 1);
-    assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing());
+    assert!(bench.shim.settled(Duration::from_secs(10)).is_nothing());
 }
 
 /// The same command with arguments before its own.

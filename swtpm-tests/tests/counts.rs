@@ -33,7 +33,7 @@ fn cold_signature(bench: &Bench) -> Record {
         app.sign(session, CKM_ECDSA, key, &DIGEST).expect("C_Sign");
         app.finalize().expect("C_Finalize");
         // The shim notes a closed connection when it sees it.
-        assert!(bench.shim.settled(Duration::from_secs(1)).is_nothing());
+        assert!(bench.shim.settled(Duration::from_secs(10)).is_nothing());
         std::thread::sleep(Duration::from_millis(50));
     });
     record

@@ -135,7 +135,7 @@ fn end_search(ck: &Ck, session: u64) {
 }
 
 fn nothing_is_left(bench: &Bench) {
-    let left = bench.shim.settled(Duration::from_secs(3));
+    let left = bench.shim.settled(Duration::from_secs(10));
     assert!(left.is_nothing(), "{left:?}");
     assert_eq!(bench.shim.lockout_counter(), 0);
 }

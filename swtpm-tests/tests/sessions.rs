@@ -120,7 +120,7 @@ fn a_session_key_leaves_nothing_on_the_disk_and_nothing_in_the_tpm() {
     let signature = app.sign(session, CKM_ECDSA, private, &DIGEST).expect("C_Sign");
     app.verify(session, CKM_ECDSA, public, &DIGEST, &signature).expect("C_Verify");
     app.finalize().expect("C_Finalize");
-    assert!(bench.shim.settled(Duration::from_secs(2)).is_nothing());
+    assert!(bench.shim.settled(Duration::from_secs(10)).is_nothing());
     let (app, session) = bench.logged_in();
     assert!(app.find(session, &[]).expect("C_FindObjects").is_empty());
 }

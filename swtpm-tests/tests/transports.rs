@@ -57,7 +57,7 @@ fn a_whole_life(bench: &mut Bench, tcti: &str) {
         app.finalize().expect("C_Finalize");
         assert_eq!(app.noise(), "");
     }
-    assert!(bench.shim.settled(std::time::Duration::from_secs(1)).is_nothing());
+    assert!(bench.shim.settled(std::time::Duration::from_secs(10)).is_nothing());
 }
 
 #[test]
