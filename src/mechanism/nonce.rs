@@ -53,9 +53,9 @@ impl Generator {
             .ok()
             .and_then(|fixed| (8 * length).checked_sub(fixed))
             .ok_or(Error::MechanismParamInvalid("more fixed bits than the nonce has"))?;
-        let (mut bases, known): (Vec<Base>, Vec<Base>) =
-            self.bases.iter().cloned().partition(|base| !base.serves(message));
-        let mut base = match known.into_iter().next() {
+        let mut bases = self.bases.clone();
+        let known = bases.iter().position(|base| base.serves(message));
+        let mut base = match known.map(|at| bases.swap_remove(at)) {
             Some(base) if message.generator != CKG_GENERATE_RANDOM || free < DRAWN => base,
             Some(Base { count, .. }) => Base { count, ..Base::new(message)? },
             None => {

@@ -13,7 +13,7 @@ use tpm11::token::slot::Home;
 use tpm11::tpm::pin::{Gate, Role};
 
 use crate::failure::{Exit, Failure};
-use crate::{choose, configuration};
+use crate::{choose, in_module};
 
 #[derive(Debug, Args)]
 pub(crate) struct BackupOptions {
@@ -46,10 +46,7 @@ fn failed(fault: Fault) -> Failure {
 
 /// Writes the copy and says what is in it.
 pub(crate) fn backup(options: &BackupOptions, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let module = Module::new(Ok(configuration()?), true)?;
-    let outcome = make(&module, options, out);
-    module.finalize();
-    outcome
+    in_module(|module| make(module, options, out))
 }
 
 fn make(
@@ -92,10 +89,7 @@ pub(crate) fn restore(options: &RestoreOptions, out: &mut impl Write) -> Result<
     let backup = Backup::open(&options.file).map_err(|fault| {
         Failure::new(Exit::Store, format_args!("{}: {fault}", options.file.display()))
     })?;
-    let module = Module::new(Ok(configuration()?), true)?;
-    let outcome = put_back(&module, &backup, options, out);
-    module.finalize();
-    outcome
+    in_module(|module| put_back(module, &backup, options, out))
 }
 
 fn put_back(

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tpm11::config::Config;
+use tpm11::token::Module;
 
 use failure::{Exit, Failure};
 
@@ -121,6 +122,14 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// Does `job` with a module of the configuration, and ends the module whatever came of it.
+fn in_module<T>(job: impl FnOnce(&Module) -> Result<T, Failure>) -> Result<T, Failure> {
+    let module = Module::new(Ok(configuration()?), true)?;
+    let outcome = job(&module);
+    module.finalize();
+    outcome
 }
 
 /// The configuration, and the log as it says.

@@ -23,6 +23,7 @@ use tpm11::tpm::{Facts, Fault, HashAlgorithm};
 
 use crate::configuration;
 use crate::failure::{Exit, Failure};
+use crate::shown::hex;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -272,7 +273,7 @@ pub(crate) fn mend_tpm(tcti: &str, fault: &Fault) -> String {
 }
 
 fn storage_key(found: srk::Found) -> StorageKey {
-    let name = found.name.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = hex(&found.name);
     StorageKey { handle: format!("{:#010x}", found.handle), name, unsound: found.unsound }
 }
 

@@ -16,7 +16,7 @@ use tpm11::token::{Module, Session};
 use crate::failure::{Exit, Failure};
 use crate::pins::{Descriptors, ask_once};
 use crate::shown::line;
-use crate::{choose, configuration};
+use crate::{choose, in_module};
 
 #[derive(Debug, Args)]
 pub(crate) struct SendOptions {
@@ -84,7 +84,7 @@ pub(crate) fn send(options: &SendOptions, out: &mut impl Write) -> Result<ExitCo
         writeln!(out, "{}: {} bytes", line(&session.shown(key)?), blob.len())?;
         let to = line(&session.shown(target)?);
         writeln!(out, "{} is for nobody but the TPM of {to}", options.file.display())?;
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     })
 }
 
@@ -134,17 +134,10 @@ pub(crate) fn receive(options: &ReceiveOptions, out: &mut impl Write) -> Result<
         for key in keys {
             writeln!(out, "{}", line(&session.shown(key)?))?;
         }
-        Ok(())
+        Ok(ExitCode::SUCCESS)
     })
 }
 
 fn unusable(path: &Path, why: &str) -> Failure {
     Failure::new(Exit::Other, format_args!("{}: {why}", path.display()))
-}
-
-fn in_module(job: impl FnOnce(&Module) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
-    let module = Module::new(Ok(configuration()?), true)?;
-    let outcome = job(&module);
-    module.finalize();
-    outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ use tpm11::tpm::key::name_of;
 use crate::failure::{Exit, Failure};
 use crate::pins::{Descriptors, ask_once};
 use crate::shown::{hex, line, unhex};
-use crate::{choose, configuration};
+use crate::{choose, in_module};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -69,10 +69,7 @@ struct Which {
 
 /// Does what the command line says.
 pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let module = Module::new(Ok(configuration()?), true)?;
-    let outcome = trust(&module, options, out);
-    module.finalize();
-    outcome.map(|()| ExitCode::SUCCESS)
+    in_module(|module| trust(module, options, out)).map(|()| ExitCode::SUCCESS)
 }
 
 fn trust(module: &Module, options: &Options, out: &mut impl Write) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use tpm11::token::Module;
 
 use crate::failure::{Exit, Failure};
 use crate::pins::{Descriptors, ask, ask_once};
-use crate::{choose, configuration};
+use crate::{choose, in_module};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -29,10 +29,7 @@ pub(crate) struct Options {
 
 /// Takes back the count of wrong PINs, or sets a new PIN.
 pub(crate) fn run(options: &Options, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let module = Module::new(Ok(configuration()?), true)?;
-    let outcome = unlock(&module, options, out);
-    module.finalize();
-    outcome
+    in_module(|module| unlock(module, options, out))
 }
 
 fn unlock(module: &Module, options: &Options, out: &mut impl Write) -> Result<ExitCode, Failure> {
